@@ -1,0 +1,1 @@
+//! The far end: consumes lanes, removes duplicates, stores, proves, streams.

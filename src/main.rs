@@ -1,0 +1,3 @@
+//! Parse, load, build, run, exit code.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! What edge and cloud share of Pulsar: names of topics, producers and properties; credentials; the admin interface.
+
+pub mod names;

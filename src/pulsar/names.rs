@@ -1,0 +1,93 @@
+//! Names on Pulsar: topics, producers, subscriptions, message properties. [pure]
+
+/// Namespace of the lanes' topics, below the tenant.
+pub const TELEMETRY: &str = "telemetry";
+
+/// Message property: `node.incarnation.lane`.
+pub const STREAM: &str = "tg_stream";
+/// Message property: the event's sequence in its stream, in decimal.
+pub const SEQ: &str = "tg_seq";
+/// Message property: `"1"` when the event was delivered from a backlog.
+pub const LATE: &str = "tg_late";
+/// Message property: the event's id, as CloudEvents' Kafka binding names its headers.
+pub const ID: &str = "ce_id";
+/// Message property: the event's source.
+pub const SOURCE: &str = "ce_source";
+/// Message property: CloudEvents' version, "1.0".
+pub const SPECVERSION: &str = "ce_specversion";
+/// Message property: the event's type.
+pub const TYPE: &str = "ce_type";
+/// Message property: the event's subject.
+pub const SUBJECT: &str = "ce_subject";
+/// Message property: the event's time.
+pub const TIME: &str = "ce_time";
+/// Message property: the URI of the data's schema.
+pub const DATASCHEMA: &str = "ce_dataschema";
+/// Message property: the media type of the data.
+pub const CONTENT_TYPE: &str = "content-type";
+/// Prefix of all other attributes' properties.
+pub const CE_PREFIX: &str = "ce_";
+
+/// Topic of a lane.
+pub fn lane_topic(tenant: &str, lane: &str) -> String {
+    format!("persistent://{tenant}/{TELEMETRY}/{lane}")
+}
+
+/// Topic for events of a lane that could not be stored.
+pub fn dead_topic(tenant: &str, lane: &str) -> String {
+    format!("persistent://{tenant}/{TELEMETRY}/{lane}-dead")
+}
+
+/// One partition of a partitioned topic.
+pub fn partition(topic: &str, index: u32) -> String {
+    format!("{topic}-partition-{index}")
+}
+
+/// A stream: one lane in one life of one gateway's outbox. Sequences count within it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Stream {
+    /// The gateway.
+    pub node: String,
+    /// The outbox's life.
+    pub incarnation: String,
+    /// The lane.
+    pub lane: String,
+}
+
+impl Stream {
+    /// Name of its producer at `cluster`. The cluster is part of it because deduplication state is
+    /// replicated with the messages: a producer that failed over and came back would be refused its own events.
+    pub fn producer(&self, cluster: &str) -> String {
+        format!("{self}@{cluster}")
+    }
+
+    /// Reads `node.incarnation.lane`; none of the parts has a dot.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('.');
+        let mut next = || parts.next().filter(|p| !p.is_empty()).map(str::to_owned);
+        let stream = Self { node: next()?, incarnation: next()?, lane: next()? };
+        parts.next().is_none().then_some(stream)
+    }
+}
+
+impl std::fmt::Display for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}.{}", self.node, self.incarnation, self.lane)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_read_back_from_its_name() {
+        let s = Stream { node: "press-7".into(), incarnation: "00ff".into(), lane: "alarms".into() };
+        assert_eq!(s.to_string(), "press-7.00ff.alarms");
+        assert_eq!(s.producer("eu"), "press-7.00ff.alarms@eu");
+        assert_eq!(Stream::parse(&s.to_string()), Some(s));
+        for bad in ["", "a.b", "a.b.c.d", "a..c"] {
+            assert_eq!(Stream::parse(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Rustls set-up: trust, credentials.

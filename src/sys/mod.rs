@@ -1,0 +1,7 @@
+//! The machine: clock, randomness, files, tasks and shutdown. Uses nothing else of ours.
+
+pub mod clock;
+pub mod files;
+pub mod random;
+pub mod sync_barrier;
+pub mod tasks;

@@ -1,0 +1,1 @@
+//! The way up: reads a lane, delivers it to Pulsar once and in order.
