@@ -102,7 +102,7 @@ impl Kind for Size {
     }
 
     fn bounds(&self) -> Option<String> {
-        Some(format!("{} to {}", format_size(self.0), format_size(self.1)))
+        Some(format!("From {} to {}.", format_size(self.0), format_size(self.1)))
     }
 
     fn text(&self, text: &str) -> Result<u64, String> {
@@ -137,7 +137,7 @@ impl Kind for Time {
     }
 
     fn bounds(&self) -> Option<String> {
-        Some(format!("{} to {}", format_duration(self.0), format_duration(self.1)))
+        Some(format!("From {} to {}.", format_duration(self.0), format_duration(self.1)))
     }
 
     fn text(&self, text: &str) -> Result<Duration, String> {
@@ -165,7 +165,7 @@ impl<T: Copy + PartialOrd + Display + FromStr> Kind for Count<T> {
     }
 
     fn bounds(&self) -> Option<String> {
-        Some(format!("{} to {}", self.0, self.1))
+        Some(format!("From {} to {}.", self.0, self.1))
     }
 
     fn text(&self, text: &str) -> Result<T, String> {
@@ -392,7 +392,7 @@ impl<T: Copy + PartialEq> Kind for Choice<T> {
     }
 
     fn bounds(&self) -> Option<String> {
-        Some(self.takes())
+        Some(format!("Write {}.", self.takes()))
     }
 
     fn text(&self, text: &str) -> Result<T, String> {
@@ -422,7 +422,7 @@ impl<K: Kind> Kind for List<K> {
     }
 
     fn bounds(&self) -> Option<String> {
-        Some(format!("at most {} items", self.1))
+        Some(format!("At most {} items.", self.1))
     }
 
     fn text(&self, text: &str) -> Result<Self::Value, String> {

@@ -10,6 +10,7 @@ mod document;
 pub mod edge;
 mod edge_rules;
 pub mod env;
+pub mod generate;
 mod kinds;
 pub mod log;
 pub mod problem;
