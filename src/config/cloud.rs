@@ -7,12 +7,14 @@ use std::time::Duration;
 use super::cloud_rules;
 use super::document::Document;
 use super::env::Env;
-use super::kinds::{Address, Choice, Count, FilePath, LANE_NAME, List, Optional, PULSAR_NAME, SecretText, Size, Time};
+use super::kinds::{
+    Address, Choice, Count, FilePath, Kind, LANE_NAME, List, Optional, PULSAR_NAME, SecretText, Size, Time,
+};
 use super::log::Log;
 use super::problem::{ConfigErrors, Warning};
 use super::reader::{Fields, OtherMode, Reader};
 use super::secret::Secret;
-use super::table::{Key, Section, Spec, changes, key, section};
+use super::table::{Key, Section, changes, key, section};
 use super::urls::{AdminUrl, ServiceUrl};
 
 const MIB: u64 = 1 << 20;
@@ -121,17 +123,31 @@ section! {
     }
 }
 
-/// What `kind` of a `[[sink]]` can be.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum SinkKind {
-    Files,
-    Postgres,
-    ClickHouse,
-}
+/// What `kind` of a `[[sink]]` can be. The others of DESIGN §12 are an error and no warning: someone
+/// would look for the events there.
+struct SinkKind;
 
-fn sink_kind() -> Spec<Choice<SinkKind>> {
-    let kinds = &[("files", SinkKind::Files), ("postgres", SinkKind::Postgres), ("clickhouse", SinkKind::ClickHouse)];
-    key(Choice(kinds)).required()
+const SINK_KINDS: Choice<()> = Choice(&[("files", ())]);
+
+impl Kind for SinkKind {
+    type Value = ();
+
+    fn takes(&self) -> String {
+        SINK_KINDS.takes()
+    }
+
+    fn text(&self, text: &str) -> Result<(), String> {
+        match text {
+            "postgres" | "clickhouse" => {
+                Err(format!("{text:?} is not in this version; write kind = \"files\" and a dir"))
+            }
+            other => SINK_KINDS.text(other),
+        }
+    }
+
+    fn show(&self, value: &()) -> Option<String> {
+        SINK_KINDS.show(value)
+    }
 }
 
 impl Default for CloudConfig {
@@ -194,20 +210,14 @@ fn non_empty<T>(read: Option<Vec<T>>, default: Vec<T>) -> Vec<T> {
 
 /// `None`: it is no sink of this version; its other keys are not looked at.
 fn read_sink(fields: &mut Fields<'_, '_>) -> Option<Sink> {
-    match fields.take("kind", &sink_kind())? {
-        SinkKind::Files => Some(Sink::Files(FilesSink::read(fields))),
-        SinkKind::Postgres | SinkKind::ClickHouse => {
-            // An error and no warning: someone would look for the events there.
-            fields.wrong("kind", "is not in this version; write kind = \"files\" and a dir");
-            None
-        }
-    }
+    fields.take("kind", &key(SinkKind).required())?;
+    Some(Sink::Files(FilesSink::read(fields)))
 }
 
 /// The keys of `[[sink]]`, with `kind` first.
 pub(super) fn sink_keys() -> Vec<Key> {
     let doc = vec![" What it is: compressed NDJSON files. (\"postgres\" and \"clickhouse\" are not in this version.)"];
-    let kind = Key { bounds: None, ..Key::new("kind", doc, &sink_kind(), Some(&SinkKind::Files)) };
+    let kind = Key::new("kind", doc, &key(SinkKind).required(), Some(&()));
     std::iter::once(kind).chain(FilesSink::keys()).collect()
 }
 

@@ -124,7 +124,7 @@ fn reason<'m>(message: &'m str, span: &Range<usize>) -> &'m str {
         "duplicate key" => "the same key is written twice; keep one of them",
         "string values must be quoted, expected literal string" if span.is_empty() => "the value after = is missing",
         "string values must be quoted, expected literal string" => "text must stand in quotes",
-        other => other,
+        other => other.trim_end_matches(", expected nothing"),
     }
 }
 

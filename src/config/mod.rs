@@ -26,3 +26,6 @@ pub use cloud::CloudConfig;
 pub use edge::EdgeConfig;
 pub use env::Env;
 pub use problem::{ConfigErrors, Warning};
+
+#[cfg(test)]
+mod tests;

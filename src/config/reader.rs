@@ -221,7 +221,7 @@ impl<'d> Reader<'d> {
                 None if arrays.contains(&section) => {
                     format!("has no effect: [[{}]] is written in the file only", section.to_lowercase())
                 }
-                None => "has no effect: there is no such key; see the variables in config/*.toml".to_owned(),
+                None => "has no effect: there is no such key; config/*.toml tells how variables are named".to_owned(),
             };
             let place = Place::Variable(name.to_owned());
             self.warnings.push(Warning(Problem { place, key: String::new(), text }));
@@ -259,12 +259,6 @@ impl Fields<'_, '_> {
         self.table.is_some_and(|table| find(table, key).is_some())
     }
 
-    /// Something is wrong with the value of `key`.
-    pub(super) fn wrong(&mut self, key: &'static str, text: impl Into<String>) {
-        let path = self.path(key);
-        self.reader.wrong(path, text);
-    }
-
     fn path(&self, key: &'static str) -> KeyPath {
         KeyPath { section: self.section, index: self.index, key }
     }
@@ -273,7 +267,8 @@ impl Fields<'_, '_> {
         let path = self.path(key);
         let Some(value) = self.table.and_then(|table| find(table, key)) else {
             if spec.required {
-                self.reader.wrong(path, format!("is missing; write {}", spec.kind.takes()));
+                let write = spec.example.map_or_else(|| spec.kind.takes(), |example| format!("{key} = {example}"));
+                self.reader.wrong(path, format!("is missing; write {write}"));
             }
             return None;
         };
