@@ -1,1 +1,10 @@
-//! The way in.
+//! The way in: a request or packet becomes events, the events go to the outbox, and only its receipt is answered.
+//!
+//! Architecture invariant: nothing here knows Pulsar or the uplink; a gateway without a cloud answers the same.
+
+pub mod decode;
+pub mod http;
+pub mod refusal;
+pub mod router;
+
+pub use router::{Router, RouterError};

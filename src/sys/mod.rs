@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod files;
+pub mod limits;
 pub mod random;
 pub mod sync_barrier;
 pub mod tasks;

@@ -1,0 +1,80 @@
+//! HTTP ingest: an accept loop of our own, the POST of events, and the pages for operators.
+//!
+//! ```text
+//! kernel ─► accept (permits) ─► stream (stall, linger) ─► hyper ─┬─ POST events ─► events ─► outbox ─► 202
+//!                                                                └─ everything else ─► pages (warp)
+//! ```
+//! HTTP/1.1 only: without TLS there is no way to agree on HTTP/2 that devices use, and hyper-util's protocol
+//! detection has no time-out for a connection that says nothing (read in its 0.1.21).
+
+mod accept;
+mod body;
+mod budget;
+mod connection;
+mod events;
+mod inflate;
+mod metrics;
+mod pages;
+mod problem;
+mod stream;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use tokio::sync::Semaphore;
+
+use crate::config::edge;
+use crate::ingest::Router;
+use crate::observe::metrics::Metrics;
+use crate::observe::status::Links;
+use crate::outbox::Outbox;
+use crate::sys::clock::Clock;
+
+pub use accept::{BindError, Listener};
+
+/// Everything the HTTP way in needs to know of its gateway.
+#[derive(Clone)]
+pub struct Gateway {
+    /// `node.id`
+    pub node: String,
+    /// Lanes by event type, each with its way into the outbox.
+    pub router: Router,
+    /// For the status page; events go through `router`.
+    pub outbox: Outbox,
+    /// The uplink's state, for the status page.
+    pub links: Links,
+    /// Labels events without a time.
+    pub clock: Clock,
+    /// Where this module registers its metrics, and what /metrics shows.
+    pub metrics: Metrics,
+    /// `[http]`
+    pub http: edge::Http,
+    /// `outbox.max_event`
+    pub max_event: u64,
+    /// Set once everything is started; until then /readyz says 503. Posts are taken regardless.
+    pub ready: Arc<AtomicBool>,
+}
+
+/// Bodies decoded on threads that may block, at once: these are large, so more would only fill the memory
+/// and take the cores from everything else.
+const HEAVY_MAX: usize = 2;
+
+/// What all connections share.
+struct Shared {
+    gateway: Gateway,
+    counters: metrics::Counters,
+    budget: budget::Budget,
+    heavy: Arc<Semaphore>,
+    started: Instant,
+    stopping: tokio_util::sync::CancellationToken,
+}
+
+impl Shared {
+    fn new(gateway: Gateway, stopping: tokio_util::sync::CancellationToken) -> Arc<Self> {
+        let counters = metrics::Counters::new(&gateway.metrics);
+        let budget = budget::Budget::new(gateway.http.max_memory, counters.body_memory.clone());
+        let heavy = Arc::new(Semaphore::new(HEAVY_MAX));
+        Arc::new(Self { gateway, counters, budget, heavy, started: Instant::now(), stopping })
+    }
+}

@@ -1,0 +1,124 @@
+//! Which lane an event goes to: the first whose patterns match its type; the last one takes the rest.
+
+use crate::config::edge::Lane;
+use crate::outbox::{Outbox, Writer};
+
+/// Why lanes cannot be routed to.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum RouterError {
+    /// The configuration has no lane at all.
+    #[error("no lane is configured; write at least one [[lane]] with a name")]
+    NoLane,
+    /// The outbox was opened with other lanes.
+    #[error("the outbox has no lane {0:?}: it was opened with another configuration")]
+    Unknown(String),
+}
+
+/// The lanes in the order of the configuration, each with its way in. Never empty.
+#[derive(Clone)]
+pub struct Router {
+    matching: Vec<(Vec<String>, Writer)>,
+    rest: Writer,
+}
+
+impl Router {
+    /// Pairs every configured lane with its writer.
+    pub fn new(lanes: &[Lane], outbox: &Outbox) -> Result<Self, RouterError> {
+        let writer = |lane: &Lane| outbox.writer(&lane.name).ok_or_else(|| RouterError::Unknown(lane.name.clone()));
+        let (last, earlier) = lanes.split_last().ok_or(RouterError::NoLane)?;
+        let matching = earlier.iter().map(|l| Ok((l.types.clone(), writer(l)?))).collect::<Result<_, _>>()?;
+        Ok(Self { matching, rest: writer(last)? })
+    }
+
+    /// The lane for events of type `ty`.
+    pub fn lane_for(&self, ty: &str) -> &Writer {
+        self.matching
+            .iter()
+            .find(|(patterns, _)| patterns.is_empty() || patterns.iter().any(|p| matches(p, ty)))
+            .map_or(&self.rest, |(_, writer)| writer)
+    }
+}
+
+/// `*` stands for any run of characters, also none; everything else for itself.
+/// Linear but for one step back per `*`: a pattern cannot make it slow.
+fn matches(pattern: &str, text: &str) -> bool {
+    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
+    let (mut p, mut t) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        if p < pattern.len() && pattern[p] == b'*' {
+            star = Some((p, t));
+            p += 1;
+        } else if p < pattern.len() && pattern[p] == text[t] {
+            (p, t) = (p + 1, t + 1);
+        } else if let Some((at, from)) = star {
+            star = Some((at, from + 1));
+            (p, t) = (at + 1, from + 1);
+        } else {
+            return false;
+        }
+    }
+    pattern[p..].iter().all(|&b| b == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::EdgeConfig;
+    use crate::observe::metrics::Metrics;
+    use crate::sys::clock::Clock;
+    use proptest::prelude::*;
+
+    fn lane(name: &str, types: &[&str]) -> Lane {
+        Lane { name: name.into(), types: types.iter().map(|t| (*t).to_owned()).collect() }
+    }
+
+    #[test]
+    fn the_first_match_wins_and_the_last_lane_takes_the_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = EdgeConfig {
+            lanes: vec![lane("alarms", &["*.alarm", "fire"]), lane("rest", &[])],
+            ..EdgeConfig::default()
+        };
+        config.node.data_dir = dir.path().into();
+        let outbox = Outbox::open(&config, &Clock::system(), &Metrics::default()).unwrap();
+        let router = Router::new(&config.lanes, &outbox).unwrap();
+        assert_eq!(router.lane_for("motor.alarm").lane(), "alarms");
+        assert_eq!(router.lane_for("fire").lane(), "alarms");
+        assert_eq!(router.lane_for("firewood").lane(), "rest");
+        assert_eq!(Router::new(&[], &outbox).err(), Some(RouterError::NoLane));
+        let other = Router::new(&[lane("other", &[])], &outbox).err();
+        assert_eq!(other, Some(RouterError::Unknown("other".into())));
+    }
+
+    #[test]
+    fn a_star_is_any_run() {
+        for (pattern, text, expected) in [
+            ("*", "", true),
+            ("a*c", "abbc", true),
+            ("a*c", "abcb", false),
+            ("*a*b*", "xxaxxbxx", true),
+            ("ab", "abc", false),
+            ("", "", true),
+            ("", "a", false),
+            ("*aab", "aaaab", true),
+        ] {
+            assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
+        }
+    }
+
+    fn by_definition(p: &[u8], t: &[u8]) -> bool {
+        match p.split_first() {
+            None => t.is_empty(),
+            Some((b'*', rest)) => (0..=t.len()).any(|i| by_definition(rest, &t[i..])),
+            Some((c, rest)) => t.first() == Some(c) && by_definition(rest, &t[1..]),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn matches_as_defined(pattern in "[ab*]{0,6}", text in "[ab]{0,8}") {
+            prop_assert_eq!(matches(&pattern, &text), by_definition(pattern.as_bytes(), text.as_bytes()));
+        }
+    }
+}
