@@ -279,8 +279,8 @@ fn authorization(credentials: &Credentials) -> Result<Option<HeaderValue>, Admin
     if token.len() > TOKEN_BYTES_MAX {
         return Err(bad("it is too long for a token"));
     }
-    let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
-        .map_err(|_| bad("it holds characters that no token has"))?;
+    let mut value =
+        HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| bad("it holds characters that no token has"))?;
     value.set_sensitive(true);
     Ok(Some(value))
 }

@@ -1,11 +1,13 @@
 //! Why the admin interface could not do what was asked, in the operator's words: what, why, and the way out. [pure]
 
-use std::error::Error as _;
 use std::io;
 use std::path::PathBuf;
 
 /// Longest reason of a server that is repeated in ours.
 const REASON_CHARS_MAX: usize = 400;
+
+const UNKNOWN_HOST: &str = "the host name is not known";
+const UNKNOWN_HOST_WAY_OUT: &str = "check `admin`, and DNS";
 
 /// What to do about an error; the only input to that decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +116,11 @@ pub(super) fn transport(url: &str, error: &ureq::Error) -> AdminError {
         return AdminError::Tls { url, reason: tls.to_string(), way_out: tls_way_out(tls) };
     }
     let (reason, way_out) = match error {
-        ureq::Error::HostNotFound => ("the host name is not known".to_owned(), "check `admin`, and DNS"),
+        ureq::Error::HostNotFound => (UNKNOWN_HOST.to_owned(), UNKNOWN_HOST_WAY_OUT),
+        // What std says when the system's resolver fails; it has no kind of its own.
+        ureq::Error::Io(e) if e.to_string().starts_with("failed to lookup address") => {
+            (format!("{UNKNOWN_HOST} ({e})"), UNKNOWN_HOST_WAY_OUT)
+        }
         ureq::Error::Timeout(which) => (
             format!("no answer in time ({which})"),
             "check that the broker runs and that a firewall lets its web port through",

@@ -59,7 +59,9 @@ pub enum ProvisionError {
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Conflicts(Vec<Conflict>),
     /// A step failed; those before it are done and stay.
-    #[error("cluster {cluster}: could not {sentence}: {error}\n{done} steps were done and stay; run it again after the cause is gone")]
+    #[error(
+        "cluster {cluster}: could not {sentence}: {error}\n{done} steps were done and stay; run it again after the cause is gone"
+    )]
     Step {
         /// Where.
         cluster: String,
@@ -131,8 +133,7 @@ struct Clusters<'a> {
 impl<'a> Clusters<'a> {
     fn connect(desired: &'a Desired, credentials: &Credentials) -> Result<Self, ProvisionError> {
         let connect = |at: &ClusterAt| {
-            Admin::new(&at.admin, credentials)
-                .map_err(|error| ProvisionError::Look { cluster: at.name.clone(), error })
+            Admin::new(&at.admin, credentials).map_err(|error| ProvisionError::Look { cluster: at.name.clone(), error })
         };
         Ok(Self { desired, admins: desired.clusters.iter().map(connect).collect::<Result<_, _>>()? })
     }
@@ -157,12 +158,7 @@ impl<'a> Clusters<'a> {
         Ok(all)
     }
 
-    fn apply(
-        &self,
-        plan: &Plan,
-        summary: &mut Summary,
-        progress: &mut dyn Progress,
-    ) -> Result<(), ProvisionError> {
+    fn apply(&self, plan: &Plan, summary: &mut Summary, progress: &mut dyn Progress) -> Result<(), ProvisionError> {
         for (n, step) in plan.steps.iter().enumerate() {
             let cluster = &self.desired.clusters[step.at].name;
             let begun = Instant::now();

@@ -117,7 +117,8 @@ impl Desired {
         let pulsar = &config.pulsar;
         let (clusters, names) = clusters(config)?;
         let retention = Retention::new(pulsar.retention, pulsar.retention_bytes);
-        let namespace = |name: &str, retention, auto_topics| Namespace { name: name.to_owned(), retention, auto_topics };
+        let namespace =
+            |name: &str, retention, auto_topics| Namespace { name: name.to_owned(), retention, auto_topics };
         Ok(Self {
             tenant: pulsar.tenant.clone(),
             clusters,

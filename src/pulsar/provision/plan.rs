@@ -47,7 +47,9 @@ pub struct Remark {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Conflict {
     /// Another cluster is at the URL.
-    #[error("{admin} is the cluster {found}, not {name:?}: correct the name in [pulsar] clusters or [[cluster]], or the URL")]
+    #[error(
+        "{admin} is the cluster {found}, not {name:?}: correct the name in [pulsar] clusters or [[cluster]], or the URL"
+    )]
     OtherCluster {
         /// The admin URL.
         admin: String,
@@ -91,7 +93,9 @@ pub enum Conflict {
         at: String,
     },
     /// A dead-letter topic with partitions.
-    #[error("the topic {topic} at {at} has partitions, but dead letters need one without: delete it, or rename the lane")]
+    #[error(
+        "the topic {topic} at {at} has partitions, but dead letters need one without: delete it, or rename the lane"
+    )]
     Partitioned {
         /// The topic.
         topic: String,
@@ -288,7 +292,10 @@ impl Planner<'_> {
     /// Policies that lose events in silence. An operator made them on purpose: said, not changed.
     fn risks(&mut self, at: usize, name: &str, there: &Policies) {
         if let Some(seconds) = there.message_ttl_in_seconds.filter(|&n| n > 0) {
-            self.warn(at, format!("{name} drops events that nobody has consumed after {seconds} s: remove its message TTL"));
+            self.warn(
+                at,
+                format!("{name} drops events that nobody has consumed after {seconds} s: remove its message TTL"),
+            );
         }
         if let Some(minutes) = there.subscription_expiration_time_minutes.filter(|&n| n > 0) {
             self.warn(
@@ -302,7 +309,9 @@ impl Planner<'_> {
         if there.backlog_quota_map.values().any(|q| q.policy == "consumer_backlog_eviction") {
             self.warn(
                 at,
-                format!("{name} drops the oldest events of a backlog over its quota: use producer_request_hold instead"),
+                format!(
+                    "{name} drops the oldest events of a backlog over its quota: use producer_request_hold instead"
+                ),
             );
         }
     }
@@ -338,9 +347,8 @@ impl Planner<'_> {
 
     fn subscriptions(&mut self, at: usize, seen: &Observed, wanted: &Topic) {
         let there = seen.topics.get(&wanted.name);
-        let present = there.map_or(0, |t| {
-            t.subscriptions.iter().flatten().filter(|s| s.contains(&self.desired.subscription)).count()
-        });
+        let present = there
+            .map_or(0, |t| t.subscriptions.iter().flatten().filter(|s| s.contains(&self.desired.subscription)).count());
         if there.is_some_and(|t| present == t.subscriptions.len()) {
             // Pulsar gives a partition that is added the subscriptions of the others (seen with 4.0.7).
             return;
@@ -359,7 +367,8 @@ impl Planner<'_> {
         // Java's MessageId.earliest. Its JSON form is not documented; a message that was there before is delivered.
         let earliest = json!({ "ledgerId": -1, "entryId": -1, "partitionIndex": -1 });
         for (path, name) in targets {
-            let sentence = format!("create subscription {} on {name}, from the first event on", self.desired.subscription);
+            let sentence =
+                format!("create subscription {} on {name}, from the first event on", self.desired.subscription);
             self.step(at, sentence, Verb::Put, format!("{path}/subscription/{subscription}"), Some(earliest.clone()));
         }
     }
