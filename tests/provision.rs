@@ -200,3 +200,85 @@ fn a_wrong_address_is_named_with_the_way_out() {
     assert!(error.contains("is the cluster shared, not \"standalone\""), "{error}");
     assert_eq!(code, 64);
 }
+
+/// HS256 over `{"sub":"admin"}` and `{"sub":"nobody"}` with the key below.
+const ADMIN: &str = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhZG1pbiJ9.sGPzqX0VjU4tKQWYibg6dpekwIJzb9ECLG2qoFqHcP8";
+const NOBODY: &str = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJub2JvZHkifQ.OE-0HZjNYALXnnaiMaRzB0nsHPZ2cTfh3_V-FpGG0uo";
+const KEY: &str = "data:;base64,YSBrZXkgZm9yIHRlc3RzIG9ubHksIDMyIGJ5dGVzISE=";
+
+/// A broker with TLS, tokens, and Pulsar's own defaults for what it remembers of producers.
+fn guarded(dir: &std::path::Path) -> Broker {
+    let ca_key = rcgen::KeyPair::generate().unwrap();
+    let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca_certificate = ca.self_signed(&ca_key).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let leaf = rcgen::CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
+    let certificate = leaf.signed_by(&key, &rcgen::Issuer::new(ca, ca_key)).unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let mut options: Vec<String> = [
+        ("--tls-cert", file("cert.pem", &certificate.pem())),
+        ("--tls-key", file("key.pem", &key.serialize_pem())),
+        ("--tls-ca", file("ca.pem", &ca_certificate.pem())),
+        ("--admin-token", file("admin.token", ADMIN)),
+    ]
+    .into_iter()
+    .flat_map(|(name, value)| [name.to_owned(), value])
+    .collect();
+    for setting in [
+        "authenticationEnabled=true",
+        "authorizationEnabled=true",
+        "authenticationProviders=org.apache.pulsar.broker.authentication.AuthenticationProviderToken",
+        &format!("tokenSecretKey={KEY}"),
+        "superUserRoles=admin",
+        "brokerClientAuthenticationPlugin=org.apache.pulsar.client.impl.auth.AuthenticationToken",
+        &format!("brokerClientAuthenticationParameters=token:{ADMIN}"),
+        "brokerDeduplicationProducerInactivityTimeoutMinutes=360",
+        "brokerDeduplicationMaxNumberOfProducers=10000",
+    ] {
+        options.extend(["--conf".to_owned(), setting.to_owned()]);
+    }
+    Broker::start("guarded", &options)
+}
+
+#[test]
+fn a_guarded_cluster_wants_its_authority_and_a_superusers_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = guarded(dir.path());
+    let mut config = broker.config("guarded");
+    config.pulsar.admin = broker.admin_tls.clone();
+    let expect = |config: &tidegate::config::CloudConfig, parts: &[&str]| {
+        let (error, code) = failure(config);
+        for part in parts {
+            assert!(error.contains(part), "{part:?} is not in {error:?}");
+        }
+        assert_eq!(code, 64, "{error}");
+    };
+    expect(&config, &["UnknownIssuer", "set ca_file"]);
+    config.pulsar.ca_file = Some(dir.path().join("ca.pem"));
+    config.pulsar.admin = broker.admin_tls.replace("127.0.0.1", "localhost");
+    expect(&config, &["localhost", "write a name in `admin` that the certificate carries"]);
+    config.pulsar.admin = broker.admin_tls.clone();
+    expect(&config, &["HTTP 401", "set token_file to a superuser's"]);
+    let secret = tidegate::config::edge::Secret::new;
+    config.pulsar.token = Some(secret(format!("{NOBODY}x")));
+    expect(&config, &["HTTP 401", "the token is wrong, expired"]);
+    config.pulsar.token = Some(secret(NOBODY.to_owned()));
+    expect(&config, &["Unauthorized", "[nobody]", "superUserRoles"]);
+
+    config.pulsar.token_file = Some(dir.path().join("admin.token")); // wins over the token
+    let text = provision(&config, false).unwrap();
+    assert!(text.contains("warning: guarded: the broker forgets a gateway that is away for 360 minutes"), "{text}");
+    assert!(text.contains("warning: guarded: the broker remembers 10000 producers per topic"), "{text}");
+    assert!(provision(&config, false).unwrap().contains("nothing to do"));
+
+    // The plain port of the same broker, with https only in the habit of the fingers; and TLS where plain was written.
+    config.pulsar.admin = broker.admin_tls.replace("https:", "http:");
+    let (error, code) = failure(&config);
+    assert!(error.contains("if this port speaks TLS, write https://"), "{error}");
+    assert_eq!(code, 75);
+}

@@ -104,7 +104,7 @@ impl Progress for Report<'_> {
         for remark in &plan.warnings {
             self.print(format_args!("warning: {}: {}\n", remark.cluster, remark.text));
         }
-        for remark in &plan.notes {
+        for remark in plan.notes.iter().chain(&plan.waiting) {
             self.print(format_args!("note: {}: {}\n", remark.cluster, remark.text));
         }
         if self.dry_run {

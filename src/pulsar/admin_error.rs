@@ -176,9 +176,10 @@ fn tls_way_out(error: &rustls::Error) -> &'static str {
 pub(super) fn refused(url: &str, status: u16, reason: Option<String>, with_token: bool) -> AdminError {
     let way_out = match (status, with_token, reason.is_some()) {
         (401, false, _) => "the cluster wants a token: set token_file to a superuser's",
-        (401, true, _) => "the token is wrong, expired, or signed with another key: make a new one",
+        (401, true, false) => "the token is wrong, expired, or signed with another key: make a new one",
         (403, false, _) => "the cluster does not let everybody do this: set token_file to a superuser's token",
-        (403, true, _) => "the token's role may not do this: use the token of one of the broker's superUserRoles",
+        // 4.0.7 answers 401 with a reason when it knows the role well and does not let it.
+        (401 | 403, true, _) => "the token's role may not do this: use the token of one of the broker's superUserRoles",
         (404, _, false) => "this is not Pulsar's admin interface: check host, port and path of `admin`",
         (404, ..) => "somebody removed it in the meantime, or `admin` is another cluster's: run it again",
         (408 | 429 | 500..=599, ..) => "this may pass: run it again; otherwise the broker's log has the cause",

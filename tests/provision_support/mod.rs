@@ -39,7 +39,7 @@ impl Broker {
         if with_tls {
             command.args(["--tls-port", &port(3), "--tls-web-port", &port(4)]);
         }
-        let output = command.args(options).output().unwrap();
+        let output = command.args(options).output().unwrap_or_else(|e| panic!("{}: {e}", script().display()));
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Self {
             name: name.to_owned(),

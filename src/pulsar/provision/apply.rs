@@ -9,9 +9,10 @@ use crate::config::CloudConfig;
 use crate::pulsar::admin::{Admin, Credentials};
 use crate::pulsar::admin_error::{AdminError, Class};
 
-/// Rounds of looking and doing. One is usual; brokers of a cluster tell each other of changes within a second.
-const ROUNDS_MAX: u32 = 8;
-/// Between two rounds.
+/// Time for Pulsar to show what it accepted: brokers of a cluster tell each other of changes within a second, and
+/// replicators of busy topics appear within a few.
+const SETTLE_MAX: Duration = Duration::from_secs(30);
+/// Between two rounds of looking and doing.
 const ROUND_PAUSE: Duration = Duration::from_millis(500);
 /// Tries of one step that failed for a reason that may pass (a topic being loaded, a broker that has just started).
 const TRIES_MAX: u32 = 5;
@@ -53,7 +54,7 @@ pub enum ProvisionError {
         /// Which.
         cluster: String,
         /// Why.
-        error: AdminError,
+        error: Box<AdminError>,
     },
     /// Something stands in the way; nothing was changed.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
@@ -68,12 +69,17 @@ pub enum ProvisionError {
         /// What it was to do.
         sentence: String,
         /// Why it did not.
-        error: AdminError,
+        error: Box<AdminError>,
         /// Steps done before.
         done: usize,
     },
     /// Everything was accepted, and still is not there.
-    #[error("Pulsar accepted every step, but does not show the result of: {}; run it again", .0.join("; "))]
+    #[error(
+        "Pulsar answered every step with \"done\" or \"is there\", and still, after {} s: {}; run it again, and if it stays \
+         so, the brokers' logs have the cause",
+        SETTLE_MAX.as_secs(),
+        .0.join("; ")
+    )]
     NotSettled(Vec<String>),
 }
 
@@ -100,29 +106,36 @@ pub fn provision(
     let clusters = Clusters::connect(&desired, &Credentials::from(&config.pulsar))?;
     let mut summary = Summary::default();
     let mut seen = clusters.look(wait, progress)?;
-    for round in 1.. {
-        let plan = plan(&desired, &seen).map_err(ProvisionError::Conflicts)?;
-        if round == 1 {
-            progress.planned(&desired.clusters, &plan);
-            summary.warnings = plan.warnings.len();
-        }
-        if dry_run {
-            summary.steps = plan.steps.len();
-            break;
-        }
-        if plan.steps.is_empty() {
-            break;
-        }
-        if round > ROUNDS_MAX {
-            return Err(ProvisionError::NotSettled(plan.steps.into_iter().map(|s| s.sentence).collect()));
-        }
-        if round > 1 {
+    let mut next = plan(&desired, &seen).map_err(ProvisionError::Conflicts)?;
+    progress.planned(&desired.clusters, &next);
+    summary.warnings = next.warnings.len();
+    if dry_run {
+        summary.steps = next.steps.len();
+        return Ok(summary);
+    }
+    let mut settling = None;
+    while !(next.steps.is_empty() && next.waiting.is_empty()) {
+        if let Some(since) = settling {
+            if Instant::elapsed(&since) > SETTLE_MAX {
+                return Err(ProvisionError::NotSettled(left(next)));
+            }
             std::thread::sleep(ROUND_PAUSE);
         }
-        clusters.apply(&plan, &mut summary, progress)?;
+        clusters.apply(&next, &mut summary, progress)?;
+        settling = settling.or_else(|| Some(Instant::now()));
         seen = clusters.look(Duration::ZERO, progress)?;
+        next = plan(&desired, &seen).map_err(ProvisionError::Conflicts)?;
     }
     Ok(summary)
+}
+
+fn look_error(at: &ClusterAt, error: AdminError) -> ProvisionError {
+    ProvisionError::Look { cluster: at.name.clone(), error: Box::new(error) }
+}
+
+fn left(plan: Plan) -> Vec<String> {
+    let steps = plan.steps.into_iter().map(|s| format!("could not {}", s.sentence));
+    steps.chain(plan.waiting.into_iter().map(|r| format!("{}: {}", r.cluster, r.text))).collect()
 }
 
 struct Clusters<'a> {
@@ -132,9 +145,7 @@ struct Clusters<'a> {
 
 impl<'a> Clusters<'a> {
     fn connect(desired: &'a Desired, credentials: &Credentials) -> Result<Self, ProvisionError> {
-        let connect = |at: &ClusterAt| {
-            Admin::new(&at.admin, credentials).map_err(|error| ProvisionError::Look { cluster: at.name.clone(), error })
-        };
+        let connect = |at: &ClusterAt| Admin::new(&at.admin, credentials).map_err(|error| look_error(at, error));
         Ok(Self { desired, admins: desired.clusters.iter().map(connect).collect::<Result<_, _>>()? })
     }
 
@@ -150,7 +161,7 @@ impl<'a> Clusters<'a> {
                         progress.waits(&at.name, &e);
                         std::thread::sleep(REACH_PAUSE);
                     }
-                    Err(error) => return Err(ProvisionError::Look { cluster: at.name.clone(), error }),
+                    Err(error) => return Err(look_error(at, error)),
                 }
             };
             all.push(seen);
@@ -166,7 +177,7 @@ impl<'a> Clusters<'a> {
             change(&self.admins[step.at], step).map_err(|error| ProvisionError::Step {
                 cluster: cluster.clone(),
                 sentence: step.sentence.clone(),
-                error,
+                error: Box::new(error),
                 done: summary.steps,
             })?;
             summary.steps += 1;

@@ -109,6 +109,19 @@ pub struct Topic {
     pub partitions: u32,
     /// Subscriptions of each partition (of the topic itself if it has none); `None`: the partition is missing.
     pub subscriptions: Vec<Option<BTreeSet<String>>>,
+    /// Replicators of each partition, by the cluster they lead to; empty when the namespace has one cluster.
+    pub replicators: Vec<BTreeMap<String, Replicator>>,
+}
+
+/// What takes a topic's messages to another cluster, as Pulsar writes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Replicator {
+    /// It is connected now. One that has nothing to do may not be.
+    #[serde(default)]
+    pub connected: bool,
+    /// Messages that wait for it.
+    #[serde(default, rename = "replicationBacklog")]
+    pub backlog: i64,
 }
 
 /// Looks at one cluster.
@@ -129,9 +142,10 @@ pub fn observe(admin: &Admin, desired: &Desired) -> Result<Observed, AdminError>
             seen.namespaces.insert(namespace.name.clone(), policies);
         }
     }
-    if seen.namespaces.contains_key(names::TELEMETRY) {
+    if let Some(policies) = seen.namespaces.get(names::TELEMETRY) {
+        let replicated = policies.replication_clusters.len() > 1;
         for topic in &desired.topics {
-            if let Some(found) = observe_topic(admin, &tenant, &topic.name)? {
+            if let Some(found) = observe_topic(admin, &tenant, &topic.name, replicated)? {
                 seen.topics.insert(topic.name.clone(), found);
             }
         }
@@ -139,10 +153,15 @@ pub fn observe(admin: &Admin, desired: &Desired) -> Result<Observed, AdminError>
     Ok(seen)
 }
 
-fn observe_topic(admin: &Admin, tenant: &str, name: &str) -> Result<Option<Topic>, AdminError> {
+fn observe_topic(admin: &Admin, tenant: &str, name: &str, replicated: bool) -> Result<Option<Topic>, AdminError> {
     #[derive(Deserialize)]
     struct Metadata {
         partitions: u32,
+    }
+    #[derive(Default, Deserialize)]
+    struct Stats {
+        #[serde(default)]
+        replication: BTreeMap<String, Replicator>,
     }
     let path = format!("persistent/{tenant}/{}/{}", names::TELEMETRY, encode(name));
     let Some(Metadata { partitions }) = admin.get(&format!("{path}/partitions"))? else { return Ok(None) };
@@ -152,13 +171,20 @@ fn observe_topic(admin: &Admin, tenant: &str, name: &str) -> Result<Option<Topic
     }
     // The subscriptions of a partitioned topic are the union over its partitions: one that is missing on a single
     // partition does not show there (seen with 4.0.7). So each is asked.
-    let subscriptions = match partitions {
-        0 => vec![admin.get(&format!("{path}/subscriptions"))?],
-        n => (0..n)
-            .map(|i| admin.get(&format!("{path}-partition-{i}/subscriptions")))
-            .collect::<Result<_, AdminError>>()?,
+    let each: Vec<String> = match partitions {
+        0 => vec![path],
+        n => (0..n).map(|i| format!("{path}-partition-{i}")).collect(),
     };
-    Ok(Some(Topic { partitions, subscriptions }))
+    let mut topic = Topic { partitions, ..Topic::default() };
+    for path in each {
+        topic.subscriptions.push(admin.get(&format!("{path}/subscriptions"))?);
+        if replicated {
+            // Without its publishers: a lane has thousands.
+            let stats = admin.get::<Stats>(&format!("{path}/stats?excludePublishers=true&excludeConsumers=true"))?;
+            topic.replicators.push(stats.unwrap_or_default().replication);
+        }
+    }
+    Ok(Some(topic))
 }
 
 /// The broker's settings; only superusers may read them.

@@ -17,6 +17,8 @@ use crate::pulsar::names;
 pub struct Plan {
     /// In this order.
     pub steps: Vec<Step>,
+    /// What Pulsar does by itself after a step, and has not done yet.
+    pub waiting: Vec<Remark>,
     /// What is left alone although it differs.
     pub notes: Vec<Remark>,
     /// What can cost events and is not ours to change.
@@ -124,6 +126,7 @@ pub fn plan(desired: &Desired, seen: &[Observed]) -> Result<Plan, Vec<Conflict>>
     for topic in &desired.topics {
         each().for_each(|(at, (_, seen))| planner.subscriptions(at, seen, topic));
     }
+    each().for_each(|(at, (here, seen))| planner.replicators(at, here, seen));
     each().for_each(|(at, (_, seen))| planner.broker(at, seen));
     let Planner { mut plan, last, .. } = planner;
     plan.steps.extend(last);
@@ -370,6 +373,37 @@ impl Planner<'_> {
             let sentence =
                 format!("create subscription {} on {name}, from the first event on", self.desired.subscription);
             self.step(at, sentence, Verb::Put, format!("{path}/subscription/{subscription}"), Some(earliest.clone()));
+        }
+    }
+
+    /// A replicator begins at the latest message when it appears. Pulsar creates those of topics that exist some time
+    /// *after* it answered the request that turned replication on: what is sent in between never reaches the other
+    /// cluster. So provisioning is over only when every replicator is there.
+    fn replicators(&mut self, at: usize, here: &ClusterAt, seen: &Observed) {
+        for (name, topic) in &seen.topics {
+            let mut stuck = std::collections::BTreeMap::<&String, i64>::new();
+            for (i, there) in topic.replicators.iter().enumerate() {
+                for other in self.desired.names.iter().filter(|n| **n != here.name) {
+                    match there.get(other) {
+                        None => {
+                            let text = format!("replication of {name} (partition {i}) to {other} has not begun");
+                            self.plan.waiting.push(Remark { cluster: here.name.clone(), text });
+                        }
+                        Some(r) if !r.connected && r.backlog > 0 => *stuck.entry(other).or_default() += r.backlog,
+                        Some(_) => {}
+                    }
+                }
+            }
+            for (other, backlog) in stuck {
+                self.warn(
+                    at,
+                    format!(
+                        "{backlog} events of {name} wait for {other}, and replication is not connected: check that the \
+                         brokers of {} reach {other}'s service URL",
+                        here.name
+                    ),
+                );
+            }
         }
     }
 

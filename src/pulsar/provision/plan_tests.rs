@@ -83,12 +83,17 @@ fn perform_on_topic(seen: &mut Observed, verb: Verb, rest: &[&str], body: &Value
     let partitions = || u32::try_from(body.as_u64().unwrap()).unwrap();
     match (verb, rest) {
         (Verb::Put, [name]) => {
-            let topic = observe::Topic { partitions: 0, subscriptions: vec![Some(BTreeSet::new())] };
+            let topic =
+                observe::Topic { partitions: 0, subscriptions: vec![Some(BTreeSet::new())], ..Default::default() };
             assert!(seen.topics.insert((*name).into(), topic).is_none(), "409");
         }
         (Verb::Put, [name, "partitions"]) => {
             let n = partitions();
-            let topic = observe::Topic { partitions: n, subscriptions: vec![Some(BTreeSet::new()); n as usize] };
+            let topic = observe::Topic {
+                partitions: n,
+                subscriptions: vec![Some(BTreeSet::new()); n as usize],
+                ..Default::default()
+            };
             assert!(seen.topics.insert((*name).into(), topic).is_none(), "409");
         }
         (Verb::Post, [name, "partitions"]) => {
@@ -176,7 +181,8 @@ fn one_observed(me: String, names: Vec<String>) -> impl Strategy<Value = Observe
                 let set = |has: bool| if has { ["tidegate-cloud".to_owned()].into() } else { BTreeSet::new() };
                 let subscriptions: Vec<_> = subscriptions.into_iter().map(|s| s.map(set)).collect();
                 let partitions = u32::try_from(subscriptions.len()).unwrap();
-                seen.topics.insert("telemetry".into(), observe::Topic { partitions, subscriptions });
+                seen.topics
+                    .insert("telemetry".into(), observe::Topic { partitions, subscriptions, ..Default::default() });
             }
             seen
         },
@@ -252,11 +258,37 @@ fn all_conflicts_are_told_at_once() {
     let desired = Desired::from_config(&config(2, 2)).unwrap();
     let mut seen = fresh(&desired);
     seen[0].broker = Some(Broker { cluster: Some("standalone".into()), ..Broker::default() });
-    seen[1].topics.insert("telemetry".into(), observe::Topic { partitions: 3, subscriptions: vec![None; 3] });
-    seen[1].topics.insert("telemetry-dead".into(), observe::Topic { partitions: 1, subscriptions: vec![None] });
+    seen[1].topics.insert(
+        "telemetry".into(),
+        observe::Topic { partitions: 3, subscriptions: vec![None; 3], ..Default::default() },
+    );
+    seen[1].topics.insert(
+        "telemetry-dead".into(),
+        observe::Topic { partitions: 1, subscriptions: vec![None], ..Default::default() },
+    );
     let conflicts = plan(&desired, &seen).unwrap_err();
     assert_eq!(conflicts.len(), 3, "{conflicts:?}");
     assert!(conflicts[0].to_string().contains("is the cluster standalone, not \"c0\""), "{}", conflicts[0]);
+}
+
+#[test]
+fn provisioning_waits_for_every_replicator() {
+    let desired = Desired::from_config(&config(2, 2)).unwrap();
+    let mut seen = fresh(&desired);
+    let first = plan(&desired, &seen).unwrap();
+    perform_all(&mut seen, &first);
+    let there = |connected, backlog| [("c1".to_owned(), observe::Replicator { connected, backlog })].into();
+    let topic = seen[0].topics.get_mut("telemetry").unwrap();
+    topic.replicators = vec![there(false, 0), Default::default()];
+    let plan_now = plan(&desired, &seen).unwrap();
+    let text = "replication of telemetry (partition 1) to c1 has not begun".to_owned();
+    assert_eq!(plan_now.waiting, vec![Remark { cluster: "c0".into(), text }]);
+    assert_eq!(plan_now.warnings, vec![], "one that has nothing to do may be disconnected");
+
+    seen[0].topics.get_mut("telemetry").unwrap().replicators = vec![there(false, 3), there(true, 5)];
+    let plan_now = plan(&desired, &seen).unwrap();
+    assert_eq!(plan_now.waiting, vec![]);
+    assert!(plan_now.warnings[0].text.starts_with("3 events of telemetry wait for c1"), "{plan_now:?}");
 }
 
 #[test]
