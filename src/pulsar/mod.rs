@@ -1,3 +1,6 @@
 //! What edge and cloud share of Pulsar: names of topics, producers and properties; credentials; the admin interface.
 
+pub mod admin;
+pub mod admin_error;
 pub mod names;
+pub mod provision;
