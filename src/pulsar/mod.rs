@@ -1,3 +1,5 @@
 //! What edge and cloud share of Pulsar: names of topics, producers and properties; credentials; the admin interface.
 
+pub mod credentials;
+pub mod murmur;
 pub mod names;

@@ -1,1 +1,4 @@
 //! The way up: reads a lane, delivers it to Pulsar once and in order.
+
+mod batch;
+mod resume;
