@@ -24,3 +24,33 @@ pub fn java(key: &[u8]) -> u32 {
     hash = (hash ^ (hash >> 13)).wrapping_mul(0xc2b2_ae35);
     (hash ^ (hash >> 16)) & 0x7fff_ffff
 }
+
+#[cfg(test)]
+mod tests {
+    use super::java;
+
+    /// From `org.apache.pulsar.common.util.Murmur3_32Hash` of 4.0.7, called with the keys' UTF-8 bytes.
+    const JAVA_SAYS: &[(&str, u32)] = &[
+        ("", 0),
+        ("a", 1009084850),
+        ("ab", 465557343),
+        ("abc", 870159354),
+        ("dev-1", 358709930),
+        ("dev-17", 1814705820),
+        ("dev-4711", 511398794),
+        ("dev-00000001", 1860908285),
+        ("press-7/axis-3", 871797596),
+        ("Gerät-ü", 429757628),
+        ("温度计", 1180408211),
+        ("😀", 1051995898),
+        ("urn:uuid:6e8bc430-9c3a-11d9-9669-0800200c9a66", 1165691429),
+    ];
+
+    #[test]
+    fn keys_hash_as_javas_client_hashes_them() {
+        for (key, hash) in JAVA_SAYS {
+            assert_eq!(java(key.as_bytes()), *hash, "{key:?}");
+        }
+        assert_eq!(java("x".repeat(100).as_bytes()), 477687954);
+    }
+}
