@@ -2,5 +2,7 @@
 
 pub mod admin;
 pub mod admin_error;
+pub mod credentials;
+pub mod murmur;
 pub mod names;
 pub mod provision;
