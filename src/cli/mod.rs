@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::Warning;
+use crate::config::{Mode, Warning};
 
 /// Exit code: a wrong command line or configuration (sysexits.h's EX_USAGE).
 pub const EXIT_USAGE: u8 = 64;
@@ -60,7 +60,7 @@ enum Command {
     /// Run in the cloud: consume, remove duplicates, store, audit, stream
     Cloud(ConfigArgs),
     /// Check a configuration file: every mistake at once, with its line
-    Check(check::CheckArgs),
+    Check(CheckArgs),
     /// Make Pulsar ready: tenant, namespaces, topics, retention, subscription, replication
     Provision(provision::ProvisionArgs),
     /// Look into a gateway's buffer on disk
@@ -68,6 +68,29 @@ enum Command {
     Outbox(outbox::OutboxCommand),
     /// Follow events live, as the cloud mode receives them
     Tail(tail::TailArgs),
+}
+
+/// What to check.
+#[derive(Args, Clone, Debug)]
+struct CheckArgs {
+    /// The file; without one, the defaults and TIDEGATE_* variables
+    file: Option<PathBuf>,
+    /// It is an edge's file, if its sections do not tell
+    #[arg(long, conflicts_with = "cloud")]
+    edge: bool,
+    /// It is a cloud process' file, if its sections do not tell
+    #[arg(long)]
+    cloud: bool,
+}
+
+impl CheckArgs {
+    fn mode(&self) -> Option<Mode> {
+        match (self.edge, self.cloud) {
+            (true, _) => Some(Mode::Edge),
+            (_, true) => Some(Mode::Cloud),
+            _ => None,
+        }
+    }
 }
 
 /// Where the configuration is.
@@ -121,7 +144,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Edge(args) => run::edge(&args),
         Command::Cloud(args) => run::cloud(&args),
-        Command::Check(args) => check::run(&args),
+        Command::Check(args) => return check::run(args.file.as_deref(), args.mode()),
         Command::Provision(args) => run::provision(&args),
         Command::Outbox(command) => outbox::run(&command),
         Command::Tail(args) => tail::run(&args),

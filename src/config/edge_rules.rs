@@ -103,15 +103,14 @@ fn limits(config: &EdgeConfig, reader: &mut Reader<'_>) {
     let window = (KeyPath::of::<Uplink>("window"), uplink.window);
     let batch = (KeyPath::of::<Uplink>("batch_bytes"), uplink.batch_bytes);
     let event = (KeyPath::of::<Outbox>("max_event"), outbox.max_event);
-    for (small, large, why) in [
+    let mut broken = vec![
         (body, inflated, "such a body could not be taken even uncompressed"),
         (body, memory, "such a body could never be taken"),
         (batch, window, "such a batch could never be sent"),
         (event, window, "such an event could never be sent"),
-    ] {
-        if small.1 <= large.1 || reader.is_wrong(small.0) || reader.is_wrong(large.0) {
-            continue;
-        }
+    ];
+    broken.retain(|(small, large, _)| small.1 > large.1 && !reader.is_wrong(small.0) && !reader.is_wrong(large.0));
+    for (small, large, why) in broken {
         // Point at the one that was written.
         let (written, other, is, make) = if reader.is_set(large.0) {
             (large, small, "less", "make this larger")

@@ -13,6 +13,7 @@ pub mod env;
 pub mod generate;
 mod kinds;
 pub mod log;
+pub mod mode;
 pub mod problem;
 mod reader;
 mod rules;
@@ -25,6 +26,7 @@ mod urls;
 pub use cloud::CloudConfig;
 pub use edge::EdgeConfig;
 pub use env::Env;
+pub use mode::Mode;
 pub use problem::{ConfigErrors, Warning};
 
 #[cfg(test)]

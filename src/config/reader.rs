@@ -243,8 +243,8 @@ impl Fields<'_, '_> {
     pub(super) fn take<K: Kind>(&mut self, key: &'static str, spec: &Spec<K>) -> Option<K::Value> {
         self.known.push(key);
         // Both are read, so that a mistake in the file shows even while a variable covers it.
-        let of_file = self.from_table(key, spec);
-        let of_env = self.from_env(key, spec);
+        let of_file = self.table_value(key, spec);
+        let of_env = self.env_value(key, spec);
         let value = of_env.or(of_file);
         if let (Some(value), Some(later)) = (&value, spec.later)
             && let Some(note) = later(value)
@@ -263,7 +263,7 @@ impl Fields<'_, '_> {
         KeyPath { section: self.section, index: self.index, key }
     }
 
-    fn from_table<K: Kind>(&mut self, key: &'static str, spec: &Spec<K>) -> Option<K::Value> {
+    fn table_value<K: Kind>(&mut self, key: &'static str, spec: &Spec<K>) -> Option<K::Value> {
         let path = self.path(key);
         let Some(value) = self.table.and_then(|table| find(table, key)) else {
             if spec.required {
@@ -287,7 +287,7 @@ impl Fields<'_, '_> {
         }
     }
 
-    fn from_env<K: Kind>(&mut self, key: &'static str, spec: &Spec<K>) -> Option<K::Value> {
+    fn env_value<K: Kind>(&mut self, key: &'static str, spec: &Spec<K>) -> Option<K::Value> {
         if self.index.is_some() {
             return None;
         }

@@ -5,13 +5,16 @@
 use super::kinds::Kind;
 use super::reader::Fields;
 
+/// For the values that have no effect in this version: what happens instead.
+pub(super) type Later<V> = fn(&V) -> Option<&'static str>;
+
 /// How one key is read; see [`key`].
 pub(super) struct Spec<K: Kind> {
     pub(super) kind: K,
     pub(super) required: bool,
     pub(super) example: Option<&'static str>,
     pub(super) default_note: Option<&'static str>,
-    pub(super) later: Option<fn(&K::Value) -> Option<&'static str>>,
+    pub(super) later: Option<Later<K::Value>>,
 }
 
 /// A key that takes `kind`.
@@ -37,7 +40,7 @@ impl<K: Kind> Spec<K> {
 
     /// This version does not act on it: for the values where `note` says something,
     /// a warning says that and what happens instead.
-    pub(super) fn later(self, note: fn(&K::Value) -> Option<&'static str>) -> Self {
+    pub(super) fn later(self, note: Later<K::Value>) -> Self {
         Self { later: Some(note), ..self }
     }
 }

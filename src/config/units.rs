@@ -136,7 +136,7 @@ pub fn format_duration(time: Duration) -> String {
         return "0s".to_owned();
     }
     let mut text = String::new();
-    if let Some((name, factor)) = TIMES.iter().find(|(_, factor)| ms % factor == 0) {
+    if let Some((name, factor)) = TIMES.iter().find(|(_, factor)| ms.is_multiple_of(*factor)) {
         // Writing to a string cannot fail.
         let _ = write!(text, "{}{name}", ms / factor);
     }
@@ -145,7 +145,7 @@ pub fn format_duration(time: Duration) -> String {
 
 fn shortest<'a>(value: u64, units: impl Iterator<Item = &'a (&'a str, u64)>) -> Option<String> {
     units
-        .filter(|(_, factor)| value % factor == 0 && (value > 0 || *factor == 1))
+        .filter(|(_, factor)| value.is_multiple_of(*factor) && (value > 0 || *factor == 1))
         .map(|(name, factor)| format!("{}{name}", value / factor))
         .min_by_key(String::len)
 }
@@ -176,7 +176,7 @@ fn scale(number: &str, factor: u64) -> Option<u64> {
     }
     let power = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
     let parts = u128::from(fraction.parse::<u64>().ok()?) * u128::from(factor);
-    if parts % power != 0 {
+    if !parts.is_multiple_of(power) {
         return None;
     }
     whole.checked_add(u64::try_from(parts / power).ok()?)
