@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Body;
 
@@ -50,30 +50,38 @@ where
         return Ok(first);
     }
     let Some(second) = next(body).await? else { return Ok(first) };
-    let mut whole = BytesMut::new();
+    let mut whole = Vec::new();
     append(&mut whole, &first, max_bytes, lease)?;
     append(&mut whole, &second, max_bytes, lease)?;
     while let Some(chunk) = next(body).await? {
         append(&mut whole, &chunk, max_bytes, lease)?;
     }
-    Ok(whole.freeze())
+    Ok(whole.into())
 }
 
-fn append(whole: &mut BytesMut, chunk: &Bytes, max_bytes: u64, lease: &mut Lease) -> Result<(), Refusal> {
+fn append(whole: &mut Vec<u8>, chunk: &Bytes, max_bytes: u64, lease: &mut Lease) -> Result<(), Refusal> {
     check((whole.len() + chunk.len()) as u64, max_bytes)?;
     if whole.capacity() - whole.len() < chunk.len() {
-        // Doubling, so that copying stays linear, but not beyond what may come.
-        let room = usize::try_from(max_bytes).unwrap_or(usize::MAX) - whole.len();
-        let add = whole.len().max(READ_BYTES_MIN).min(room).max(chunk.len());
+        let add = more_room(whole.len(), max_bytes).max(chunk.len());
         lease.grow(add).map_err(memory_full)?;
-        whole.reserve(add);
+        whole.reserve_exact(add);
     }
     whole.extend_from_slice(chunk);
     Ok(())
 }
 
-/// First reservation for a body that comes in pieces: one of hyper's reads.
-const READ_BYTES_MIN: usize = 16 << 10;
+/// By how much to enlarge a buffer of `length` bytes: half of it, so that copying stays cheap, in steps that do
+/// not take much more of the budget than the body needs, and not beyond what may come.
+pub fn more_room(length: usize, max_bytes: u64) -> usize {
+    let room = usize::try_from(max_bytes).unwrap_or(usize::MAX).saturating_sub(length).saturating_add(1);
+    (length / 2).clamp(ROOM_BYTES_MIN, ROOM_BYTES_MAX).min(room)
+}
+
+/// One of hyper's reads.
+const ROOM_BYTES_MIN: usize = 16 << 10;
+
+/// Sixteen steps to the largest body there is by default.
+const ROOM_BYTES_MAX: usize = 4 << 20;
 
 /// The next piece that holds data; trailers are passed over.
 async fn next<B>(body: &mut B) -> Result<Option<Bytes>, Refusal>
@@ -108,12 +116,18 @@ fn too_large(max_bytes: u64) -> Refusal {
     )
 }
 
-/// The answer when the budget for bodies is used up.
-pub fn memory_full(_: Exhausted) -> Refusal {
-    Refusal::new(
-        Kind::MemoryFull,
-        "the gateway holds as many bodies as http.max_memory allows; nothing was stored, send it again in a moment",
-    )
+/// The answer when the budget for bodies is used up: by others, or by this one alone.
+pub fn memory_full(exhausted: Exhausted) -> Refusal {
+    match exhausted {
+        Exhausted::Now => Refusal::new(
+            Kind::MemoryFull,
+            "the gateway holds as many bodies as http.max_memory allows; nothing was stored, send it again in a moment",
+        ),
+        Exhausted::Ever => Refusal::new(
+            Kind::BodyTooLarge,
+            "the request needs more memory than http.max_memory allows for all; send several requests, or raise it",
+        ),
+    }
 }
 
 #[cfg(test)]
@@ -155,8 +169,12 @@ mod tests {
         let cut = gather(&mut pieces(vec![Ok(b"ab"), Err("cut")]), bounds(9), &mut budget.lease()).await;
         assert_eq!(kind(cut), Kind::MalformedBody);
         let big: &'static [u8] = vec![0; 60_000].leak();
-        let full = gather(&mut pieces(vec![Ok(big), Ok(big)]), bounds(1 << 20), &mut budget.lease()).await;
-        assert_eq!(kind(full), Kind::MemoryFull);
+        let whole = || pieces(vec![Ok(big), Ok(big)]);
+        assert_eq!(kind(gather(&mut whole(), bounds(1 << 20), &mut budget.lease()).await), Kind::BodyTooLarge);
+        let mut other = budget.lease();
+        other.grow(50_000).unwrap();
+        assert_eq!(kind(gather(&mut whole(), bounds(1 << 20), &mut budget.lease()).await), Kind::MemoryFull);
+        drop(other);
         assert_eq!(budget.used(), 0, "every lease was given back");
     }
 

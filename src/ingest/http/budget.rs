@@ -18,7 +18,12 @@ struct Inner {
 
 /// There is not enough left.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Exhausted;
+pub enum Exhausted {
+    /// Others hold it: later there may be.
+    Now,
+    /// One lease wants more than there is in all.
+    Ever,
+}
 
 impl Budget {
     /// A budget of `max` bytes; `shown` follows what is used.
@@ -52,7 +57,7 @@ impl Lease {
         let taken = inner.used.fetch_add(more, Ordering::Relaxed).saturating_add(more);
         if taken > inner.max {
             inner.used.fetch_sub(more, Ordering::Relaxed);
-            return Err(Exhausted);
+            return Err(if self.held.saturating_add(more) > inner.max { Exhausted::Ever } else { Exhausted::Now });
         }
         self.held += more;
         inner.shown.inc_by(i64::try_from(more).unwrap_or(i64::MAX));
@@ -78,7 +83,8 @@ mod tests {
         let budget = Budget::new(10, shown.clone());
         let (mut a, mut b) = (budget.lease(), budget.lease());
         assert_eq!(a.grow(6), Ok(()));
-        assert_eq!(b.grow(5), Err(Exhausted));
+        assert_eq!(b.grow(5), Err(Exhausted::Now));
+        assert_eq!(a.grow(5), Err(Exhausted::Ever));
         assert_eq!(b.grow(4), Ok(()));
         assert_eq!((budget.used(), shown.get()), (10, 10));
         drop(a);

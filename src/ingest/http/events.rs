@@ -1,6 +1,5 @@
 //! POST of events: body → events → one append → its receipt as the answer. The hot path.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -45,9 +44,10 @@ pub enum Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// Reads a path.
+    /// Reads a path; one slash at its end does no harm, as warp sees it for the pages.
     pub fn of(path: &'a str) -> Option<Self> {
         let rest = path.strip_prefix("/v1/")?;
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest == "events" {
             return Some(Self::Events);
         }
@@ -68,10 +68,17 @@ struct Receipt<'a> {
 }
 
 /// Answers a POST of events. `true`: a part of the body was left on the wire.
-pub async fn post(shared: &Arc<Shared>, request: Request<Incoming>) -> (Response<Full<Bytes>>, bool) {
+pub async fn post(shared: &Shared, request: Request<Incoming>) -> (Response<Full<Bytes>>, bool) {
     let begun = Instant::now();
     let (head, mut body) = request.into_parts();
-    let response = match accept(shared, &head, &mut body).await {
+    let taken = take(shared, &head, &mut body).await;
+    // (A chunked body never says that it has ended, so is_end_stream alone would not do.)
+    let body_left = taken.is_err() && !body.is_end_stream();
+    let stored = match taken {
+        Ok(work) => store(shared, work).await,
+        Err(refusal) => Err(refusal),
+    };
+    let response = match stored {
         Ok(receipt) => accepted(&receipt),
         Err(refusal) => {
             shared.counters.refused(refusal.kind);
@@ -80,20 +87,24 @@ pub async fn post(shared: &Arc<Shared>, request: Request<Incoming>) -> (Response
         }
     };
     shared.counters.duration.observe(begun.elapsed().as_secs_f64());
-    (response, !body.is_end_stream())
+    (response, body_left)
 }
 
-async fn accept<'a>(shared: &'a Arc<Shared>, head: &Parts, body: &mut Incoming) -> Result<Receipt<'a>, Refusal> {
-    let gateway = &shared.gateway;
+/// Judges the head, then takes the body off the wire.
+async fn take(shared: &Shared, head: &Parts, body: &mut Incoming) -> Result<Work, Refusal> {
+    let http = &shared.gateway.http;
     let encoding = Encoding::of(&head.headers)?;
     let format = Format::of(&head.headers)?;
     let context = context(shared, head)?;
     let mut lease = shared.budget.lease();
-    let bounds = Bounds { max_bytes: gateway.http.max_body, timeout: gateway.http.body_timeout };
+    let bounds = Bounds { max_bytes: http.max_body, timeout: http.body_timeout };
     let raw = gather(body, bounds, &mut lease).await?;
-    let work = Work { raw, encoding, format, context, lease, max_inflated: gateway.http.max_inflated };
-    let (decoded, mut lease) = if work.is_light() { work.run() } else { on_other_thread(shared, work).await }?;
+    Ok(Work { raw, encoding, format, context, lease, max_inflated: http.max_inflated })
+}
 
+/// Makes events of the body and puts them on disk.
+async fn store(shared: &Shared, work: Work) -> Result<Receipt<'_>, Refusal> {
+    let (decoded, mut lease) = if work.is_light() { work.run() } else { on_other_thread(shared, work).await }?;
     let writer = check(shared, &decoded)?;
     let Decoded { events, places } = decoded;
     let data_bytes: usize = events.iter().map(|e| e.data.len()).sum();
@@ -273,7 +284,8 @@ mod tests {
     fn paths_are_read_strictly() {
         assert_eq!(Target::of("/v1/events"), Some(Target::Events));
         assert_eq!(Target::of("/v1/devices/a%2Fb/events"), Some(Target::Device("a%2Fb")));
-        for other in ["/v1/events/", "/v1/devices//events", "/v1/devices/a/b/events", "/v1/devices/events", "/", ""] {
+        assert_eq!(Target::of("/v1/events/"), Some(Target::Events));
+        for other in ["/v1/events//", "/v1/devices//events", "/v1/devices/a/b/events", "/v1/devices/events", "/", ""] {
             assert_eq!(Target::of(other), None, "{other}");
         }
     }

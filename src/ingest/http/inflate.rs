@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use bytes::Bytes;
 use hyper::header::{CONTENT_ENCODING, HeaderMap};
 
-use super::body::memory_full;
+use super::body::{memory_full, more_room};
 use super::budget::Lease;
 use crate::ingest::refusal::{Kind, Refusal};
 
@@ -68,9 +68,6 @@ pub fn inflate(encoding: Encoding, body: &Bytes, max_bytes: u64, lease: &mut Lea
     }
 }
 
-/// Room that is made at a time, at first.
-const STEP_BYTES: usize = 16 << 10;
-
 fn read_all(
     mut from: impl Read,
     max_bytes: u64,
@@ -82,9 +79,8 @@ fn read_all(
     let mut filled = 0;
     loop {
         if filled == out.len() {
-            // One byte beyond the limit shows that there is more.
-            let room = (max - filled).saturating_add(1);
-            let add = out.len().max(STEP_BYTES).min(room);
+            // (One byte beyond the limit shows that there is more.)
+            let add = more_room(filled, max_bytes);
             lease.grow(add).map_err(memory_full)?;
             out.reserve_exact(add);
             out.resize(filled + add, 0);
@@ -149,7 +145,7 @@ mod tests {
         {
             assert!(bomb.len() < 100_000);
             assert_eq!(run(encoding, &bomb, 100_000), Err(Kind::InflatedTooLarge));
-            assert_eq!(run(encoding, &bomb, 1 << 30), Err(Kind::MemoryFull));
+            assert_eq!(run(encoding, &bomb, 1 << 30), Err(Kind::BodyTooLarge));
         }
     }
 
