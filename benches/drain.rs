@@ -22,7 +22,8 @@ fn main() {
     let events = argument("--events", 1_000_000);
     let bytes = argument("--bytes", 256);
     let pairs = argument("--pairs", 3);
-    let client = std::env::var("TIDEGATE_BENCH_CLIENT").expect("TIDEGATE_BENCH_CLIENT: deploy/bench.sh builds it and sets this");
+    let client =
+        std::env::var("TIDEGATE_BENCH_CLIENT").expect("TIDEGATE_BENCH_CLIENT: deploy/bench.sh builds it and sets this");
     let dir = tempfile::tempdir().expect("a temporary directory");
     let broker = Broker::start();
     support::provision_lanes(Path::new(BINARY), dir.path(), &broker, &["telemetry", "official"], 1);
@@ -30,11 +31,19 @@ fn main() {
     for pair in 1..=pairs {
         let ours = drain(&dir.path().join(pair.to_string()), &broker, events, bytes);
         let theirs = official(&client, &broker, events, bytes);
-        println!("pair {pair}: tidegate {ours:.0} events/s, official client {theirs:.0} events/s, ratio {:.2}", ours / theirs);
+        println!(
+            "pair {pair}: tidegate {ours:.0} events/s, official client {theirs:.0} events/s, ratio {:.2}",
+            ours / theirs
+        );
         ratios.push(ours / theirs);
     }
     ratios.sort_by(f64::total_cmp);
-    println!("drain of {events} events of {bytes} B: ratio min {:.2} median {:.2} max {:.2}", ratios[0], ratios[ratios.len() / 2], ratios[ratios.len() - 1]);
+    println!(
+        "drain of {events} events of {bytes} B: ratio min {:.2} median {:.2} max {:.2}",
+        ratios[0],
+        ratios[ratios.len() / 2],
+        ratios[ratios.len() - 1]
+    );
 }
 
 fn argument(name: &str, default: u64) -> u64 {
@@ -51,7 +60,8 @@ fn drain(dir: &Path, broker: &Broker, events: u64, bytes: u64) -> f64 {
     fill(&edge.url(), events, bytes);
     assert_eq!(edge.backlog(), Some(events));
     edge.terminate(Duration::from_secs(30));
-    let mut edge = Tidegate::start(Path::new(BINARY), "edge", dir, &support::edge_toml_in(&dir.join("data"), "bench", broker));
+    let mut edge =
+        Tidegate::start(Path::new(BINARY), "edge", dir, &support::edge_toml_in(&dir.join("data"), "bench", broker));
     edge.wait_ready(Duration::from_secs(30));
     let start = Instant::now();
     edge.wait_drained(Duration::from_secs(300));

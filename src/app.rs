@@ -148,7 +148,7 @@ impl Stop {
             () = self.next() => tracing::info!("asked to stop"),
             _ = failed => {}
         }
-        Tasks::new().spawn("second signal", async move {
+        Tasks::new().spawn_contained("second signal", async move {
             self.next().await;
             eprintln!("tidegate: asked twice; ending at once");
             std::process::exit(EXIT_ABRUPT)

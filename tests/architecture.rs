@@ -129,10 +129,8 @@ fn files_are_about_one_thing_and_say_so() {
 
 #[test]
 fn unsafe_is_in_one_file() {
-    let unsafe_files: Vec<_> = sources(Path::new("src"))
-        .into_iter()
-        .filter(|p| code(p).split_whitespace().any(|w| w == "unsafe"))
-        .collect();
+    let unsafe_files: Vec<_> =
+        sources(Path::new("src")).into_iter().filter(|p| code(p).split_whitespace().any(|w| w == "unsafe")).collect();
     let only = PathBuf::from("src/sys/sync_barrier.rs");
     assert!(unsafe_files.iter().all(|p| *p == only), "{unsafe_files:?}");
 }

@@ -79,7 +79,8 @@ fn refusals_name_the_reason_and_cost_nobody_else_anything() {
     post(&edge, "application/json", &[], b"{\"a\":").problem(400);
     let line_two = post(&edge, "application/x-ndjson", &[], b"{\"a\":1}\n{\"a\":\n").problem(400);
     assert!(line_two.contains("line 2"), "{line_two}");
-    let second = br#"[{"specversion":"1.0","id":"1","source":"s","type":"t"},{"specversion":"1.0","id":"2","source":"s"}]"#;
+    let second =
+        br#"[{"specversion":"1.0","id":"1","source":"s","type":"t"},{"specversion":"1.0","id":"2","source":"s"}]"#;
     let index_one = post(&edge, "application/cloudevents-batch+json", &[], second).problem(400);
     assert!(index_one.contains('1') && index_one.contains("type"), "{index_one}");
     post(&edge, "application/x-made-up", &[], b"hello").problem(415);
@@ -114,7 +115,10 @@ fn slow_heads_and_slow_bodies_are_closed_in_bounded_time() {
         Path::new(BINARY),
         "edge",
         dir.path(),
-        &format!("header_timeout = \"1s\"\nbody_timeout = \"1s\"\n\n[node]\ndata_dir = {:?}\n", dir.path().join("data")),
+        &format!(
+            "header_timeout = \"1s\"\nbody_timeout = \"1s\"\n\n[node]\ndata_dir = {:?}\n",
+            dir.path().join("data")
+        ),
     );
     edge.wait_ready(Duration::from_secs(30));
     let address = edge.url().trim_start_matches("http://").to_owned();
@@ -122,7 +126,10 @@ fn slow_heads_and_slow_bodies_are_closed_in_bounded_time() {
     let mut head = TcpStream::connect(&address).unwrap();
     head.write_all(b"POST /v1/events HTTP/1.1\r\nhost: x\r\n").unwrap();
     let mut body = TcpStream::connect(&address).unwrap();
-    body.write_all(b"POST /v1/events HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{").unwrap();
+    body.write_all(
+        b"POST /v1/events HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{",
+    )
+    .unwrap();
     for (mut stream, expected) in [(head, ""), (body, "408")] {
         stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
         let mut answer = String::new();
@@ -141,7 +148,8 @@ fn ten_thousand_connections_do_not_lock_out_a_device() {
         println!("skipped: this user may not open 10,500 files; `ulimit -Hn` says how many");
         return;
     }
-    let idle: Vec<TcpStream> = (0..10_000).map(|i| TcpStream::connect(&address).unwrap_or_else(|e| panic!("{i}: {e}"))).collect();
+    let idle: Vec<TcpStream> =
+        (0..10_000).map(|i| TcpStream::connect(&address).unwrap_or_else(|e| panic!("{i}: {e}"))).collect();
     let answer = post(&edge, "application/json", &[], b"{\"still\":\"here\"}");
     assert_eq!(answer.status, 202, "{}", answer.body);
     drop(idle);
@@ -159,7 +167,9 @@ fn a_mistake_in_the_configuration_is_named_with_its_line() {
         let (code, out, err) = run(Path::new(BINARY), &args);
         assert_eq!(code, 64, "{out}{err}");
         let said = format!("{out}{err}");
-        for expected in [format!("{path}:2"), format!("{path}:5"), format!("{path}:6"), "lissten".into(), "listen".into()] {
+        for expected in
+            [format!("{path}:2"), format!("{path}:5"), format!("{path}:6"), "lissten".into(), "listen".into()]
+        {
             assert!(said.contains(&expected), "{expected} is not in:\n{said}");
         }
     }

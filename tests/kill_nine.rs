@@ -69,6 +69,11 @@ fn assert_sequences_increase(seen: &[support::witness::Seen]) {
     let mut last = std::collections::HashMap::new();
     for message in seen {
         let before = last.insert((message.topic.clone(), message.stream.clone()), message.seq);
-        assert!(before.is_none_or(|b| b < message.seq), "sequence {} after {before:?} in {}", message.seq, message.topic);
+        assert!(
+            before.is_none_or(|b| b < message.seq),
+            "sequence {} after {before:?} in {}",
+            message.seq,
+            message.topic
+        );
     }
 }

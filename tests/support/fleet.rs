@@ -78,7 +78,10 @@ impl Fleet {
         let threads = (0..plan.devices)
             .map(|d| {
                 let (plan, shared) = (plan.clone(), shared.clone());
-                std::thread::Builder::new().name(format!("device-{d}")).spawn(move || device(&plan, d, &shared)).unwrap()
+                std::thread::Builder::new()
+                    .name(format!("device-{d}"))
+                    .spawn(move || device(&plan, d, &shared))
+                    .unwrap()
             })
             .collect();
         Self { shared, threads }

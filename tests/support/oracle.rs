@@ -57,9 +57,11 @@ pub fn judge(ledger: &Ledger, arrivals: impl IntoIterator<Item = Arrival>) -> Ve
         let expected = parts.as_ref().and_then(|(d, n)| {
             let device = ledger.get(d)?;
             let index = usize::try_from(*n).ok()?.checked_sub(1)?;
-            device.acknowledged.get(index).copied().or_else(|| {
-                device.uncertain.filter(|_| index == device.acknowledged.len())
-            })
+            device
+                .acknowledged
+                .get(index)
+                .copied()
+                .or_else(|| device.uncertain.filter(|_| index == device.acknowledged.len()))
         });
         let (Some((device, n)), Some(expected)) = (parts, expected) else {
             v.altered += 1;

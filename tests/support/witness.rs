@@ -81,7 +81,14 @@ fn parse(line: &str) -> Option<Seen> {
     let mut fields = line.split('\t');
     let mut next = || fields.next();
     let (id, key, stream) = (next()?.to_owned(), next()?.to_owned(), next()?.to_owned());
-    Some(Seen { id, key, stream, seq: next()?.parse().unwrap_or(0), crc: next()?.parse().ok()?, topic: next()?.to_owned() })
+    Some(Seen {
+        id,
+        key,
+        stream,
+        seq: next()?.parse().unwrap_or(0),
+        crc: next()?.parse().ok()?,
+        topic: next()?.to_owned(),
+    })
 }
 
 impl Drop for Witness {
