@@ -2,10 +2,18 @@
 //! stopped and the edge killed with -9; both come back; then every acknowledged event is looked for in the
 //! cloud's files. Exit code 0 only if nothing is missing, double, altered or out of order.
 
-#[path = "../../tests/support/mod.rs"]
-#[allow(dead_code)]
-mod support;
 mod readings;
+#[allow(dead_code)] // the tests use the rest
+mod support {
+    #[path = "../../../tests/support/files.rs"]
+    pub mod files;
+    #[path = "../../../tests/support/fleet.rs"]
+    pub mod fleet;
+    #[path = "../../../tests/support/oracle.rs"]
+    pub mod oracle;
+    #[path = "../../../tests/support/process.rs"]
+    pub mod process;
+}
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
