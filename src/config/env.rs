@@ -70,7 +70,7 @@ impl Env {
         let label = self.host_name.as_deref()?.trim().split('.').next()?;
         let id: String = label
             .chars()
-            .take(super::kinds::NODE_ID_MAX)
+            .take(super::names::NODE_ID_MAX)
             .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' })
             .collect();
         id.contains(|c: char| c.is_ascii_alphanumeric()).then_some(id)
