@@ -423,6 +423,8 @@ fn unknown_variables_are_warned_of_and_those_of_others_are_not() {
         ("TIDEGATE_CONFIG", "x"),
         ("TIDEGATE_LOG", "x"),
         ("TIDEGATE_TEST_SEED", "x"),
+        ("TIDEGATE_BENCH_CLIENT", "x"),
+        ("TIDEGATE_PULSAR_CACHE", "x"),
     ])
     .on_host("a");
     assert_eq!(
