@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::config::cloud::Sink;
-use crate::config::{CloudConfig, ConfigErrors, EdgeConfig, Env, Mode, Warning, mode};
+use crate::config::mode::{self, Loaded};
+use crate::config::{CloudConfig, ConfigErrors, EdgeConfig, Env, Mode, Warning};
 
 /// Exit code for a wrong configuration (EX_USAGE of sysexits).
 const EXIT_USAGE: u8 = 64;
@@ -31,26 +32,24 @@ struct Report {
 
 fn check(file: Option<&Path>, given: Option<Mode>, env: &Env) -> Report {
     let name = file.map_or("defaults".to_owned(), |path| path.display().to_string());
-    let detected = match (given, file) {
-        (Some(mode), _) => Ok(Some(mode)),
-        (None, Some(path)) => mode::detect(path),
-        (None, None) => Ok(Some(Mode::Edge)),
+    let loaded = match (file, given) {
+        (Some(path), _) => mode::load(path, given, env),
+        (None, Some(Mode::Cloud)) => CloudConfig::load(None, env).map(|(c, w)| Some((Loaded::Cloud(Box::new(c)), w))),
+        (None, _) => EdgeConfig::load(None, env).map(|(c, w)| Some((Loaded::Edge(Box::new(c)), w))),
     };
-    match detected {
-        Err(errors) => refuse(&name, &errors),
+    match loaded {
+        Ok(Some((Loaded::Edge(config), warnings))) => {
+            accept(&name, &edge_summary(&config), &config.effective(), &warnings)
+        }
+        Ok(Some((Loaded::Cloud(config), warnings))) => {
+            accept(&name, &cloud_summary(&config), &config.effective(), &warnings)
+        }
         Ok(None) => Report {
             ok: false,
             out: String::new(),
             err: format!("{name}: its sections do not tell whether it is for edge or cloud; add --edge or --cloud\n"),
         },
-        Ok(Some(Mode::Edge)) => match EdgeConfig::load(file, env) {
-            Ok((config, warnings)) => accept(&name, &edge_summary(&config), &config.effective(), &warnings),
-            Err(errors) => refuse(&name, &errors),
-        },
-        Ok(Some(Mode::Cloud)) => match CloudConfig::load(file, env) {
-            Ok((config, warnings)) => accept(&name, &cloud_summary(&config), &config.effective(), &warnings),
-            Err(errors) => refuse(&name, &errors),
-        },
+        Err(errors) => refuse(&name, &errors),
     }
 }
 
@@ -141,6 +140,26 @@ mod tests {
         let (ok, _, err) = on("[http]\n", None, &env);
         assert!(!ok && err.ends_with("add --edge or --cloud\n"), "{err}");
         assert!(on("[http]\n", Some(Mode::Cloud), &env).0);
+    }
+
+    /// `tidegate check <(make-config)`: a pipe gives its text once.
+    #[test]
+    fn a_pipe_can_be_checked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        let to = path.clone();
+        let writer = crate::sys::tasks::thread("writer", move || std::fs::write(to, "[uplink]\nwindow = 1\n")).unwrap();
+        let report = check(Some(&path), None, &Env::empty());
+        writer.join().unwrap().unwrap();
+        assert!(report.err.contains("pipe:2:10: uplink.window: "), "{report:?}");
     }
 
     #[test]

@@ -7,10 +7,9 @@ use std::time::Duration;
 use super::cloud_rules;
 use super::document::Document;
 use super::env::Env;
-use super::kinds::{
-    Address, Choice, Count, FilePath, Kind, LANE_NAME, List, Optional, PULSAR_NAME, SecretText, Size, Time,
-};
+use super::kinds::{Address, Choice, Count, FilePath, Kind, List, Optional, SecretText, Size, Time, TokenFile};
 use super::log::Log;
+use super::names::{LANE_NAME, PULSAR_NAME};
 use super::problem::{ConfigErrors, Warning};
 use super::reader::{Fields, OtherMode, Reader};
 use super::secret::Secret;
@@ -60,7 +59,7 @@ section! {
         /// Token, if the broker wants one. Prefer `token_file`.
         token: Option<Secret> = None, key(Optional(SecretText)).example("\"…\"");
         /// File with the token; read at every connect.
-        token_file: Option<PathBuf> = None, key(Optional(FilePath)).example("\"/etc/tidegate/token\"");
+        token_file: Option<PathBuf> = None, key(Optional(TokenFile)).example("\"/etc/tidegate/token\"");
         /// PEM file with the authorities to trust, instead of the public ones.
         ca_file: Option<PathBuf> = None, key(Optional(FilePath)).example("\"/etc/tidegate/ca.pem\"");
         /// How long topics keep what was consumed, for replay.

@@ -7,11 +7,9 @@ use std::time::Duration;
 use super::document::Document;
 use super::edge_rules;
 use super::env::Env;
-use super::kinds::{
-    Address, Choice, Count, FilePath, LANE_NAME, List, NODE_ID, Optional, PULSAR_NAME, SecretText, Size, Time,
-    TopicFilter, TypePattern,
-};
+use super::kinds::{Address, Choice, Count, FilePath, List, Optional, SecretText, Size, Time, TokenFile};
 pub use super::log::{Log, LogFormat};
+use super::names::{LANE_NAME, NODE_ID, PULSAR_NAME, TopicFilter, TypePattern};
 use super::problem::{ConfigErrors, Warning};
 use super::reader::{OtherMode, Reader};
 pub use super::secret::Secret;
@@ -25,6 +23,9 @@ const TIB: u64 = 1 << 40;
 
 /// What stands in for the node's name until it is known.
 const NODE_ID_FALLBACK: &str = "edge";
+
+/// The type pattern of a lane that gets no events: every event has a type.
+pub(super) const TAKES_NOTHING: &str = "";
 
 /// The sections of `edge.toml`.
 pub(super) const SECTIONS: [&str; 7] = ["node", "http", "mqtt", "outbox", "lane", "uplink", "log"];
@@ -154,7 +155,7 @@ section! {
         /// Token, if the broker wants one. Prefer `token_file`.
         token: Option<Secret> = None, key(Optional(SecretText)).example("\"…\"");
         /// File with the token; read at every connect.
-        token_file: Option<PathBuf> = None, key(Optional(FilePath)).example("\"/etc/tidegate/token\"");
+        token_file: Option<PathBuf> = None, key(Optional(TokenFile)).example("\"/etc/tidegate/token\"");
         /// PEM file with the authorities to trust for `pulsar+ssl://`, instead of the public ones.
         ca_file: Option<PathBuf> = None, key(Optional(FilePath)).example("\"/etc/tidegate/ca.pem\"");
         /// Most events in a batch.
@@ -234,6 +235,7 @@ impl EdgeConfig {
         lines.extend(changes(&self.http, &default.http));
         lines.extend(changes(&self.outbox, &default.outbox));
         lines.extend(self.lanes.iter().map(|lane| match lane.types.join(", ") {
+            _ if lane.types == [TAKES_NOTHING] => format!("lane {}: takes nothing in this version", lane.name),
             types if types.is_empty() => format!("lane {}: takes what no other lane matches", lane.name),
             types => format!("lane {}: takes {types}", lane.name),
         }));
@@ -247,8 +249,8 @@ fn read_lanes(reader: &mut Reader<'_>) -> Vec<Lane> {
     let lanes = reader.tables(Lane::NAME, |fields| {
         let mut lane = Lane::read(fields);
         if fields.has("mqtt") && !fields.has("types") {
-            // Without types it would take everything. No event has the empty type: it takes nothing.
-            lane.types = vec![String::new()];
+            // Without types it would take everything.
+            lane.types = vec![TAKES_NOTHING.to_owned()];
         }
         Some(lane)
     });

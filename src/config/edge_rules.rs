@@ -1,6 +1,6 @@
 //! What must hold between the keys of `edge.toml`.
 
-use super::edge::{EdgeConfig, Http, Lane, Mqtt, Node, Outbox, Uplink};
+use super::edge::{EdgeConfig, Http, Lane, Mqtt, Node, Outbox, TAKES_NOTHING, Uplink};
 use super::env::Env;
 use super::reader::{KeyPath, Reader};
 use super::rules::{Credentials, collide, names_differ};
@@ -44,18 +44,21 @@ fn lanes(lanes: &[Lane], reader: &mut Reader<'_>) {
         return;
     }
     names_differ::<Lane>(lanes.iter().map(|lane| lane.name.as_str()), reader);
-    for (index, lane) in lanes.iter().enumerate() {
-        let own = patterns(lane);
-        let taker = lanes[..index]
-            .iter()
-            .find(|earlier| own.iter().all(|pattern| patterns(earlier).iter().any(|wider| covers(wider, pattern))));
-        if let Some(taker) = taker {
-            let key = if lane.types.is_empty() { "name" } else { "types" };
+    for (index, lane) in lanes.iter().enumerate().filter(|(_, lane)| lane.types != [TAKES_NOTHING]) {
+        let taken: Vec<(&str, &str)> = patterns(lane)
+            .into_iter()
+            .filter_map(|pattern| Some((pattern, taker(&lanes[..index], pattern)?)))
+            .collect();
+        let key = KeyPath::in_table::<Lane>(index, if lane.types.is_empty() { "name" } else { "types" });
+        if taken.len() == patterns(lane).len() {
             let text = format!(
-                "can never match: the earlier lane {:?} takes all of it; move this [[lane]] before that one",
-                taker.name
+                "can never match: the earlier lane {:?} takes {}; move this [[lane]] before that one",
+                taken[0].1,
+                if taken.iter().all(|(_, taker)| *taker == taken[0].1) { "all of it" } else { "it, with others" }
             );
-            reader.wrong(KeyPath::in_table::<Lane>(index, key), text);
+            reader.wrong(key, text);
+        } else if let Some((pattern, taker)) = taken.first() {
+            reader.warn(key, format!("{pattern:?} can never match: the earlier lane {taker:?} takes all of it"));
         }
     }
     let last = lanes.len().saturating_sub(1);
@@ -63,6 +66,12 @@ fn lanes(lanes: &[Lane], reader: &mut Reader<'_>) {
         let text = "no lane takes what the others leave; add a last [[lane]] with a name and without types";
         reader.wrong(KeyPath::in_table::<Lane>(last, "types"), text);
     }
+}
+
+/// The lane that takes every type that `pattern` matches.
+fn taker<'l>(lanes: &'l [Lane], pattern: &str) -> Option<&'l str> {
+    let lane = lanes.iter().find(|lane| patterns(lane).iter().any(|wider| covers(wider, pattern)))?;
+    Some(&lane.name)
 }
 
 fn patterns(lane: &Lane) -> Vec<&str> {

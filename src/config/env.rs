@@ -7,11 +7,17 @@ use std::fmt;
 /// Prefix of all variables that are ours.
 pub const PREFIX: &str = "TIDEGATE_";
 
-/// Variables that belong to the command line and the build, not to the configuration.
-const NOT_CONFIGURATION: [&str; 3] = ["TIDEGATE_CONFIG", "TIDEGATE_LOG", "TIDEGATE_REWRITE_CONFIG"];
+/// Variables that belong to the command line, the build and the scripts, not to the configuration.
+const NOT_CONFIGURATION: [&str; 5] = [
+    "TIDEGATE_CONFIG",
+    "TIDEGATE_LOG",
+    "TIDEGATE_REWRITE_CONFIG",
+    "TIDEGATE_PULSAR_CACHE", // deploy/pulsar/pulsar.sh
+    "TIDEGATE_PULSAR_SH",    // tests that start a broker
+];
 
-/// Variables with this prefix are for tests and never looked at here.
-const TEST_PREFIX: &str = "TIDEGATE_TEST_";
+/// Variables with these prefixes are for tests and benches, and never looked at here.
+const NOT_OURS: [&str; 2] = ["TIDEGATE_TEST_", "TIDEGATE_BENCH_"];
 
 /// The variables named `TIDEGATE_…` and the host's name.
 #[derive(Clone, Default)]
@@ -62,7 +68,7 @@ impl Env {
         self.variables
             .keys()
             .map(String::as_str)
-            .filter(|name| !NOT_CONFIGURATION.contains(name) && !name.starts_with(TEST_PREFIX))
+            .filter(|name| !NOT_CONFIGURATION.contains(name) && !NOT_OURS.iter().any(|prefix| name.starts_with(prefix)))
     }
 
     /// The host's name, first label, with everything but letters, digits, `-` and `_` replaced by `-`.
@@ -70,7 +76,7 @@ impl Env {
         let label = self.host_name.as_deref()?.trim().split('.').next()?;
         let id: String = label
             .chars()
-            .take(super::kinds::NODE_ID_MAX)
+            .take(super::names::NODE_ID_MAX)
             .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' })
             .collect();
         id.contains(|c: char| c.is_ascii_alphanumeric()).then_some(id)

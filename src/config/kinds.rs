@@ -12,10 +12,6 @@ use toml::de::DeValue;
 use super::secret::Secret;
 use super::suggest::closest;
 use super::units::{format_duration, format_size, parse_duration, parse_size};
-use crate::event::ATTRIBUTE_BYTES_MAX;
-
-/// Longest node id: it is part of topic, producer and file names.
-pub(super) const NODE_ID_MAX: usize = 64;
 
 /// Most characters of a wrong value that are repeated in the message about it.
 const ECHO_MAX: usize = 60;
@@ -77,7 +73,7 @@ pub(super) fn echo(text: &str) -> String {
     format!("{:?}", start + "…")
 }
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
 
@@ -147,6 +143,16 @@ impl Kind for Time {
         }
         let (given, low, high) = (format_duration(time), format_duration(self.0), format_duration(self.1));
         Err(format!("{given} is out of range; write a duration from {low} to {high}"))
+    }
+
+    fn toml(&self, value: &DeValue<'_>) -> Result<Duration, Vec<Fault>> {
+        let text = match value {
+            // To be told which unit is missing, not that it should be a string.
+            DeValue::Integer(n) => n.to_string(),
+            DeValue::String(text) => text.to_string(),
+            other => return Err(wrong_type(other, &self.takes())),
+        };
+        self.text(&text).map_err(|text| vec![Fault { span: None, text }])
     }
 
     fn show(&self, value: &Duration) -> Option<String> {
@@ -228,7 +234,7 @@ impl Kind for FilePath {
     }
 
     fn text(&self, text: &str) -> Result<PathBuf, String> {
-        if text.is_empty() || text.contains('\0') {
+        if text.is_empty() || text.chars().any(char::is_control) {
             return Err(format!("{} is no path; write {}", echo(text), self.takes()));
         }
         if text.starts_with("~/") {
@@ -239,6 +245,31 @@ impl Kind for FilePath {
 
     fn show(&self, value: &PathBuf) -> Option<String> {
         Some(quoted(&value.display().to_string()))
+    }
+}
+
+/// The path of a file with a token. A token written here by mistake is not repeated.
+pub(super) struct TokenFile;
+
+/// Longest file name that is not taken for a token; the shortest JSON web tokens are longer.
+const TOKEN_FILE_NAME_MAX: usize = 64;
+
+impl Kind for TokenFile {
+    type Value = PathBuf;
+
+    fn takes(&self) -> String {
+        FilePath.takes()
+    }
+
+    fn text(&self, text: &str) -> Result<PathBuf, String> {
+        if !text.contains('/') && (text.starts_with("eyJ") || text.len() > TOKEN_FILE_NAME_MAX) {
+            return Err("looks like the token itself; write the path of a file that holds it".to_owned());
+        }
+        FilePath.text(text)
+    }
+
+    fn show(&self, value: &PathBuf) -> Option<String> {
+        FilePath.show(value)
     }
 }
 
@@ -262,121 +293,6 @@ impl Kind for SecretText {
 
     fn show(&self, _: &Secret) -> Option<String> {
         Some("(secret)".to_owned())
-    }
-}
-
-/// A name with a rule.
-pub(super) struct Name {
-    most: usize,
-    allowed: fn(char) -> bool,
-    rule: &'static str,
-    taken: fn(&str) -> Option<&'static str>,
-}
-
-/// A gateway's name. No dots: it is the first part of `node.incarnation.lane`.
-pub(super) const NODE_ID: Name = Name {
-    most: NODE_ID_MAX,
-    allowed: |c| c.is_ascii_alphanumeric() || c == '-' || c == '_',
-    rule: "1 to 64 letters, digits, - or _ (no dots)",
-    taken: |_| None,
-};
-
-/// A lane's name: part of a topic's and a directory's.
-pub(super) const LANE_NAME: Name = Name {
-    most: 32,
-    allowed: |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-',
-    rule: "1 to 32 lower-case letters, digits or -",
-    taken: |name| match name {
-        _ if name.starts_with('-') || name.ends_with('-') => Some("starts or ends with -"),
-        _ if name.ends_with("-dead") => Some("ends with -dead, which is the lane's dead-letter topic"),
-        _ if name.contains("-partition-") => Some("has -partition- in it, which Pulsar keeps for itself"),
-        _ => None,
-    },
-};
-
-/// What Pulsar takes as the name of a tenant, cluster or subscription.
-pub(super) const PULSAR_NAME: Name = Name {
-    most: 64,
-    allowed: |c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '=' | ':' | '.'),
-    rule: "1 to 64 letters, digits or - _ = : .",
-    taken: |_| None,
-};
-
-impl Kind for Name {
-    type Value = String;
-
-    fn takes(&self) -> String {
-        format!("{}, in quotes", self.rule)
-    }
-
-    fn text(&self, text: &str) -> Result<String, String> {
-        let length = text.chars().count();
-        if length == 0 || length > self.most || !text.chars().all(self.allowed) {
-            return Err(format!("{} is no valid name; write {}", echo(text), self.rule));
-        }
-        match (self.taken)(text) {
-            Some(why) => Err(format!("{} {why}; choose another name", echo(text))),
-            None => Ok(text.to_owned()),
-        }
-    }
-
-    fn show(&self, value: &String) -> Option<String> {
-        Some(quoted(value))
-    }
-}
-
-/// Event types with `*` for any run of characters.
-pub(super) struct TypePattern;
-
-impl Kind for TypePattern {
-    type Value = String;
-
-    fn takes(&self) -> String {
-        "an event type such as \"*.alarm\"".to_owned()
-    }
-
-    fn text(&self, text: &str) -> Result<String, String> {
-        if text.is_empty() || text.len() > ATTRIBUTE_BYTES_MAX || text.chars().any(char::is_control) {
-            return Err(format!("{} can match no event type; write {}", echo(text), self.takes()));
-        }
-        Ok(text.to_owned())
-    }
-
-    fn show(&self, value: &String) -> Option<String> {
-        Some(quoted(value))
-    }
-}
-
-/// An MQTT topic filter (MQTT 5.0 §4.7): `#` only as the last level, `+` only as a whole one.
-pub(super) struct TopicFilter;
-
-impl Kind for TopicFilter {
-    type Value = String;
-
-    fn takes(&self) -> String {
-        "an MQTT topic filter such as \"devices/+/alarm\"".to_owned()
-    }
-
-    fn text(&self, text: &str) -> Result<String, String> {
-        let levels: Vec<&str> = text.split('/').collect();
-        let last = levels.len() - 1;
-        let good = !text.is_empty()
-            && text.len() <= usize::from(u16::MAX)
-            && !text.contains('\0')
-            && levels.iter().enumerate().all(|(i, level)| match *level {
-                "+" => true,
-                "#" => i == last,
-                other => !other.contains(['+', '#']),
-            });
-        if good {
-            Ok(text.to_owned())
-        } else {
-            Err(format!("{} is no topic filter; write {}", echo(text), self.takes()))
-        }
-    }
-
-    fn show(&self, value: &String) -> Option<String> {
-        Some(quoted(value))
     }
 }
 
@@ -426,14 +342,15 @@ impl<K: Kind> Kind for List<K> {
     }
 
     fn text(&self, text: &str) -> Result<Self::Value, String> {
-        let items: Result<Vec<_>, _> = text.split(',').map(|item| self.0.text(item.trim())).collect();
-        items.and_then(|items| self.bounded(items))
+        self.count(text.split(',').count())?;
+        text.split(',').map(|item| self.0.text(item.trim())).collect()
     }
 
     fn toml(&self, value: &DeValue<'_>) -> Result<Self::Value, Vec<Fault>> {
         let DeValue::Array(array) = value else {
             return Err(wrong_type(value, &self.takes()));
         };
+        self.count(array.len()).map_err(|text| vec![Fault { span: None, text }])?;
         let (mut items, mut faults) = (Vec::new(), Vec::new());
         for item in array.iter() {
             match self.0.toml(item.get_ref()) {
@@ -443,10 +360,7 @@ impl<K: Kind> Kind for List<K> {
                 ),
             }
         }
-        if !faults.is_empty() {
-            return Err(faults);
-        }
-        self.bounded(items).map_err(|text| vec![Fault { span: None, text }])
+        if faults.is_empty() { Ok(items) } else { Err(faults) }
     }
 
     fn show(&self, value: &Self::Value) -> Option<String> {
@@ -456,11 +370,11 @@ impl<K: Kind> Kind for List<K> {
 }
 
 impl<K: Kind> List<K> {
-    fn bounded(&self, items: Vec<K::Value>) -> Result<Vec<K::Value>, String> {
-        if items.len() > self.1 {
-            return Err(format!("has {} items; write at most {}", items.len(), self.1));
+    fn count(&self, items: usize) -> Result<(), String> {
+        if items > self.1 {
+            return Err(format!("has {items} items; write at most {}", self.1));
         }
-        Ok(items)
+        Ok(())
     }
 }
 

@@ -14,6 +14,7 @@ pub mod generate;
 mod kinds;
 pub mod log;
 pub mod mode;
+mod names;
 pub mod problem;
 mod reader;
 mod rules;

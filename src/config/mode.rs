@@ -5,9 +5,10 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
 use super::document::Document;
-use super::problem::ConfigErrors;
+use super::env::Env;
+use super::problem::{ConfigErrors, Warning};
 use super::suggest::closest;
-use super::{cloud, edge};
+use super::{CloudConfig, EdgeConfig, cloud, edge};
 
 /// The two ways to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,9 +19,34 @@ pub enum Mode {
     Cloud,
 }
 
-/// What the file at `path` is for. `None`: nothing in it tells.
-pub fn detect(path: &Path) -> Result<Option<Mode>, ConfigErrors> {
+/// A configuration of either mode.
+#[derive(Clone, Debug)]
+pub enum Loaded {
+    /// `edge.toml`
+    Edge(Box<EdgeConfig>),
+    /// `cloud.toml`
+    Cloud(Box<CloudConfig>),
+}
+
+/// Loads the file at `path` for the mode that is `given`, or else that it tells of itself. `Ok(None)`:
+/// nothing in it tells. The file is read once: it may be a pipe.
+pub fn load(path: &Path, given: Option<Mode>, env: &Env) -> Result<Option<(Loaded, Vec<Warning>)>, ConfigErrors> {
     let document = Document::load(Some(path))?;
+    let mode = match given {
+        Some(mode) => Some(mode),
+        None => detect(path, &document)?,
+    };
+    match mode {
+        Some(Mode::Edge) => {
+            EdgeConfig::read(&document, env).map(|(config, warnings)| Some((Loaded::Edge(Box::new(config)), warnings)))
+        }
+        Some(Mode::Cloud) => CloudConfig::read(&document, env)
+            .map(|(config, warnings)| Some((Loaded::Cloud(Box::new(config)), warnings))),
+        None => Ok(None),
+    }
+}
+
+fn detect(path: &Path, document: &Document) -> Result<Option<Mode>, ConfigErrors> {
     let root = document.parse().map_err(ConfigErrors::new)?;
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     Ok(by_sections(&root).or_else(|| by_name(&name)))
@@ -70,7 +96,6 @@ mod tests {
 
     #[test]
     fn a_file_is_told_by_its_sections_then_by_its_name() {
-        let dir = tempfile::tempdir().unwrap();
         for (name, text, mode) in [
             ("a.toml", "[uplink]\n[http]\n", Some(Mode::Edge)),
             ("a.toml", "[uplnk]\n", Some(Mode::Edge)),
@@ -83,9 +108,8 @@ mod tests {
             ("a.toml", "[http]\n[log]\n", None),
             ("a.toml", "[uplink]\n[pulsar]\n", None),
         ] {
-            let path = dir.path().join(name);
-            std::fs::write(&path, text).unwrap();
-            assert_eq!(detect(&path).unwrap(), mode, "{name}: {text}");
+            let document = Document::new(name, text.to_owned());
+            assert_eq!(detect(Path::new(name), &document).unwrap(), mode, "{name}: {text}");
         }
     }
 }

@@ -8,13 +8,16 @@ use toml::de::{DeTable, DeValue};
 
 use super::document::Document;
 use super::env::Env;
-use super::kinds::Kind;
+use super::kinds::{Kind, echo};
 use super::problem::{ConfigErrors, Place, Problem, Warning};
 use super::suggest::closest;
 use super::table::{Section, Spec, variable};
 
 /// Most tables of one array (`[[lane]]`, `[[sink]]`): each of them costs memory and connections.
 const TABLES_MAX: usize = 32;
+
+/// Most unknown keys that are listed of one table: enough to say that it is the wrong file.
+const UNKNOWN_MAX: usize = 1000;
 
 /// Names one key; in an array of tables with the table's index, which is not shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -192,11 +195,9 @@ impl<'d> Reader<'d> {
     }
 
     fn unknown_sections(&mut self, other: &OtherMode) {
-        for (key, value) in self.root {
+        let unknown = self.root.iter().filter(|(key, _)| !self.sections.contains(&key.get_ref().as_ref()));
+        for (key, value) in unknown.take(UNKNOWN_MAX) {
             let name: &str = key.get_ref();
-            if self.sections.contains(&name) {
-                continue;
-            }
             let is_table = matches!(value.get_ref(), DeValue::Table(_) | DeValue::Array(_));
             let near = closest(name, self.sections.iter().copied());
             let text = match near {
@@ -205,7 +206,7 @@ impl<'d> Reader<'d> {
                 _ if is_table => format!("there is no such section; there are [{}]", self.sections.join("], [")),
                 _ => format!("stands outside of all sections; put it below one of [{}]", self.sections.join("], [")),
             };
-            self.problems.push(Problem { place: self.document.place(key.span().start), key: name.to_owned(), text });
+            self.problems.push(Problem { place: self.document.place(key.span().start), key: bare(name), text });
         }
     }
 
@@ -311,19 +312,23 @@ impl Fields<'_, '_> {
     /// What is left in the table is unknown.
     fn finish(self) {
         let Some(table) = self.table else { return };
-        for key in table.keys() {
+        let unknown = table.keys().filter(|key| !self.known.contains(&key.get_ref().as_ref()));
+        for key in unknown.take(UNKNOWN_MAX) {
             let name: &str = key.get_ref();
-            if self.known.contains(&name) {
-                continue;
-            }
             let text = match closest(name, self.known.iter().copied()) {
                 Some(near) => format!("there is no such key; did you mean {near:?}?"),
                 None => format!("there is no such key; [{}] has {}", self.section, self.known.join(", ")),
             };
             let place = self.reader.document.place(key.span().start);
-            self.reader.problem_at(place, format!("{}.{name}", self.section), text);
+            self.reader.problem_at(place, format!("{}.{}", self.section, bare(name)), text);
         }
     }
+}
+
+/// A name that someone else chose: long or odd ones are cut and escaped.
+fn bare(name: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if name.len() <= 40 && !name.is_empty() && name.chars().all(plain) { name.to_owned() } else { echo(name) }
 }
 
 /// A key's value.

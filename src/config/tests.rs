@@ -71,7 +71,7 @@ const BAD_EDGE: &[(&str, &[&str])] = &[
     ),
     (
         "[http]\nheader_timeout = 10",
-        &["edge.toml:2:18: http.header_timeout: is an integer; write a duration such as \"30s\""],
+        &["edge.toml:2:18: http.header_timeout: \"10\" has no unit; write \"10s\" for seconds (or ms, min, h, d)"],
     ),
     (
         "[http]\nheader_timeout = \"2h\"",
@@ -331,6 +331,10 @@ fn a_policy_that_is_not_in_effect_is_said() {
     );
     // The empty type matches no event: an MQTT lane must not become the one that takes everything.
     assert_eq!((config.lanes[0].types.as_slice(), config.lanes[1].types.len()), ([String::new()].as_slice(), 0));
+    assert_eq!(config.effective()[1], "lane alarms: takes nothing in this version");
+    let two = "[[lane]]\nname = \"a\"\nmqtt = [\"a\"]\n[[lane]]\nname = \"b\"\nmqtt = [\"b\"]\n";
+    assert_eq!(edge(&format!("{two}[[lane]]\nname = \"c\"")).unwrap().1.len(), 2);
+    assert!(edge(two).unwrap_err()[0].contains("no lane takes what the others leave"));
 }
 
 #[test]
@@ -419,6 +423,8 @@ fn unknown_variables_are_warned_of_and_those_of_others_are_not() {
         ("TIDEGATE_CONFIG", "x"),
         ("TIDEGATE_LOG", "x"),
         ("TIDEGATE_TEST_SEED", "x"),
+        ("TIDEGATE_BENCH_CLIENT", "x"),
+        ("TIDEGATE_PULSAR_CACHE", "x"),
     ])
     .on_host("a");
     assert_eq!(
@@ -465,6 +471,66 @@ fn credentials_are_checked_as_far_as_an_installer_expects() {
         warnings[0].ends_with("is not used: no address is pulsar+ssl://; write pulsar+ssl:// to have TLS"),
         "{warnings:?}"
     );
+}
+
+#[test]
+fn a_type_that_never_matches_here_is_said() {
+    let lane = |name: &str, types: &str| format!("[[lane]]\nname = \"{name}\"\ntypes = [{types}]\n");
+    let rest = "[[lane]]\nname = \"rest\"\n";
+    let (_, warnings) = edge(&(lane("a", "\"*.x\"") + &lane("b", "\"y.x\", \"z\"") + rest)).unwrap();
+    assert_eq!(
+        warnings,
+        ["edge.toml:6:9: lane.types: \"y.x\" can never match: the earlier lane \"a\" takes all of it"]
+    );
+    let errors = edge(&(lane("a", "\"x\"") + &lane("b", "\"y\"") + &lane("c", "\"y\", \"x\"") + rest)).unwrap_err();
+    assert_eq!(
+        errors,
+        [
+            "edge.toml:9:9: lane.types: can never match: the earlier lane \"b\" takes it, with others; move this [[lane]] before that one"
+        ]
+    );
+}
+
+#[test]
+fn a_token_in_the_wrong_place_is_not_repeated() {
+    let token = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJlZGdlIn0.s3cret";
+    for text in [
+        format!("token_file = \"{token}\""),
+        format!("token = [\"{token}\"]"),
+        format!("tokn = \"{token}\""),
+        format!("token = \"{token}"),
+        format!("token = \"{token} \""),
+        format!("pulsar = [\"pulsar://me:{token}@host\"]"),
+    ] {
+        let errors = edge(&format!("[uplink]\n{text}\n")).unwrap_err().join("\n");
+        assert!(errors.starts_with("edge.toml:2:") && !errors.contains("s3cret"), "{errors}");
+    }
+}
+
+#[test]
+fn odd_keys_are_cut_and_escaped() {
+    let text = format!("[http]\n\"a\\u001b[2J\" = 1\n{} = 1\n", "k".repeat(500));
+    let errors = edge(&text).unwrap_err();
+    assert!(errors[0].starts_with("edge.toml:2:1: http.\"a\\u{1b}[2J\": "), "{errors:?}");
+    assert!(errors[1].len() < 250, "{errors:?}");
+}
+
+proptest::proptest! {
+    /// Whatever happens to a file, it is read or refused with a place; nothing panics.
+    #[test]
+    fn a_damaged_file_is_refused_in_words(
+        cut in 0..DESIGN_EDGE.len(),
+        length in 0_usize..40,
+        put in "[\\[\\]{}=\"'#.,\\n\\\\a-zA-Z0-9ü ]{0,12}",
+    ) {
+        let end = (cut + length).min(DESIGN_EDGE.len());
+        let text = format!("{}{put}{}", &DESIGN_EDGE[..cut], &DESIGN_EDGE[end..]);
+        if let Err(errors) = edge(&text) {
+            proptest::prop_assert!(!errors.is_empty());
+            proptest::prop_assert!(errors.iter().all(|e| e.starts_with("edge.toml:")), "{:?}", errors);
+        }
+        let _ = cloud(&text);
+    }
 }
 
 #[test]
