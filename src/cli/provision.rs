@@ -131,3 +131,23 @@ impl Progress for Report<'_> {
         self.waiting = true;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args, FromArgMatches};
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_read_and_bounded() {
+        let command = || ProvisionArgs::augment_args(clap::Command::new("provision"));
+        command().debug_assert();
+        let read = |words: &[&str]| {
+            let all = std::iter::once("provision").chain(words.iter().copied());
+            command().try_get_matches_from(all).map(|m| ProvisionArgs::from_arg_matches(&m).unwrap())
+        };
+        let args = read(&["--config", "cloud.toml", "--dry-run", "--wait", "60"]).unwrap();
+        assert_eq!((args.config, args.dry_run, args.wait), (Some("cloud.toml".into()), true, 60));
+        assert!(read(&["--wait", "86401"]).is_err());
+    }
+}

@@ -135,3 +135,12 @@ fn urls_tokens_and_authorities_are_checked_before_any_request() {
         assert!(error.contains(name), "{error}");
     }
 }
+
+#[test]
+fn an_unknown_host_is_said_to_be_one() {
+    let error = std::io::Error::other("failed to lookup address information: Name or service not known");
+    let error = transport("http://a", &ureq::Error::Io(error));
+    assert!(error.to_string().contains("the host name is not known"), "{error}");
+    assert!(error.to_string().contains("DNS"), "{error}");
+    assert_eq!(error.class(), Class::Retry);
+}

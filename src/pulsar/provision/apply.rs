@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use super::conflict::Conflict;
 use super::desired::{ClusterAt, Desired, DesiredError};
 use super::observe::{Observed, observe};
-use super::plan::{Conflict, Plan, Step, plan};
+use super::plan::{Plan, Step, plan};
 use crate::config::CloudConfig;
 use crate::pulsar::admin::{Admin, Credentials};
 use crate::pulsar::admin_error::{AdminError, Class};

@@ -12,11 +12,13 @@
 
 pub mod apply;
 pub mod broker;
+pub mod conflict;
 pub mod desired;
 pub mod observe;
 pub mod plan;
 
 pub use apply::{Progress, ProvisionError, Summary, provision};
+pub use conflict::Conflict;
 pub use desired::Desired;
 pub use observe::Observed;
 pub use plan::{Plan, Step, plan};
