@@ -233,7 +233,7 @@ impl World {
             return Ok(());
         }
         let start = self.events.partition_point(|e| e.0 < self.next);
-        for (seq, partition, bytes) in self.events[start..].to_vec() {
+        for (seq, partition, bytes) in self.events.clone().split_off(start) {
             if !self.core.has_room(bytes) {
                 break;
             }
