@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use support::broker::Broker;
 use support::process::Tidegate;
+use support::system;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_tidegate");
 const BATCH: u64 = 1000;
@@ -26,7 +27,7 @@ fn main() {
         std::env::var("TIDEGATE_BENCH_CLIENT").expect("TIDEGATE_BENCH_CLIENT: deploy/bench.sh builds it and sets this");
     let dir = tempfile::tempdir().expect("a temporary directory");
     let broker = Broker::start();
-    support::provision_lanes(Path::new(BINARY), dir.path(), &broker, &["telemetry", "official"], 1);
+    system::provision_lanes(Path::new(BINARY), dir.path(), &broker, &["telemetry", "official"], 1);
     let mut ratios = Vec::new();
     for pair in 1..=pairs {
         let ours = drain(&dir.path().join(pair.to_string()), &broker, events, bytes);
@@ -61,7 +62,7 @@ fn drain(dir: &Path, broker: &Broker, events: u64, bytes: u64) -> f64 {
     assert_eq!(edge.backlog(), Some(events));
     edge.terminate(Duration::from_secs(30));
     let mut edge =
-        Tidegate::start(Path::new(BINARY), "edge", dir, &support::edge_toml_in(&dir.join("data"), "bench", broker));
+        Tidegate::start(Path::new(BINARY), "edge", dir, &system::edge_toml_in(&dir.join("data"), "bench", broker));
     edge.wait_ready(Duration::from_secs(30));
     let start = Instant::now();
     edge.wait_drained(Duration::from_secs(300));

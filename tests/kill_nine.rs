@@ -14,6 +14,7 @@ use support::fleet::{Fleet, Plan, simulated};
 use support::oracle::judge;
 use support::process::Tidegate;
 use support::random::Random;
+use support::system;
 use support::witness::{Witness, arrivals};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_tidegate");
@@ -25,11 +26,11 @@ fn acknowledged_events_survive_kill_nine_of_edge_and_broker() {
     let rounds = support::setting("TIDEGATE_TEST_KILL_ROUNDS", ROUNDS_IN_CI);
     let mut random = Random::from_environment();
     let dir = tempfile::tempdir().unwrap();
-    let mut broker = Broker::start();
-    support::provision(Path::new(BINARY), dir.path(), &broker, 4);
+    let broker = Broker::start();
+    system::provision(Path::new(BINARY), dir.path(), &broker, 4);
     let topic = "persistent://tidegate/telemetry/telemetry";
     let witness = Witness::start(&broker.service_url(), topic, &dir.path().join("seen.tsv"));
-    let mut edge = Tidegate::start(Path::new(BINARY), "edge", dir.path(), &support::edge_toml(dir.path(), &broker));
+    let mut edge = Tidegate::start(Path::new(BINARY), "edge", dir.path(), &system::edge_toml(dir.path(), &broker));
     edge.wait_ready(Duration::from_secs(30));
     let fleet = Fleet::start(Plan {
         url: edge.url(),

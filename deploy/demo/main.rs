@@ -3,15 +3,12 @@
 //! cloud's files. Exit code 0 only if nothing is missing, double, altered or out of order.
 
 mod readings;
+#[path = "../../tests/support"]
 #[allow(dead_code)] // the tests use the rest
 mod support {
-    #[path = "../../../tests/support/files.rs"]
     pub mod files;
-    #[path = "../../../tests/support/fleet.rs"]
     pub mod fleet;
-    #[path = "../../../tests/support/oracle.rs"]
     pub mod oracle;
-    #[path = "../../../tests/support/process.rs"]
     pub mod process;
 }
 
@@ -31,7 +28,10 @@ const BROKER_START_MAX: Duration = Duration::from_secs(120);
 const DRAIN_MAX: Duration = Duration::from_secs(180);
 
 #[derive(Parser)]
-#[command(name = "demo", about = "One edge, one cloud process, a real Pulsar, 50 devices, and two faults in the middle")]
+#[command(
+    name = "demo",
+    about = "One edge, one cloud process, a real Pulsar, 50 devices, and two faults in the middle"
+)]
 struct Options {
     /// The built binary
     #[arg(long, value_name = "FILE")]
@@ -238,12 +238,7 @@ fn watch(system: &mut System<'_>, fleet: &Fleet, total: u64) -> Result<Timings, 
         asked_at = Instant::now();
     }
     progress.finish();
-    Ok(Timings {
-        longest_silence: progress.longest_silence,
-        drained_after,
-        longest_wait: Duration::ZERO,
-        repeated: 0,
-    })
+    Ok(Timings { longest_silence: progress.longest_silence, drained_after, longest_wait: Duration::ZERO, repeated: 0 })
 }
 
 /// Events stored by the cloud process, duplicates not counted.
@@ -279,7 +274,10 @@ impl Progress {
         }
         if self.shown.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
             self.shown = Some(Instant::now());
-            self.note(&format!("acknowledged {acknowledged:>6}, stored in the cloud {:>6} of {}", self.delivered, self.total));
+            self.note(&format!(
+                "acknowledged {acknowledged:>6}, stored in the cloud {:>6} of {}",
+                self.delivered, self.total
+            ));
         }
     }
 
@@ -304,7 +302,10 @@ fn print_table(v: &Verdict, t: &Timings, system: &System<'_>) {
     println!("  duplicates                {:>10}", v.duplicates);
     println!("  order violations          {:>10}", v.order_violations);
     println!("  altered                   {:>10}", v.altered);
-    println!("  longest silence           {:>8.1} s   (no event reached the cloud: broker down)", t.longest_silence.as_secs_f64());
+    println!(
+        "  longest silence           {:>8.1} s   (no event reached the cloud: broker down)",
+        t.longest_silence.as_secs_f64()
+    );
     println!("  longest wait of a device  {:>8.1} s   (for one answer: edge killed)", t.longest_wait.as_secs_f64());
     println!("  repeated by devices       {:>10}   (the edge was away)", t.repeated);
     println!("  time to drain             {:>8.1} s   (after the broker was back)", t.drained_after.as_secs_f64());
@@ -318,7 +319,10 @@ fn print_table(v: &Verdict, t: &Timings, system: &System<'_>) {
 fn keep(mut system: System<'_>) {
     println!();
     println!("Everything is left running; press Ctrl-C to stop edge and cloud. Try:");
-    println!("  curl -i -H 'content-type: application/json' -d '{{\"temperature\":21.5}}' {}/v1/devices/sensor-1/events", system.edge.url());
+    println!(
+        "  curl -i -H 'content-type: application/json' -d '{{\"temperature\":21.5}}' {}/v1/devices/sensor-1/events",
+        system.edge.url()
+    );
     println!("  curl {}/v1/status", system.edge.url());
     println!("  curl {}/v1/audit", system.cloud.url());
     println!("  curl -N {}/v1/stream", system.cloud.url());

@@ -147,7 +147,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => return check::run(args.file.as_deref(), args.mode()),
         Command::Provision(args) => run::provision(&args),
         Command::Outbox(command) => outbox::run(&command),
-        Command::Tail(args) => tail::run(&args),
+        Command::Tail(args) => run::tail(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

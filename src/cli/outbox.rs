@@ -71,11 +71,10 @@ fn lane(s: &LaneStatus) -> Value {
 fn running(config: &EdgeConfig) -> Result<Value, String> {
     let url = format!("http://{}/v1/status", config.http.listen);
     let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(ANSWER_MAX)).build().into();
-    let mut status: Value = agent
-        .get(&url)
-        .call()
-        .and_then(|mut answer| answer.body_mut().read_json())
-        .map_err(|e| format!("and {url} does not answer ({e}); give --config with the file that the gateway runs with"))?;
+    let mut status: Value =
+        agent.get(&url).call().and_then(|mut answer| answer.body_mut().read_json()).map_err(|e| {
+            format!("and {url} does not answer ({e}); give --config with the file that the gateway runs with")
+        })?;
     status["running"] = json!(true);
     Ok(status)
 }
@@ -85,7 +84,10 @@ fn table(status: &Value) -> String {
         Some(true) => format!("running, incarnation {}\n", text(&status["incarnation"])),
         _ => format!("stopped, {}, incarnation {}\n", text(&status["data_dir"]), text(&status["incarnation"])),
     };
-    out += &format!("{:<16} {:>12} {:>12} {:>12} {:>12} {:>12}\n", "lane", "on disk", "confirmed", "waiting", "bytes", "disk bytes");
+    out += &format!(
+        "{:<16} {:>12} {:>12} {:>12} {:>12} {:>12}\n",
+        "lane", "on disk", "confirmed", "waiting", "bytes", "disk bytes"
+    );
     for lane in status["lanes"].as_array().map(Vec::as_slice).unwrap_or_default() {
         out += &format!(
             "{:<16} {:>12} {:>12} {:>12} {:>12} {:>12}\n",

@@ -42,13 +42,3 @@ pub fn setting(name: &str, default: u64) -> u64 {
         Err(_) => default,
     }
 }
-
-/// Lets this process open `files` files, if the hard limit allows it.
-pub fn raise_open_files(files: u64) -> bool {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|c| c >= files) {
-        return true;
-    }
-    setrlimit(Resource::Nofile, Rlimit { current: Some(files), maximum: limit.maximum }).is_ok()
-}
