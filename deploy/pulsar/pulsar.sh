@@ -232,15 +232,15 @@ running_pid() {
   [[ -f $dir/pid ]] || return 1
   pid=$(<"$dir/pid")
   [[ $pid =~ ^[0-9]+$ ]] || return 1
-  state=$(ps -o stat= -p "$pid" 2>/dev/null) || return 1
-  case $state in
-    # Killed, but its other threads still hold the ports.
-    Z*l*) ;;
-    # Ended; in a container without an init nobody may ever reap it.
-    Z*) return 1 ;;
-    *) ps -ww -o args= -p "$pid" 2>/dev/null | grep -qF -- "--config $dir/generated.conf" || return 1 ;;
-  esac
+  alive "$pid" && ps -ww -o args= -p "$pid" 2>/dev/null | grep -qF -- "--config $dir/generated.conf" || return 1
   printf '%s\n' "$pid"
+}
+
+# A killed process loses its arguments first, then its ports, and is a zombie with threads for a while in between. One
+# without threads has ended; in a container without an init nobody may ever reap it.
+alive() {
+  local state
+  state=$(ps -o stat= -p "$1" 2>/dev/null) && [[ $state != Z* || $state == *l* ]]
 }
 
 signal() { # TERM or KILL
@@ -248,13 +248,15 @@ signal() { # TERM or KILL
   if [[ -f $dir/container ]]; then
     "$(engine_of)" kill --signal "$1" "$(container_of)" >/dev/null 2>&1 || true
   elif pid=$(running_pid); then
+    signalled=$pid
     kill -s "$1" "$pid" 2>/dev/null || true
   fi
 }
+signalled=''
 
 wait_gone() { # seconds
   local end=$((SECONDS + $1))
-  while running_pid >/dev/null; do
+  while running_pid >/dev/null || { [[ -n $signalled ]] && alive "$signalled"; }; do
     ((SECONDS < end)) || return 1
     sleep 0.1
   done
@@ -304,13 +306,15 @@ need_java() {
     java=$(find_java) && return
   fi
   missing+=("Java 17 or later: none in JAVA_HOME, PATH or /usr/lib/jvm (Debian: apt-get install openjdk-17-jre-headless)")
+  if [[ -z ${PULSAR_HOME:-} ]] && ! cached && ! command -v mvn >/dev/null; then missing+=("$no_maven"); fi
   return 1
 }
 
+readonly no_maven="Maven: no mvn in PATH (Debian: apt-get install maven)"
 need_maven() {
   command -v mvn >/dev/null && return
   if can_install && apt_install maven; then return; fi
-  missing+=("Maven: no mvn in PATH (Debian: apt-get install maven)")
+  missing+=("$no_maven")
   return 1
 }
 
@@ -488,7 +492,7 @@ launch() {
     container="tidegate-pulsar-$name-$(printf '%s' "$dir" | cksum | cut -d' ' -f1)"
     "$engine" rm -f "$container" >/dev/null 2>&1 || true
     printf '%s %s\n' "$engine" "$container" >"$dir/container"
-    in_container -d --name "$container" -- "${args[@]}" >/dev/null
+    in_container -d --name "$container" -- "${args[@]}" >/dev/null 8>&- 9>&-
     return
   fi
   # A session of its own, no terminal, no inherited lock: it outlives this script and the shell or CI step around it.
@@ -498,11 +502,12 @@ launch() {
 
 port_taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-check_ports() {
-  local key port who
+check_ports() { # seconds to wait for them
+  local key port who end=$((SECONDS + $1))
   for key in port web-port bookie-port tls-port tls-web-port; do
     port=${opt[$key]}
     [[ -n $port ]] || continue
+    while port_taken "$port" && ((SECONDS < end)); do sleep 0.1; done
     port_taken "$port" || continue
     who=$(ss -Hltnp "sport = :$port" 2>/dev/null | sed -n 's/.*users:(("\([^"]*\)",pid=\([0-9]*\).*/ by \1, process \2/p' | head -n 1)
     die $EXIT_TEMPORARY "port $port is in use$who; stop it or give another --$key"
@@ -585,10 +590,13 @@ start() {
     return
   fi
   recall
+  # Somebody else's kill -9 may not be through yet.
+  local ending=0
+  if [[ -f $dir/pid ]] && alive "$(<"$dir/pid")"; then ending=10; fi
   rm -f "$dir/pid" "$dir/container"
   if [[ $fresh == yes && -f $dir/options ]]; then rm -rf "$dir/data" "$dir/logs"; fi
   mkdir -p "$dir/logs" "$dir/data"
-  check_ports
+  check_ports "$ending"
   get_pulsar
   cp "$here/log4j2.xml" "$dir/log4j2.xml"
   rm -f "$dir/logs/console.log"
@@ -622,7 +630,7 @@ kill_now() {
     return
   fi
   signal KILL
-  wait_gone 10 || die $EXIT_INTERNAL "process $(running_pid) survived kill -9"
+  wait_gone 10 || die $EXIT_INTERNAL "process $signalled survived kill -9"
   say "killed"
 }
 
