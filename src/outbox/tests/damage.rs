@@ -30,13 +30,13 @@ async fn stopped(clean: bool) -> (tempfile::TempDir, EdgeConfig) {
 /// ledger, and that no sequence is used again. Returns how many events were lost.
 async fn check(config: &EdgeConfig, what: &str) -> u64 {
     let outbox = open(config);
-    let mut reader = outbox.reader("a").unwrap();
-    let read = read_all(&mut reader, 1).await;
+    let first = outbox.writer("a").unwrap().append(vec![ours("next")]).await.unwrap().first;
+    assert!(first > EVENTS, "{what}: sequence {first} is used again");
+    let mut read = read_all(&mut outbox.reader("a").unwrap(), 1).await;
+    assert_eq!(read.pop(), Some((first, Bytes::from("next"))), "{what}");
     for (seq, found) in &read {
         assert_eq!(*found, data(*seq), "{what}");
     }
-    let first = outbox.writer("a").unwrap().append(vec![ours("next")]).await.unwrap().first;
-    assert!(first > EVENTS, "{what}: sequence {first} is used again");
     let lane = config.node.data_dir.join("outbox/a");
     let lost: u64 = notes::read_ledger(&lane).iter().map(|l| l.last - l.first + 1).sum();
     assert_eq!(read.len() as u64 + lost, first - 1, "{what}: {:?}", notes::read_ledger(&lane));

@@ -1,9 +1,12 @@
 //! Disks that are full or refuse.
 
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::*;
+use crate::sys::sync_barrier::tests::REFUSED_INODE;
 
 /// A file system of its own, unmounted at the end.
 struct Mount(tempfile::TempDir);
@@ -103,4 +106,40 @@ async fn a_disk_that_others_filled_loses_nothing_and_the_lane_comes_back_by_itse
     let outbox = open(&config);
     let read = read_all(&mut outbox.reader("a").unwrap(), 1).await;
     assert!(read.iter().map(|r| r.0).eq(1..=durable.last), "after a restart");
+}
+
+#[tokio::test]
+async fn a_refused_sync_is_never_acknowledged_and_its_store_never_written_again() {
+    let (_dir, mut config) = config(&["a"]);
+    config.outbox.durability = Durability::Disk;
+    let outbox = open(&config);
+    let (writer, mut reader) = (outbox.writer("a").unwrap(), outbox.reader("a").unwrap());
+    for i in 1..=20 {
+        assert_eq!(writer.append(vec![ours(format!("good {i}"))]).await.unwrap().first, i);
+    }
+    let store = stores(&config, "a").remove(0);
+    let db = store.join(scan::FILE);
+    REFUSED_INODE.store(fs::metadata(&db).unwrap().ino(), Ordering::Release);
+    let error = writer.append(vec![ours("bad")]).await.unwrap_err();
+    assert!(matches!(&error, AppendError::Disk { .. }), "{error}");
+    assert!(outbox.status()[0].refusing.is_some());
+    let len = fs::metadata(&db).unwrap().len();
+    let start = Instant::now();
+    let durable = loop {
+        match writer.append(vec![ours("after")]).await {
+            Ok(durable) => break durable,
+            Err(_) if start.elapsed() < Duration::from_secs(10) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(e) => panic!("still refusing: {e}"),
+        }
+    };
+    REFUSED_INODE.store(0, Ordering::Release);
+    assert_eq!(durable.first, 21, "the refused event never was");
+    assert_eq!(fs::metadata(&db).unwrap().len(), len);
+    let live = read_all(&mut reader, 1).await;
+    drop((outbox, reader, writer));
+    fs::remove_file(store.join("seal")).unwrap(); // as if killed: now the block that was refused is in its file
+    let outbox = open(&config);
+    let again = read_all(&mut outbox.reader("a").unwrap(), 1).await;
+    assert_eq!(live, again);
+    assert_eq!((again.len(), &again[19].1[..], &again[20].1[..]), (21, &b"good 20"[..], &b"after"[..]));
 }
