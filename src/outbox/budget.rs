@@ -17,14 +17,14 @@ const KEEP_PART: u64 = 2;
 pub struct Budget {
     dir: PathBuf,
     max: u64,
-    free_min: u64,
+    free_min: AtomicU64,
     used: AtomicU64,
 }
 
 impl Budget {
     /// A budget of `max` bytes for what lies in `dir`.
     pub fn new(dir: PathBuf, max: u64) -> Self {
-        Self { dir, max, free_min: FREE_BYTES_MIN.min(max / 16), used: AtomicU64::new(0) }
+        Self { dir, max, free_min: AtomicU64::new(FREE_BYTES_MIN.min(max / 16)), used: AtomicU64::new(0) }
     }
 
     /// Counts what is there already, whether it fits or not.
@@ -44,19 +44,19 @@ impl Budget {
 
     /// Drained stores should go although a repeated event may still need them.
     pub fn is_pressed(&self) -> bool {
-        self.used() > self.max / KEEP_PART || self.free().is_some_and(|free| free < 2 * self.free_min)
+        self.used() > self.max / KEEP_PART || self.free().is_some_and(|free| free < 2 * self.free_min())
     }
 
     /// Reserves `bytes`, or says what is full.
     pub fn reserve(&self, bytes: u64) -> Result<(), String> {
         if let Some(free) = self.free()
-            && free < self.free_min.saturating_add(bytes)
+            && free < self.free_min().saturating_add(bytes)
         {
             return Err(format!(
                 "the file system of {} has {free} bytes left, and {} are kept free; make room on it, or wait until \
                  the uplink has drained some",
                 self.dir.display(),
-                self.free_min
+                self.free_min()
             ));
         }
         let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.max);
@@ -67,6 +67,16 @@ impl Budget {
                 self.max
             )),
         }
+    }
+
+    fn free_min(&self) -> u64 {
+        self.free_min.load(Ordering::Relaxed)
+    }
+
+    /// Lets the disk itself refuse.
+    #[cfg(test)]
+    pub fn forget_watermark(&self) {
+        self.free_min.store(0, Ordering::Relaxed);
     }
 
     /// `None`: the system does not say; then the disk itself will.

@@ -34,9 +34,10 @@ pub(crate) mod testing;
 mod tests;
 mod window;
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -68,6 +69,9 @@ const DIR: &str = "outbox";
 /// making of stores would dominate. A small budget has room for eight per lane.
 const STORE_BYTES: (u64, u64) = (1 << 20, 8 << 20);
 const STORES_PER_LANE: u64 = 8;
+
+/// A process that was just killed, or one that was forked and not yet replaced, may hold the lock for a moment.
+const LOCK_WAIT_MAX: Duration = Duration::from_millis(400);
 
 /// Closing waits so long for the disk at most.
 const CLOSE_MAX: Duration = Duration::from_secs(10);
@@ -304,14 +308,21 @@ impl Drop for Inner {
     }
 }
 
-fn lock(data: &std::path::Path) -> Result<DirLock, OpenError> {
-    match DirLock::take(data) {
-        Ok(Some(lock)) => Ok(lock),
-        Ok(None) => Err(OpenError(format!(
-            "{} is in use by another running process; stop it, or give this one its own node.data_dir",
-            data.display()
-        ))),
-        Err(e) => Err(OpenError(format!("cannot lock {}: {e}", data.display()))),
+/// Takes the right to be the only process in `data`.
+fn lock(data: &Path) -> Result<DirLock, OpenError> {
+    let start = Instant::now();
+    loop {
+        match DirLock::take(data) {
+            Ok(Some(lock)) => return Ok(lock),
+            Ok(None) if start.elapsed() < LOCK_WAIT_MAX => std::thread::sleep(LOCK_WAIT_MAX / 20),
+            Ok(None) => {
+                return Err(OpenError(format!(
+                    "{} is in use by another running process; stop it, or give this one its own node.data_dir",
+                    data.display()
+                )));
+            }
+            Err(e) => return Err(OpenError(format!("cannot lock {}: {e}", data.display()))),
+        }
     }
 }
 

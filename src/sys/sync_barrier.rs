@@ -36,6 +36,11 @@ pub extern "C" fn sync_file_range(
         return 0;
     }
     let start = Instant::now();
+    #[cfg(test)]
+    if tests::is_refused(fd) {
+        FAILURES.fetch_add(1, Ordering::Relaxed);
+        return -1;
+    }
     // SAFETY: fdatasync takes any number; an fd that is not open gives EBADF.
     let answer = unsafe { libc::fdatasync(fd) };
     NANOS.fetch_add(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -93,9 +98,24 @@ impl Drop for Say {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use std::os::fd::AsRawFd;
+    use std::os::fd::{AsRawFd, BorrowedFd};
+
+    /// The inode of a file whose syncs are refused, as by a disk that is ill; 0: none.
+    pub(crate) static REFUSED_INODE: AtomicU64 = AtomicU64::new(0);
+
+    pub(super) fn is_refused(fd: libc::c_int) -> bool {
+        let inode = REFUSED_INODE.load(Ordering::Acquire);
+        // SAFETY: the caller of sync_file_range holds the file open.
+        let file = unsafe { BorrowedFd::borrow_raw(fd) };
+        inode != 0 && rustix::fs::fstat(file).is_ok_and(|s| s.st_ino == inode) && {
+            // Sets errno as fdatasync would: this number is never a file's.
+            // SAFETY: as above, an fd that is not open gives EBADF.
+            unsafe { libc::fdatasync(-1) };
+            true
+        }
+    }
 
     #[test]
     fn a_refused_sync_is_an_error_with_its_errno() {
