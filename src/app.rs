@@ -1,1 +1,157 @@
-//! Wiring only: builds edge and cloud from their configuration; order of start and stop.
+//! Wiring only: builds edge and cloud from their configuration, in the order in which they must start,
+//! and stops them in the order in which nothing is lost.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::cloud;
+use crate::config::{CloudConfig, EdgeConfig};
+use crate::ingest::http::{Gateway, Listener};
+use crate::ingest::router::Router;
+use crate::observe::metrics::Metrics;
+use crate::observe::status::Links;
+use crate::outbox::Outbox;
+use crate::sys::clock::Clock;
+use crate::sys::tasks::Tasks;
+use crate::uplink;
+
+/// How long requests in flight may take to be finished at the end.
+const STOP_INGEST_MAX: Duration = Duration::from_secs(10);
+/// How long the uplink may wait for receipts at the end; what is not confirmed is sent again after the next start.
+const STOP_UPLINK_MAX: Duration = Duration::from_secs(8);
+/// How long the cloud mode may take to store and acknowledge what it holds.
+const STOP_CLOUD_MAX: Duration = Duration::from_secs(15);
+
+/// Exit code after a second signal: 128 + SIGINT, as shells say it.
+const EXIT_ABRUPT: i32 = 130;
+
+/// Why a process ended, other than by being asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// It could not start as configured.
+    #[error("{0}")]
+    Setup(String),
+    /// Something it needs was not there; a later start may work.
+    #[error("{0}")]
+    Unavailable(String),
+    /// A part of it failed while it ran.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Runs an edge until it is asked to stop. Returns when everything is on disk and closed.
+pub fn edge(config: EdgeConfig) -> Result<(), AppError> {
+    // Ports before anything slow: a mistake in the address shows at once.
+    let listener = Listener::bind(&config.http).map_err(|e| AppError::Setup(e.to_string()))?;
+    runtime()?.block_on(run_edge(config, listener))
+}
+
+async fn run_edge(config: EdgeConfig, listener: Listener) -> Result<(), AppError> {
+    let stop = Stop::listen()?;
+    let (clock, metrics, links) = (Clock::system(), Metrics::default(), Links::default());
+    let outbox = Outbox::open(&config, &clock, &metrics).map_err(|e| AppError::Unavailable(e.to_string()))?;
+    let router = Router::new(&config.lanes, &outbox).map_err(|e| AppError::Setup(e.to_string()))?;
+    let readers = config.lanes.iter().filter_map(|lane| outbox.reader(&lane.name)).collect();
+    let (ingest, uplink) = (Tasks::new(), Tasks::new());
+    uplink::start(&uplink, &config, outbox.incarnation(), readers, links.clone(), clock.clone(), &metrics)
+        .map_err(|e| AppError::Setup(e.to_string()))?;
+    let address = listener.local_addr();
+    listener.start(
+        &ingest,
+        Gateway {
+            node: config.node.id.clone(),
+            router,
+            outbox: outbox.clone(),
+            links,
+            clock,
+            metrics,
+            http: config.http.clone(),
+            max_event: config.outbox.max_event,
+            ready: Arc::new(AtomicBool::new(true)),
+        },
+    );
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(node = config.node.id, http = %address, data_dir = %config.node.data_dir.display(), version, "edge started");
+    if config.uplink.pulsar.is_empty() {
+        tracing::warn!("no uplink is configured (uplink.pulsar): events are kept on disk and go nowhere");
+    }
+    stop.requested(&[&ingest, &uplink]).await;
+    // Stop accepting, finish what is in flight and commit it; then the uplink; the outbox last.
+    let in_time = ingest.stop(STOP_INGEST_MAX).await & uplink.stop(STOP_UPLINK_MAX).await;
+    outbox.close().await;
+    ended(&[&ingest, &uplink], in_time)
+}
+
+/// Runs the cloud mode until it is asked to stop. Returns when what it held is stored and acknowledged.
+pub fn cloud(config: CloudConfig) -> Result<(), AppError> {
+    let listener = cloud::api::Listener::bind(&config.http).map_err(|e| AppError::Setup(e.to_string()))?;
+    runtime()?.block_on(run_cloud(config, listener))
+}
+
+async fn run_cloud(config: CloudConfig, listener: cloud::api::Listener) -> Result<(), AppError> {
+    let stop = Stop::listen()?;
+    let tasks = Tasks::new();
+    let address = config.http.listen;
+    cloud::start(&tasks, &config, listener, Clock::system(), &Metrics::default())
+        .map_err(|e| AppError::Setup(e.to_string()))?;
+    tracing::info!(pulsar = config.pulsar.service, http = %address, version = env!("CARGO_PKG_VERSION"), "cloud started");
+    stop.requested(&[&tasks]).await;
+    let in_time = tasks.stop(STOP_CLOUD_MAX).await;
+    ended(&[&tasks], in_time)
+}
+
+fn runtime() -> Result<Runtime, AppError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| AppError::Unavailable(format!("cannot start the threads of the process: {e}")))
+}
+
+fn ended(groups: &[&Tasks], in_time: bool) -> Result<(), AppError> {
+    if let Some(failure) = groups.iter().find_map(|g| g.failure()) {
+        return Err(AppError::Failed(failure.to_string()));
+    }
+    if !in_time {
+        tracing::warn!("not everything ended in time; what was acknowledged is on disk");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// SIGTERM and Ctrl-C. A second one ends the process at once: what was acknowledged is on disk anyway.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn listen() -> Result<Self, AppError> {
+        let on = |kind| signal(kind).map_err(|e| AppError::Unavailable(format!("cannot listen for signals: {e}")));
+        Ok(Self { terminate: on(SignalKind::terminate())?, interrupt: on(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Waits for a signal, or until a task of one of `groups` has failed.
+    async fn requested(mut self, groups: &[&Tasks]) {
+        let failed = futures_util::future::select_all(groups.iter().map(|g| Box::pin(g.stopping().cancelled())));
+        tokio::select! {
+            () = self.next() => tracing::info!("asked to stop"),
+            _ = failed => {}
+        }
+        Tasks::new().spawn_contained("second signal", async move {
+            self.next().await;
+            eprintln!("tidegate: asked twice; ending at once");
+            std::process::exit(EXIT_ABRUPT)
+        });
+    }
+}

@@ -1,3 +1,7 @@
 //! Parse, load, build, run, exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tidegate::cli::main()
+}

@@ -1,10 +1,30 @@
-//! `cloud.toml`.
+//! `cloud.toml`: its table of keys, and how it is loaded.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::edge::{Log, LogFormat, Secret};
+use super::cloud_rules;
+use super::document::Document;
+use super::env::Env;
+use super::kinds::{Address, Choice, Count, FilePath, Kind, List, Optional, SecretText, Size, Time, TokenFile};
+use super::log::Log;
+use super::names::{LANE_NAME, PULSAR_NAME};
+use super::problem::{ConfigErrors, Warning};
+use super::reader::{Fields, OtherMode, Reader};
+use super::secret::Secret;
+use super::table::{Key, Section, changes, key, section};
+use super::urls::{AdminUrl, ServiceUrl};
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The sections of `cloud.toml`.
+pub(super) const SECTIONS: [&str; 6] = ["pulsar", "cluster", "http", "lane", "sink", "log"];
 
 /// The whole of `cloud.toml`.
 #[derive(Clone, Debug)]
@@ -23,56 +43,60 @@ pub struct CloudConfig {
     pub log: Log,
 }
 
-/// `[pulsar]`: the cluster this process works with.
-#[derive(Clone, Debug)]
-pub struct Pulsar {
-    /// `pulsar://` or `pulsar+ssl://` service URL.
-    pub service: String,
-    /// `http://` or `https://` admin URL; used by `tidegate provision`.
-    pub admin: String,
-    /// Tenant.
-    pub tenant: String,
-    /// Names of the clusters the tenant may use and its topics live in.
-    pub clusters: Vec<String>,
-    /// Subscription shared by all cloud processes.
-    pub subscription: String,
-    /// Token, if the broker wants one. Prefer `token_file`.
-    pub token: Option<Secret>,
-    /// File with the token; read at every connect.
-    pub token_file: Option<PathBuf>,
-    /// PEM file with the authorities to trust, instead of the public ones.
-    pub ca_file: Option<PathBuf>,
-    /// How long topics keep what was consumed, for replay.
-    pub retention: Duration,
-    /// How many bytes per topic they keep at most.
-    pub retention_bytes: u64,
+section! {
+    /// `[pulsar]`: the cluster this process works with.
+    "pulsar" => Pulsar {
+        /// `pulsar://` or `pulsar+ssl://` service URL.
+        service: String = "pulsar://127.0.0.1:6650".into(), key(ServiceUrl);
+        /// `http://` or `https://` admin URL; used by `tidegate provision`.
+        admin: String = "http://127.0.0.1:8080".into(), key(AdminUrl);
+        /// Tenant.
+        tenant: String = "tidegate".into(), key(PULSAR_NAME);
+        /// Names of the clusters the tenant may use and its topics live in.
+        clusters: Vec<String> = vec!["standalone".into()], key(List(PULSAR_NAME, 16));
+        /// Subscription shared by all cloud processes.
+        subscription: String = "tidegate-cloud".into(), key(PULSAR_NAME);
+        /// Token, if the broker wants one. Prefer `token_file`.
+        token: Option<Secret> = None, key(Optional(SecretText)).example("\"…\"");
+        /// File with the token; read at every connect.
+        token_file: Option<PathBuf> = None, key(Optional(TokenFile)).example("\"/etc/tidegate/token\"");
+        /// PEM file with the authorities to trust, instead of the public ones.
+        ca_file: Option<PathBuf> = None, key(Optional(FilePath)).example("\"/etc/tidegate/ca.pem\"");
+        /// How long topics keep what was consumed, for replay.
+        retention: Duration = 7 * DAY, key(Time(Duration::from_secs(60), 3650 * DAY));
+        /// How many bytes per topic they keep at most.
+        retention_bytes: u64 = 10 * GIB, key(Size(MIB, 1024 * TIB));
+    }
 }
 
-/// `[[cluster]]`: where one of the clusters is.
-#[derive(Clone, Debug)]
-pub struct Cluster {
-    /// Its name in Pulsar.
-    pub name: String,
-    /// Its service URL, as the other clusters reach it.
-    pub service: String,
-    /// Its admin URL.
-    pub admin: String,
+section! {
+    /// `[[cluster]]`: where one of the clusters is; one for each, when topics are replicated between several.
+    "cluster" => Cluster {
+        /// Its name in Pulsar.
+        name: String = String::new(), key(PULSAR_NAME).required().example("\"east\"");
+        /// Its service URL, as the other clusters reach it.
+        service: String = String::new(), key(ServiceUrl).required().example("\"pulsar://east.example:6650\"");
+        /// Its admin URL.
+        admin: String = String::new(), key(AdminUrl).required().example("\"http://east.example:8080\"");
+    }
 }
 
-/// `[http]`: the interface for operators.
-#[derive(Clone, Debug)]
-pub struct Http {
-    /// Address and port.
-    pub listen: SocketAddr,
+section! {
+    /// `[http]`: the interface for operators.
+    "http" => Http {
+        /// Address and port.
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8900)), key(Address);
+    }
 }
 
-/// `[[lane]]`: as on the gateways.
-#[derive(Clone, Debug)]
-pub struct Lane {
-    /// Its name.
-    pub name: String,
-    /// Partitions of its topic; can grow, never shrink.
-    pub partitions: u32,
+section! {
+    /// `[[lane]]`: as on the gateways.
+    "lane" => Lane {
+        /// Its name.
+        name: String = "telemetry".into(), key(LANE_NAME).required();
+        /// Partitions of its topic; can grow, never shrink.
+        partitions: u32 = 4, key(Count(1, 1024));
+    }
 }
 
 /// `[[sink]]`: where events are stored.
@@ -82,53 +106,122 @@ pub enum Sink {
     Files(FilesSink),
 }
 
-/// `kind = "files"`.
-#[derive(Clone, Debug)]
-pub struct FilesSink {
-    /// Directory; one directory per lane is made in it.
-    pub dir: PathBuf,
-    /// A file is closed at this size (compressed), in bytes.
-    pub rotate_bytes: u64,
-    /// A file is closed at this age.
-    pub rotate_after: Duration,
-    /// Events are on disk and acknowledged to Pulsar at most this long after they came.
-    pub commit_after: Duration,
-    /// Zstandard level, 1 to 19.
-    pub level: i32,
+section! {
+    /// `[[sink]]`: where events are stored.
+    "sink" => FilesSink {
+        /// Directory; one directory per lane is made in it.
+        dir: PathBuf = "./tidegate-events".into(), key(FilePath);
+        /// A file is closed at this size (compressed), in bytes.
+        rotate_bytes: u64 = 128 * MIB, key(Size(64 << 10, TIB));
+        /// A file is closed at this age.
+        rotate_after: Duration = Duration::from_secs(3600), key(Time(SECOND, 30 * DAY));
+        /// Events are on disk and acknowledged to Pulsar at most this long after they came.
+        commit_after: Duration = Duration::from_millis(500), key(Time(Duration::from_millis(1), 60 * SECOND));
+        /// Zstandard level, 1 to 19.
+        level: i32 = 3, key(Count(1, 19));
+    }
 }
 
-impl Default for FilesSink {
-    fn default() -> Self {
-        Self {
-            dir: "./tidegate-events".into(),
-            rotate_bytes: 128 << 20,
-            rotate_after: Duration::from_secs(3600),
-            commit_after: Duration::from_millis(500),
-            level: 3,
+/// What `kind` of a `[[sink]]` can be. The others of DESIGN §12 are an error and no warning: someone
+/// would look for the events there.
+struct SinkKind;
+
+const SINK_KINDS: Choice<()> = Choice(&[("files", ())]);
+
+impl Kind for SinkKind {
+    type Value = ();
+
+    fn takes(&self) -> String {
+        SINK_KINDS.takes()
+    }
+
+    fn text(&self, text: &str) -> Result<(), String> {
+        match text {
+            "postgres" | "clickhouse" => {
+                Err(format!("{text:?} is not in this version; write kind = \"files\" and a dir"))
+            }
+            other => SINK_KINDS.text(other),
         }
+    }
+
+    fn show(&self, value: &()) -> Option<String> {
+        SINK_KINDS.show(value)
     }
 }
 
 impl Default for CloudConfig {
     fn default() -> Self {
         Self {
-            pulsar: Pulsar {
-                service: "pulsar://127.0.0.1:6650".into(),
-                admin: "http://127.0.0.1:8080".into(),
-                tenant: "tidegate".into(),
-                clusters: vec!["standalone".into()],
-                subscription: "tidegate-cloud".into(),
-                token: None,
-                token_file: None,
-                ca_file: None,
-                retention: Duration::from_secs(7 * 86_400),
-                retention_bytes: 10 << 30,
-            },
+            pulsar: Pulsar::default(),
             clusters: Vec::new(),
-            http: Http { listen: SocketAddr::from(([127, 0, 0, 1], 8900)) },
-            lanes: vec![Lane { name: "telemetry".into(), partitions: 4 }],
+            http: Http::default(),
+            lanes: vec![Lane::default()],
             sinks: vec![Sink::Files(FilesSink::default())],
-            log: Log { format: LogFormat::Human, level: "info".into() },
+            log: Log::default(),
         }
     }
+}
+
+impl CloudConfig {
+    /// Reads `path` (without one: the defaults) and what `env` overrides.
+    pub fn load(path: Option<&Path>, env: &Env) -> Result<(Self, Vec<Warning>), ConfigErrors> {
+        Self::read(&Document::load(path)?, env)
+    }
+
+    pub(super) fn read(document: &Document, env: &Env) -> Result<(Self, Vec<Warning>), ConfigErrors> {
+        let root = document.parse().map_err(ConfigErrors::new)?;
+        let mut reader = Reader::new(document, &root, env);
+        let default = Self::default();
+        let config = Self {
+            pulsar: reader.section(),
+            clusters: reader.tables(Cluster::NAME, |fields| Some(Cluster::read(fields))).unwrap_or_default(),
+            http: reader.section(),
+            lanes: non_empty(reader.tables(Lane::NAME, |fields| Some(Lane::read(fields))), default.lanes),
+            sinks: non_empty(reader.tables(FilesSink::NAME, read_sink), default.sinks),
+            log: reader.section(),
+        };
+        cloud_rules::check(&config, &mut reader);
+        let other =
+            OtherMode { file: "edge.toml", sections: &super::edge::SECTIONS, variables: super::edge::variables() };
+        reader.finish(config, &other)
+    }
+
+    /// What differs from the defaults, one line each. Secrets are hidden.
+    pub fn effective(&self) -> Vec<String> {
+        let default = Self::default();
+        let mut lines = changes(&self.pulsar, &default.pulsar);
+        lines.extend(self.clusters.iter().map(|c| format!("cluster {}: {}, {}", c.name, c.service, c.admin)));
+        lines.extend(changes(&self.http, &default.http));
+        lines.extend(self.lanes.iter().map(|l| format!("lane {}: {} partitions", l.name, l.partitions)));
+        for Sink::Files(files) in &self.sinks {
+            lines.push(format!("sink files: {}", files.dir.display()));
+            let same_dir = FilesSink { dir: files.dir.clone(), ..FilesSink::default() };
+            lines.extend(changes(files, &same_dir));
+        }
+        lines.extend(changes(&self.log, &default.log));
+        lines
+    }
+}
+
+fn non_empty<T>(read: Option<Vec<T>>, default: Vec<T>) -> Vec<T> {
+    read.filter(|tables| !tables.is_empty()).unwrap_or(default)
+}
+
+/// `None`: it is no sink of this version; its other keys are not looked at.
+fn read_sink(fields: &mut Fields<'_, '_>) -> Option<Sink> {
+    fields.take("kind", &key(SinkKind).required())?;
+    Some(Sink::Files(FilesSink::read(fields)))
+}
+
+/// The keys of `[[sink]]`, with `kind` first.
+pub(super) fn sink_keys() -> Vec<Key> {
+    let doc = vec![" What it is: compressed NDJSON files. (\"postgres\" and \"clickhouse\" are not in this version.)"];
+    let kind = Key::new("kind", doc, &key(SinkKind).required(), Some(&()));
+    std::iter::once(kind).chain(FilesSink::keys()).collect()
+}
+
+/// All environment variables of `cloud.toml`.
+pub(super) fn variables() -> Vec<String> {
+    use super::table::variables_of;
+    [variables_of::<Pulsar>(), variables_of::<Http>(), variables_of::<Log>()].concat()
 }

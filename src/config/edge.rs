@@ -1,8 +1,34 @@
-//! `edge.toml`.
+//! `edge.toml`: its table of keys, and how it is loaded.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use super::document::Document;
+use super::edge_rules;
+use super::env::Env;
+use super::kinds::{Address, Choice, Count, FilePath, List, Optional, SecretText, Size, Time, TokenFile};
+pub use super::log::{Log, LogFormat};
+use super::names::{LANE_NAME, NODE_ID, PULSAR_NAME, TopicFilter, TypePattern};
+use super::problem::{ConfigErrors, Warning};
+use super::reader::{OtherMode, Reader};
+pub use super::secret::Secret;
+use super::table::{Section, changes, key, section};
+use super::urls::ServiceUrl;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+/// What stands in for the node's name until it is known.
+const NODE_ID_FALLBACK: &str = "edge";
+
+/// The type pattern of a lane that gets no events: every event has a type.
+pub(super) const TAKES_NOTHING: &str = "";
+
+/// The sections of `edge.toml`.
+pub(super) const SECTIONS: [&str; 7] = ["node", "http", "mqtt", "outbox", "lane", "uplink", "log"];
 
 /// The whole of `edge.toml`.
 #[derive(Clone, Debug)]
@@ -21,49 +47,67 @@ pub struct EdgeConfig {
     pub log: Log,
 }
 
-/// `[node]`: who this gateway is.
-#[derive(Clone, Debug)]
-pub struct Node {
-    /// Name of the gateway, unique in the tenant: 1 to 64 letters, digits, `-`, `_`.
-    pub id: String,
-    /// Where everything durable lies.
-    pub data_dir: PathBuf,
-    /// Groups that configuration can be addressed to.
-    pub groups: Vec<String>,
+section! {
+    /// `[node]`: who this gateway is.
+    "node" => Node {
+        /// Name of the gateway, unique in the tenant: 1 to 64 letters, digits, `-`, `_`.
+        id: String = NODE_ID_FALLBACK.into(),
+            key(NODE_ID).default_note("the host name up to its first dot").example("\"press-7\"");
+        /// Where everything durable lies.
+        data_dir: PathBuf = "./tidegate-data".into(), key(FilePath);
+        /// Groups that configuration can be addressed to.
+        groups: Vec<String> = Vec::new(), key(List(NODE_ID, 64)).example("[\"plant-7\"]");
+    }
 }
 
-/// `[http]`: the HTTP way in.
-#[derive(Clone, Debug)]
-pub struct Http {
-    /// Address and port.
-    pub listen: SocketAddr,
-    /// Most connections at once; further ones wait in the kernel's queue.
-    pub max_connections: usize,
-    /// Time for a request's head to arrive, and for an idle connection to say something.
-    pub header_timeout: Duration,
-    /// Time for a request's body to arrive.
-    pub body_timeout: Duration,
-    /// Largest body as sent, in bytes.
-    pub max_body: u64,
-    /// Largest body after decompression, in bytes.
-    pub max_inflated: u64,
-    /// Most events in one request.
-    pub max_batch: usize,
-    /// Bodies held in memory at once, in bytes; more are refused with 503.
-    pub max_memory: u64,
+section! {
+    /// `[http]`: the HTTP way in.
+    "http" => Http {
+        /// Address and port.
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8800)), key(Address);
+        /// Most connections at once; further ones wait in the kernel's queue.
+        max_connections: usize = 10_240, key(Count(1, 1_000_000));
+        /// Time for a request's head to arrive, and for an idle connection to say something.
+        header_timeout: Duration = Duration::from_secs(10),
+            key(Time(Duration::from_millis(100), Duration::from_secs(3600)));
+        /// Time for a request's body to arrive.
+        body_timeout: Duration = Duration::from_secs(30),
+            key(Time(Duration::from_millis(100), Duration::from_secs(3600)));
+        /// Largest body as sent, in bytes.
+        max_body: u64 = 16 * MIB, key(Size(KIB, GIB));
+        /// Largest body after decompression, in bytes.
+        max_inflated: u64 = 64 * MIB, key(Size(KIB, GIB));
+        /// Most events in one request.
+        max_batch: usize = 10_000, key(Count(1, 1_000_000));
+        /// Bodies held in memory at once, in bytes; more are refused with 503.
+        max_memory: u64 = 64 * MIB, key(Size(MIB, 64 * GIB));
+    }
 }
 
-/// `[outbox]`: the buffer on disk.
-#[derive(Clone, Debug)]
-pub struct Outbox {
-    /// Most disk space, in bytes, for all lanes together.
-    pub max_bytes: u64,
-    /// When an event counts as accepted.
-    pub durability: Durability,
-    /// Largest event (its record on disk), in bytes.
-    pub max_event: u64,
-    /// How long an event repeated with the same source and id gets the first answer again.
-    pub dedup_window: Duration,
+section! {
+    /// `[mqtt]`: the MQTT way in. Not in effect in this version: send events over HTTP.
+    "mqtt" => Mqtt {
+        /// Address and port. Not in effect in this version.
+        listen: Option<SocketAddr> = None, key(Optional(Address))
+            .example("\"127.0.0.1:1883\"")
+            .later(|_| Some("nothing listens for MQTT; send events over HTTP"));
+    }
+}
+
+section! {
+    /// `[outbox]`: the buffer on disk.
+    "outbox" => Outbox {
+        /// Most disk space, in bytes, for all lanes together.
+        max_bytes: u64 = 2 * GIB, key(Size(16 * MIB, 64 * TIB));
+        /// When an event counts as accepted: "disk", after fdatasync returned, survives a power cut;
+        /// "os", when the operating system has it, survives kill -9 but not a power cut.
+        durability: Durability = Durability::Disk,
+            key(Choice(&[("disk", Durability::Disk), ("os", Durability::Os)]));
+        /// Largest event (its record on disk), in bytes. Pulsar takes messages of up to 5 MiB.
+        max_event: u64 = MIB, key(Size(KIB, 4 * MIB));
+        /// How long an event repeated with the same source and id gets the first answer again.
+        dedup_window: Duration = Duration::from_secs(600), key(Time(Duration::ZERO, Duration::from_secs(86_400)));
+    }
 }
 
 /// When an event counts as accepted.
@@ -75,44 +119,64 @@ pub enum Durability {
     Os,
 }
 
-/// `[[lane]]`: a stream of events with its own sequence and topic.
-#[derive(Clone, Debug)]
-pub struct Lane {
-    /// 1 to 32 lower-case letters, digits, `-`.
-    pub name: String,
-    /// Event types this lane takes; `*` matches any run of characters. Empty: everything that is left.
-    pub types: Vec<String>,
+section! {
+    /// `[[lane]]`: a stream of events with its own sequence and topic. An event goes into the first
+    /// lane that matches its type; the last lane has no types and takes what is left.
+    "lane" => Lane {
+        /// 1 to 32 lower-case letters, digits, `-`.
+        name: String = "telemetry".into(), key(LANE_NAME).required();
+        /// Event types this lane takes; `*` matches any run of characters. Empty: everything that is left.
+        types: Vec<String> = Vec::new(), key(List(TypePattern, 256)).example("[\"*.alarm\"]");
+    }
+    later {
+        /// MQTT topics this lane takes. Not in effect in this version.
+        mqtt: key(List(TopicFilter, 256)).example("[\"+/alarm\"]").later(|_| {
+            Some("there is no MQTT yet; a lane gets events by their types only, one without types none")
+        });
+        /// 1 is delivered first. Not in effect in this version: lanes share the link evenly.
+        priority: key(Count(1_u32, 9)).example("1").later(|_| Some("lanes share the link evenly"));
+        /// What happens when the disk budget is used up. Only "refuse" is in effect in this version.
+        on_full: key(Choice(&[("refuse", true), ("drop-oldest", false), ("thin", false)]))
+            .default_note("\"refuse\"")
+            .example("\"refuse\"")
+            .later(|refuse| (!refuse).then_some("a full lane refuses new events, as with \"refuse\""));
+    }
 }
 
-/// `[uplink]`: the way to Pulsar.
-#[derive(Clone, Debug)]
-pub struct Uplink {
-    /// Service URLs (`pulsar://` or `pulsar+ssl://`) of one cluster, tried in turn. Empty: only buffer.
-    pub pulsar: Vec<String>,
-    /// Pulsar tenant.
-    pub tenant: String,
-    /// Name of the cluster; part of the producer's name, so it must not change while events wait.
-    pub cluster: String,
-    /// Token, if the broker wants one. Prefer `token_file`.
-    pub token: Option<Secret>,
-    /// File with the token; read at every connect.
-    pub token_file: Option<PathBuf>,
-    /// PEM file with the authorities to trust for `pulsar+ssl://`, instead of the public ones.
-    pub ca_file: Option<PathBuf>,
-    /// Most events in a batch.
-    pub batch_events: usize,
-    /// Most bytes in a batch before compression.
-    pub batch_bytes: u64,
-    /// Most bytes sent and not yet confirmed, per lane.
-    pub window: u64,
-    /// Compression of batches.
-    pub compression: Compression,
-    /// Time to connect, including TLS.
-    pub connect_timeout: Duration,
-    /// Time for the broker to confirm a batch before the connection is given up.
-    pub receipt_timeout: Duration,
-    /// Longest wait between two attempts to connect.
-    pub retry_max: Duration,
+section! {
+    /// `[uplink]`: the way to Pulsar.
+    "uplink" => Uplink {
+        /// Service URLs (`pulsar://` or `pulsar+ssl://`) of one cluster, tried in turn. Empty: only buffer.
+        pulsar: Vec<String> = Vec::new(), key(List(ServiceUrl, 16)).example("[\"pulsar://127.0.0.1:6650\"]");
+        /// Pulsar tenant.
+        tenant: String = "tidegate".into(), key(PULSAR_NAME);
+        /// Name of the cluster; part of the producer's name, so it must not change while events wait.
+        cluster: String = "standalone".into(), key(PULSAR_NAME);
+        /// Token, if the broker wants one. Prefer `token_file`.
+        token: Option<Secret> = None, key(Optional(SecretText)).example("\"…\"");
+        /// File with the token; read at every connect.
+        token_file: Option<PathBuf> = None, key(Optional(TokenFile)).example("\"/etc/tidegate/token\"");
+        /// PEM file with the authorities to trust for `pulsar+ssl://`, instead of the public ones.
+        ca_file: Option<PathBuf> = None, key(Optional(FilePath)).example("\"/etc/tidegate/ca.pem\"");
+        /// Most events in a batch.
+        batch_events: usize = 1000, key(Count(1, 100_000));
+        /// Most bytes in a batch before compression.
+        batch_bytes: u64 = 128 * KIB, key(Size(KIB, 4 * MIB));
+        /// Most bytes sent and not yet confirmed, per lane.
+        window: u64 = 4 * MIB, key(Size(64 * KIB, GIB));
+        /// Compression of batches.
+        compression: Compression = Compression::None,
+            key(Choice(&[("none", Compression::None), ("lz4", Compression::Lz4), ("zstd", Compression::Zstd)]));
+        /// Time to connect, including TLS.
+        connect_timeout: Duration = Duration::from_secs(10),
+            key(Time(Duration::from_millis(100), Duration::from_secs(300)));
+        /// Time for the broker to confirm a batch before the connection is given up.
+        receipt_timeout: Duration = Duration::from_secs(30),
+            key(Time(Duration::from_secs(1), Duration::from_secs(600)));
+        /// Longest wait between two attempts to connect.
+        retry_max: Duration = Duration::from_millis(800),
+            key(Time(Duration::from_millis(10), Duration::from_secs(3600)));
+    }
 }
 
 /// Compression of batches on the way to Pulsar.
@@ -126,83 +190,83 @@ pub enum Compression {
     Zstd,
 }
 
-/// `[log]`: what is written to standard error.
-#[derive(Clone, Debug)]
-pub struct Log {
-    /// For people or for machines.
-    pub format: LogFormat,
-    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,tidegate::uplink=debug`.
-    pub level: String,
-}
-
-/// Shape of log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Human,
-    /// One JSON object a line.
-    Json,
-}
-
-/// A value that never appears in logs.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps `text`.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself, for the one place that sends it.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("(secret)")
-    }
-}
-
 impl Default for EdgeConfig {
     fn default() -> Self {
         Self {
-            node: Node { id: "edge".into(), data_dir: "./tidegate-data".into(), groups: Vec::new() },
-            http: Http {
-                listen: SocketAddr::from(([127, 0, 0, 1], 8800)),
-                max_connections: 10_240,
-                header_timeout: Duration::from_secs(10),
-                body_timeout: Duration::from_secs(30),
-                max_body: 16 << 20,
-                max_inflated: 64 << 20,
-                max_batch: 10_000,
-                max_memory: 64 << 20,
-            },
-            outbox: Outbox {
-                max_bytes: 2 << 30,
-                durability: Durability::Disk,
-                max_event: 1 << 20,
-                dedup_window: Duration::from_secs(600),
-            },
-            lanes: vec![Lane { name: "telemetry".into(), types: Vec::new() }],
-            uplink: Uplink {
-                pulsar: Vec::new(),
-                tenant: "tidegate".into(),
-                cluster: "standalone".into(),
-                token: None,
-                token_file: None,
-                ca_file: None,
-                batch_events: 1000,
-                batch_bytes: 128 << 10,
-                window: 4 << 20,
-                compression: Compression::None,
-                connect_timeout: Duration::from_secs(10),
-                receipt_timeout: Duration::from_secs(30),
-                retry_max: Duration::from_millis(800),
-            },
-            log: Log { format: LogFormat::Human, level: "info".into() },
+            node: Node::default(),
+            http: Http::default(),
+            outbox: Outbox::default(),
+            lanes: vec![Lane::default()],
+            uplink: Uplink::default(),
+            log: Log::default(),
         }
     }
+}
+
+impl EdgeConfig {
+    /// Reads `path` (without one: the defaults) and what `env` overrides.
+    pub fn load(path: Option<&Path>, env: &Env) -> Result<(Self, Vec<Warning>), ConfigErrors> {
+        Self::read(&Document::load(path)?, env)
+    }
+
+    pub(super) fn read(document: &Document, env: &Env) -> Result<(Self, Vec<Warning>), ConfigErrors> {
+        let root = document.parse().map_err(ConfigErrors::new)?;
+        let mut reader = Reader::new(document, &root, env);
+        let mut config = Self {
+            node: reader.section(),
+            http: reader.section(),
+            outbox: reader.section(),
+            lanes: read_lanes(&mut reader),
+            uplink: reader.section(),
+            log: reader.section(),
+        };
+        let mqtt = reader.section();
+        edge_rules::name_the_node(&mut config.node, &mut reader, env);
+        edge_rules::check(&config, &mqtt, &mut reader);
+        let other =
+            OtherMode { file: "cloud.toml", sections: &super::cloud::SECTIONS, variables: super::cloud::variables() };
+        reader.finish(config, &other)
+    }
+
+    /// What differs from the defaults, one line each. Secrets are hidden.
+    pub fn effective(&self) -> Vec<String> {
+        let default = Self::default();
+        let mut lines = changes(&self.node, &default.node);
+        lines.extend(changes(&self.http, &default.http));
+        lines.extend(changes(&self.outbox, &default.outbox));
+        lines.extend(self.lanes.iter().map(|lane| match lane.types.join(", ") {
+            _ if lane.types == [TAKES_NOTHING] => format!("lane {}: takes nothing in this version", lane.name),
+            types if types.is_empty() => format!("lane {}: takes what no other lane matches", lane.name),
+            types => format!("lane {}: takes {types}", lane.name),
+        }));
+        lines.extend(changes(&self.uplink, &default.uplink));
+        lines.extend(changes(&self.log, &default.log));
+        lines
+    }
+}
+
+fn read_lanes(reader: &mut Reader<'_>) -> Vec<Lane> {
+    let lanes = reader.tables(Lane::NAME, |fields| {
+        let mut lane = Lane::read(fields);
+        if fields.has("mqtt") && !fields.has("types") {
+            // Without types it would take everything.
+            lane.types = vec![TAKES_NOTHING.to_owned()];
+        }
+        Some(lane)
+    });
+    lanes.filter(|lanes| !lanes.is_empty()).unwrap_or_else(|| EdgeConfig::default().lanes)
+}
+
+/// All environment variables of `edge.toml`.
+pub(super) fn variables() -> Vec<String> {
+    use super::table::variables_of;
+    [
+        variables_of::<Node>(),
+        variables_of::<Http>(),
+        variables_of::<Mqtt>(),
+        variables_of::<Outbox>(),
+        variables_of::<Uplink>(),
+        variables_of::<Log>(),
+    ]
+    .concat()
 }

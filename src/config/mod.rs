@@ -1,7 +1,34 @@
 //! What an operator writes: sections, defaults, validation with file and line, units.
+//!
+//! [`edge`] and [`cloud`] hold one table of keys each, and everything follows from it: the structs,
+//! their reading (`reader`, by the `kinds` of values), the environment variables, `config/*.toml`
+//! (`generate`). Rules between keys are in `edge_rules`, `cloud_rules` and `rules`.
 
 pub mod cloud;
+mod cloud_rules;
+mod document;
 pub mod edge;
+mod edge_rules;
+pub mod env;
+pub mod generate;
+mod kinds;
+pub mod log;
+pub mod mode;
+mod names;
+pub mod problem;
+mod reader;
+mod rules;
+pub mod secret;
+mod suggest;
+mod table;
+pub mod units;
+mod urls;
 
 pub use cloud::CloudConfig;
 pub use edge::EdgeConfig;
+pub use env::Env;
+pub use mode::Mode;
+pub use problem::{ConfigErrors, Warning};
+
+#[cfg(test)]
+mod tests;

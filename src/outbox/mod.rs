@@ -1,31 +1,87 @@
-//! The promise, on disk. PLACEHOLDER in memory with the final interface; the outbox work replaces it.
-//!
+//! The promise, on disk: events are acknowledged when they are durable, and stay until they are confirmed.
 //! Nothing outside knows what lies below `append`, `read`, `confirm` and `status`.
+//!
+//! ```text
+//! outbox/identity, identity.copy      who this outbox is
+//! outbox/<lane>/<first sequence>/     a store: one small sled database, written once, removed whole
+//! outbox/<lane>/next/                 the store after the one being filled
+//! outbox/<lane>/mark                  last acknowledged and confirmed sequence
+//! outbox/<lane>/reserve, ledger       sequences never to use again; sequences lost, and why
+//! ```
+//! An event goes `Writer` → [`commit`] (one thread per lane, one flush per group) → [`store`] → [`segment`] (sled),
+//! and comes back through [`reader`] → [`scan`], which reads the stores' files without sled. [`survey`] and
+//! [`recovery`] take stock at a start, [`keeper`] tidies. [pure]: [`block`], [`cursor`], [`window`].
 
-use std::sync::atomic::{AtomicU64, Ordering};
+mod block;
+mod budget;
+mod commit;
+mod cursor;
+mod inspect;
+mod keeper;
+mod lane;
+mod mark;
+mod meter;
+mod notes;
+mod reader;
+mod recovery;
+mod scan;
+mod segment;
+mod store;
+mod survey;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod window;
+
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::oneshot;
 
 use crate::config::EdgeConfig;
+use crate::config::edge::Durability;
 use crate::event::{Event, record};
 use crate::observe::metrics::Metrics;
 use crate::sys::clock::Clock;
+use crate::sys::files::{self, DirLock};
+use crate::sys::{sync_barrier, tasks};
+use budget::Budget;
+use commit::{Append, NotQueued};
+use lane::{Lane, Settings};
+use meter::Meters;
+use notes::Identity;
+use window::Fingerprints;
+
+pub use inspect::{InspectedLane, Inspection, inspect};
+pub use reader::Reader;
 
 /// Position of an event in its lane: 1, 2, 3 … without gaps.
 pub type Seq = u64;
 
+/// Directory of the outbox in the data directory.
+const DIR: &str = "outbox";
+
+/// Sizes a store can have. 8 MB is small enough to be given back soon and read in a moment; below 1 MB the
+/// making of stores would dominate. A small budget has room for eight per lane.
+const STORE_BYTES: (u64, u64) = (1 << 20, 8 << 20);
+const STORES_PER_LANE: u64 = 8;
+
+/// Closing waits so long for the disk at most.
+const CLOSE_MAX: Duration = Duration::from_secs(10);
+
 /// Proof that events are on disk. Only the outbox makes it; only it may be answered to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Durable {
-    /// Events that are on disk now because of this append or an earlier one with the same ids.
+    /// Events that are on disk now because of this append or an earlier one with the same ids: all of the append.
     pub accepted: u64,
-    /// Of these, how many an earlier append had brought.
+    /// Of these, how many were there already: brought by an earlier append, or earlier in this one.
     pub repeated: u64,
-    /// Sequence of the first event (of the earlier append if all are repeated).
+    /// Sequence of the first new event; if all are repeated, the lowest they were stored under.
     pub first: Seq,
-    /// Sequence of the last one.
+    /// Sequence of the last new event; if all are repeated, the highest they were stored under.
     pub last: Seq,
 }
 
@@ -74,6 +130,16 @@ pub enum AppendError {
 #[error("{0}")]
 pub struct OpenError(pub String);
 
+/// Why events could not be read back.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("lane {lane}: cannot read back stored events: {reason}")]
+pub struct ReadError {
+    /// The lane's name.
+    pub lane: String,
+    /// What happened.
+    pub reason: String,
+}
+
 /// An event as stored.
 #[derive(Clone, Debug)]
 pub struct Stored {
@@ -106,162 +172,197 @@ pub struct LaneStatus {
     pub refusing: Option<String>,
 }
 
-/// All lanes of this gateway.
+/// All lanes of this gateway. Cheap to clone; the last one dropped ends it as a crash would, but in order.
 #[derive(Clone)]
-pub struct Outbox {
-    incarnation: String,
-    lanes: Arc<Vec<Arc<LaneState>>>,
-}
+pub struct Outbox(Arc<Inner>);
 
-struct LaneState {
-    name: String,
-    clock: Clock,
-    events: Mutex<Vec<Stored>>,
-    confirmed: AtomicU64,
-    grew: Notify,
+struct Inner {
+    incarnation: String,
+    fingerprints: Fingerprints,
+    lanes: Vec<Arc<Lane>>,
+    keeper: Arc<keeper::Stop>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    barrier: sync_barrier::Say,
+    lock: DirLock,
 }
 
 impl Outbox {
     /// Opens or makes the outbox below `config.node.data_dir`.
-    pub fn open(config: &EdgeConfig, clock: &Clock, _metrics: &Metrics) -> Result<Self, OpenError> {
-        let lanes = config
-            .lanes
-            .iter()
-            .map(|l| {
-                Arc::new(LaneState {
-                    name: l.name.clone(),
-                    clock: clock.clone(),
-                    events: Mutex::default(),
-                    confirmed: AtomicU64::new(0),
-                    grew: Notify::new(),
-                })
-            })
-            .collect();
-        Ok(Self { incarnation: crate::sys::random::hex16(), lanes: Arc::new(lanes) })
+    pub fn open(config: &EdgeConfig, clock: &Clock, metrics: &Metrics) -> Result<Self, OpenError> {
+        let data = &config.node.data_dir;
+        let dir = data.join(DIR);
+        let durable = config.outbox.durability == Durability::Disk;
+        files::create_dir_durable(&dir).map_err(|e| OpenError(format!("cannot make {}: {e}", dir.display())))?;
+        let lock = lock(data)?;
+        let barrier = if durable { sync_barrier::Say::strict() } else { sync_barrier::Say::lax() };
+        if durable {
+            segment::prove_barrier(&dir).map_err(OpenError)?;
+        }
+        let identity = Identity::open(&dir)?;
+        let budget = Arc::new(Budget::new(dir.clone(), config.outbox.max_bytes));
+        let meters = Meters::new(metrics);
+        let fingerprints = Fingerprints::default();
+        inspect::warn_of_strangers(&dir, config);
+        let store_share = config.outbox.max_bytes / (STORES_PER_LANE * config.lanes.len().max(1) as u64);
+        let mut lanes = Vec::new();
+        let mut windows = Vec::new();
+        for lane in &config.lanes {
+            let settings = Settings {
+                dir: dir.join(&lane.name),
+                tag: identity.tag(&lane.name),
+                durable,
+                record_bytes_max: config.outbox.max_event.min(block::RECORD_BYTES_MAX as u64),
+                store_bytes_max: store_share.clamp(STORE_BYTES.0, STORE_BYTES.1),
+                window: config.outbox.dedup_window,
+            };
+            let meter = meters.lane(&lane.name);
+            let (lane, window) = recovery::open_lane(&lane.name, settings, clock, &budget, meter, &fingerprints)?;
+            lanes.push(lane);
+            windows.push(window);
+        }
+        let outbox = Inner {
+            incarnation: identity.incarnation,
+            fingerprints,
+            lanes,
+            keeper: Arc::default(),
+            threads: Mutex::default(),
+            barrier,
+            lock,
+        };
+        outbox.start(windows, meters).map_err(|e| OpenError(format!("cannot start the outbox's threads: {e}")))?;
+        Ok(Self(Arc::new(outbox)))
     }
 
     /// Random name of this outbox's life: a replaced disk gets a new one. 16 hexadecimal characters.
     pub fn incarnation(&self) -> &str {
-        &self.incarnation
+        &self.0.incarnation
     }
 
     /// The way in for one lane; `None`: there is no such lane.
     pub fn writer(&self, lane: &str) -> Option<Writer> {
-        self.lanes.iter().find(|l| l.name == lane).map(|l| Writer(l.clone()))
+        let lane = self.0.lanes.iter().find(|l| l.name == lane)?.clone();
+        Some(Writer { lane, fingerprints: self.0.fingerprints.clone() })
     }
 
     /// The way out for one lane; there should be one reader per lane.
     pub fn reader(&self, lane: &str) -> Option<Reader> {
-        self.lanes.iter().find(|l| l.name == lane).map(|l| Reader(l.clone()))
+        self.0.lanes.iter().find(|l| l.name == lane).map(|l| Reader::new(l.clone()))
     }
 
     /// All lanes in numbers, in the order of the configuration.
     pub fn status(&self) -> Vec<LaneStatus> {
-        self.lanes
-            .iter()
-            .map(|l| {
-                let events = l.events.lock().unwrap_or_else(PoisonError::into_inner);
-                let confirmed = l.confirmed.load(Ordering::Relaxed);
-                let last = events.last().map_or(0, |e| e.seq);
-                LaneStatus {
-                    lane: l.name.clone(),
-                    last,
-                    confirmed,
-                    backlog_events: last - confirmed,
-                    ..LaneStatus::default()
-                }
-            })
-            .collect()
+        self.0.lanes.iter().map(|l| l.status()).collect()
     }
 
     /// Commits what waits and closes the files. Appends after it get [`AppendError::Closed`].
-    pub async fn close(&self) {}
+    pub async fn close(&self) {
+        let inner = self.0.clone();
+        let ended = tokio::task::spawn_blocking(move || inner.stop());
+        if tokio::time::timeout(CLOSE_MAX, ended).await.is_err() {
+            tracing::error!("the disk did not take what waits within {CLOSE_MAX:?}; leaving it");
+        }
+    }
+}
+
+impl Inner {
+    fn start(&self, windows: Vec<window::Window>, meters: Meters) -> std::io::Result<()> {
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for (lane, window) in self.lanes.iter().zip(windows) {
+            let lane = lane.clone();
+            threads.push(tasks::thread(&format!("commit-{}", lane.name), move || commit::run(&lane, window))?);
+        }
+        let (lanes, stop) = (self.lanes.clone(), self.keeper.clone());
+        threads.push(tasks::thread("outbox-keeper", move || keeper::run(&lanes, &meters, &stop))?);
+        Ok(())
+    }
+
+    /// Ends the threads; the second call finds nothing to do.
+    fn stop(&self) {
+        self.lanes.iter().for_each(|l| l.queue.close());
+        self.keeper.press();
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for thread in threads.drain(..) {
+            if let Err(panic) = thread.join() {
+                tracing::error!(reason = tasks::panic_message(panic.as_ref()), "a thread of the outbox panicked");
+                continue;
+            }
+        }
+        for lane in &self.lanes {
+            lane.discard_spare();
+            lane.drop_retired();
+            if let Err(e) = lane.sync_mark(true) {
+                tracing::warn!(lane = lane.name, error = %e, "cannot write the lane's mark");
+            }
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop();
+        tracing::debug!(lock = ?self.lock, barrier = ?self.barrier, "outbox closed");
+    }
+}
+
+fn lock(data: &std::path::Path) -> Result<DirLock, OpenError> {
+    match DirLock::take(data) {
+        Ok(Some(lock)) => Ok(lock),
+        Ok(None) => Err(OpenError(format!(
+            "{} is in use by another running process; stop it, or give this one its own node.data_dir",
+            data.display()
+        ))),
+        Err(e) => Err(OpenError(format!("cannot lock {}: {e}", data.display()))),
+    }
 }
 
 /// The way in for one lane. Cheap to clone.
 #[derive(Clone)]
-pub struct Writer(Arc<LaneState>);
+pub struct Writer {
+    lane: Arc<Lane>,
+    fingerprints: Fingerprints,
+}
 
 impl Writer {
     /// The lane's name.
     pub fn lane(&self) -> &str {
-        &self.0.name
+        &self.lane.name
     }
 
     /// Puts all of `events` on disk or none. They must have passed [`Event::check`].
     /// Dropping the future does not undo the append: the events may still be stored.
     pub async fn append(&self, events: Vec<Event>) -> Result<Durable, AppendError> {
-        let mut stored = self.0.events.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = stored.len() as u64 + 1;
-        for event in &events {
-            let mut out = Vec::new();
-            record::encode(event, &mut out);
-            let seq = stored.len() as u64 + 1;
-            stored.push(Stored { seq, accepted_ms: self.0.clock.unix_ms(), record: out.into() });
+        if events.is_empty() {
+            return Ok(Durable { accepted: 0, repeated: 0, first: 0, last: 0 });
         }
-        self.0.grew.notify_waiters();
-        Ok(Durable { accepted: events.len() as u64, repeated: 0, first, last: stored.len() as u64 })
-    }
-}
-
-/// Why events could not be read back.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("lane {lane}: cannot read back stored events: {reason}")]
-pub struct ReadError {
-    /// The lane's name.
-    pub lane: String,
-    /// What happened.
-    pub reason: String,
-}
-
-/// The way out for one lane.
-pub struct Reader(Arc<LaneState>);
-
-impl Reader {
-    /// The lane's name.
-    pub fn lane(&self) -> &str {
-        &self.0.name
+        let (answer, answered) = oneshot::channel();
+        let append = self.encode(&events, answer)?;
+        drop(events);
+        self.lane.queue.push(append).map_err(|why| match why {
+            NotQueued::Busy => AppendError::Busy { lane: self.lane.name.clone() },
+            NotQueued::Closed => AppendError::Closed,
+        })?;
+        // The committer answers everything it takes; without an answer it has died.
+        answered.await.unwrap_or(Err(AppendError::Closed))
     }
 
-    /// The next events at or after `from`, in order, about `max_bytes` of records (at least one event).
-    /// Waits until there is one. Sequences may jump over what was lost to damage or given up.
-    /// Cancel-safe: a dropped call takes nothing away.
-    pub async fn read(&mut self, from: Seq, max_bytes: usize) -> Result<Vec<Stored>, ReadError> {
-        loop {
-            let grew = self.0.grew.notified();
-            tokio::pin!(grew);
-            grew.as_mut().enable();
-            {
-                let events = self.0.events.lock().unwrap_or_else(PoisonError::into_inner);
-                let start = usize::try_from(from.max(1) - 1).unwrap_or(usize::MAX);
-                if start < events.len() {
-                    let mut bytes = 0;
-                    return Ok(events[start..]
-                        .iter()
-                        .take_while(|e| {
-                            bytes += e.record.len();
-                            bytes <= max_bytes || bytes == e.record.len()
-                        })
-                        .cloned()
-                        .collect());
-                }
+    fn encode(
+        &self,
+        events: &[Event],
+        answer: oneshot::Sender<Result<Durable, AppendError>>,
+    ) -> Result<Append, AppendError> {
+        let max = self.lane.settings.record_bytes_max;
+        let mut records = Vec::with_capacity(events.iter().map(record::encoded_len).sum());
+        let mut ends = Vec::with_capacity(events.len());
+        let mut names = Vec::with_capacity(events.len());
+        for (index, event) in events.iter().enumerate() {
+            let bytes = record::encoded_len(event);
+            if bytes as u64 > max {
+                return Err(AppendError::TooLarge { index, bytes, max });
             }
-            grew.await;
+            record::encode(event, &mut records);
+            ends.push(records.len());
+            names.push((!event.id_is_ours).then(|| self.fingerprints.of(&event.source, &event.id)));
         }
-    }
-
-    /// Everything up to and including `through` has arrived at Pulsar; its space may be reused. Never goes back.
-    pub fn confirm(&self, through: Seq) {
-        self.0.confirmed.fetch_max(through, Ordering::Relaxed);
-    }
-
-    /// First sequence that is not confirmed (F of the resume rule); one past the last if all are.
-    pub fn first_unconfirmed(&self) -> Seq {
-        self.0.confirmed.load(Ordering::Relaxed) + 1
-    }
-
-    /// Last sequence on disk; 0: none yet.
-    pub fn last_durable(&self) -> Seq {
-        self.0.events.lock().unwrap_or_else(PoisonError::into_inner).last().map_or(0, |e| e.seq)
+        Ok(Append { records, ends, names, answer })
     }
 }

@@ -1,1 +1,3 @@
 //! Rustls set-up: trust, credentials.
+
+pub mod tls;

@@ -10,6 +10,12 @@ pub fn hex16() -> String {
     format!("{:016x}", high ^ low.rotate_left(32))
 }
 
+/// 64 random bits, for jitter.
+pub fn bits() -> u64 {
+    // The lower half of a version-4 UUID has two fixed bits at its top: the rest is random.
+    Uuid::new_v4().as_u64_pair().1
+}
+
 /// A UUIDv7 (RFC 9562 §5.7): sorts by time, unique without coordination.
 pub fn uuid_v7() -> String {
     Uuid::now_v7().to_string()

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Sourced: a Python with Pulsar's official client, the tests' independent witness. Sets TIDEGATE_TEST_PYTHON.
+venv="$PWD/.work/python"
+if ! "$venv/bin/python" -c 'import pulsar' >/dev/null 2>&1; then
+  if ! python3 -c 'import venv, ensurepip' >/dev/null 2>&1; then
+    need no-such-command=python3-venv
+  fi
+  rm -rf "$venv"
+  python3 -m venv "$venv"
+  "$venv/bin/pip" install -q 'pulsar-client>=3.5,<4'
+fi
+export TIDEGATE_TEST_PYTHON="$venv/bin/python"

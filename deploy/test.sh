@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Installs what is missing and runs every test; the end-to-end ones start real Pulsar brokers of their own.
+# `deploy/test.sh NAME` runs the tests whose name contains NAME.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. deploy/need.sh
+need_rust
+need protoc=protobuf-compiler cc=build-essential java=openjdk-17-jre-headless mvn=maven curl=curl python3=python3
+. deploy/python.sh
+bash deploy/pulsar/pulsar.sh fetch
+# Unit and property tests beside the code, then tests/*: each starts its servers on free ports in its own directories.
+cargo test --all-targets -- "$@"

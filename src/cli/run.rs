@@ -1,0 +1,43 @@
+//! The commands that need a configuration: load it, start logging, hand over.
+
+use super::provision::{self, ProvisionArgs};
+use super::tail::{self, TailArgs};
+use super::{CliError, ConfigArgs, print_warnings};
+use crate::app::{self, AppError};
+use crate::config::{CloudConfig, EdgeConfig, Env};
+use crate::observe::logs;
+
+pub fn edge(args: &ConfigArgs) -> Result<(), CliError> {
+    let (config, warnings) = EdgeConfig::load(args.config.as_deref(), &Env::of_process()).map_err(CliError::usage)?;
+    print_warnings(&warnings);
+    logs::start(&config.log).map_err(CliError::usage)?;
+    app::edge(config).map_err(CliError::from)
+}
+
+pub fn cloud(args: &ConfigArgs) -> Result<(), CliError> {
+    let (config, warnings) = CloudConfig::load(args.config.as_deref(), &Env::of_process()).map_err(CliError::usage)?;
+    print_warnings(&warnings);
+    logs::start(&config.log).map_err(CliError::usage)?;
+    app::cloud(config).map_err(CliError::from)
+}
+
+pub fn provision(args: &ProvisionArgs) -> Result<(), CliError> {
+    let (config, warnings) = CloudConfig::load(args.config.as_deref(), &Env::of_process()).map_err(CliError::usage)?;
+    print_warnings(&warnings);
+    provision::run(args, &config, &mut std::io::stdout())
+        .map_err(|e| CliError { code: e.exit_code(), message: e.to_string() })
+}
+
+pub fn tail(args: &TailArgs) -> Result<(), CliError> {
+    tail::run(args).map_err(|e| CliError { code: e.exit_code(), message: e.to_string() })
+}
+
+impl From<AppError> for CliError {
+    fn from(e: AppError) -> Self {
+        match e {
+            AppError::Setup(_) => Self::usage(e),
+            AppError::Unavailable(_) => Self::temporary(e),
+            AppError::Failed(_) => Self::internal(e),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! A client of the `pulsar` crate with our credentials and limits.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::time::Duration;
+
+use pulsar::error::AuthenticationError;
+use pulsar::{ConnectionRetryOptions, OperationRetryOptions, Pulsar, TokioExecutor};
+
+use crate::config::cloud;
+use crate::config::edge::Secret;
+
+/// Time for one address of the broker to answer a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time for the broker to answer one command.
+pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pings that keep a quiet connection alive, and find out that it is dead.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The file with the authorities to trust cannot be read.
+    #[error("cannot read [pulsar] ca_file {}: {source}", path.display())]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The broker could not be reached.
+    #[error("cannot connect to {service}: {source}")]
+    Connect {
+        /// The service URL.
+        service: String,
+        /// The crate's words.
+        source: pulsar::Error,
+    },
+}
+
+/// Connects. Every consumer has a client, and so a connection, of its own: one that fails disturbs no other.
+///
+/// The crate adds the authorities of `ca_file` to the public ones instead of trusting only them (6.9.1, `connection.rs`:
+/// the root store starts with `webpki_roots`), and offers no way around it. Host names are checked.
+pub async fn connect(config: &cloud::Pulsar) -> Result<Pulsar<TokioExecutor>, ClientError> {
+    // Retries are ours (see consume.rs): the crate's would block for minutes and reset nothing.
+    let connection = ConnectionRetryOptions {
+        max_retries: 0,
+        connection_timeout: CONNECT_TIMEOUT,
+        keep_alive: KEEP_ALIVE,
+        ..ConnectionRetryOptions::default()
+    };
+    let operation = OperationRetryOptions {
+        operation_timeout: OPERATION_TIMEOUT,
+        retry_delay: Duration::from_millis(500),
+        max_retries: Some(4),
+    };
+    let mut builder = Pulsar::builder(&config.service, TokioExecutor)
+        .with_connection_retry_options(connection)
+        .with_operation_retry_options(operation);
+    if let Some(path) = &config.ca_file {
+        let chain = std::fs::read(path).map_err(|source| ClientError::CaFile { path: path.clone(), source })?;
+        builder = builder.with_certificate_chain(chain);
+    }
+    if let Some(token) = Token::of(config) {
+        builder = builder.with_auth_provider(Box::new(token));
+    }
+    builder.build().await.map_err(|source| ClientError::Connect { service: config.service.clone(), source })
+}
+
+/// The token, read again for every connection: the file may have been replaced in the meantime.
+enum Token {
+    Given(Secret),
+    File(PathBuf),
+}
+
+type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, AuthenticationError>> + Send + 'a>>;
+
+impl Token {
+    fn of(config: &cloud::Pulsar) -> Option<Self> {
+        let file = config.token_file.clone().map(Self::File);
+        file.or_else(|| config.token.clone().map(Self::Given))
+    }
+
+    fn read(&self) -> Result<Vec<u8>, AuthenticationError> {
+        match self {
+            Self::Given(token) => Ok(token.reveal().into()),
+            Self::File(path) => match std::fs::read_to_string(path) {
+                Ok(text) => Ok(text.trim().into()),
+                Err(e) => {
+                    let reason = format!("cannot read [pulsar] token_file {}: {e}", path.display());
+                    Err(AuthenticationError::Custom(reason))
+                }
+            },
+        }
+    }
+}
+
+// The crate's trait is made by async_trait; these are the signatures it expands to.
+impl pulsar::authentication::Authentication for Token {
+    fn auth_method_name(&self) -> String {
+        "token".to_owned()
+    }
+
+    fn initialize<'life0, 'async_trait>(&'life0 mut self) -> Answer<'async_trait, ()>
+    where
+        'life0: 'async_trait,
+        Self: 'async_trait,
+    {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn auth_data<'life0, 'async_trait>(&'life0 mut self) -> Answer<'async_trait, Vec<u8>>
+    where
+        'life0: 'async_trait,
+        Self: 'async_trait,
+    {
+        Box::pin(async { self.read() })
+    }
+}

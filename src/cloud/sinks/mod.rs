@@ -1,0 +1,4 @@
+//! Where events are stored for good.
+
+pub mod files;
+pub mod state;

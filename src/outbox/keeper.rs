@@ -1,0 +1,158 @@
+//! Keeps the lanes tidy, off the commit path: prepares next stores, writes positions down, removes what was drained.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::lane::{Book, Lane};
+use super::meter::Meters;
+use super::segment::{self, EVENTS_MAX, Spare};
+use super::store::{self, SPARE};
+
+/// How often the keeper looks around: often enough that the next store is ready before a fast lane needs it.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A confirmed position is on disk at most this long after it was confirmed. What lies between is sent once
+/// more after a power cut, and the broker drops it.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// Drained stores that are kept per lane so that repeated events can be told after a restart.
+pub const KEEP_BYTES_MAX: u64 = 64 << 20;
+
+/// The keeper's stop button.
+#[derive(Debug, Default)]
+pub struct Stop {
+    pressed: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Stop {
+    /// The keeper ends after what it does now.
+    pub fn press(&self) {
+        *self.pressed.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+    }
+
+    fn wait(&self, at_most: Duration) -> bool {
+        let pressed = self.pressed.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.changed.wait_timeout_while(pressed, at_most, |p| !*p).unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+/// The keeper's thread.
+pub fn run(lanes: &[Arc<Lane>], meters: &Meters, stop: &Stop) {
+    let mut synced: Vec<Instant> = lanes.iter().map(|_| Instant::now()).collect();
+    loop {
+        for (lane, synced) in lanes.iter().zip(&mut synced) {
+            lane.drop_retired();
+            prepare(lane);
+            seal(lane);
+            let pressed = lane.budget.is_pressed();
+            if lane.book().cursor.unsynced().is_some() && (pressed || synced.elapsed() >= SYNC_EVERY) {
+                *synced = Instant::now();
+                if let Err(e) = lane.sync_mark(false) {
+                    tracing::warn!(lane = lane.name, error = %e, "cannot write the confirmed position");
+                }
+            }
+            tidy(lane, pressed);
+            lane.meter.show(&lane.status(), lane.clock.unix_ms());
+        }
+        meters.count_fsyncs();
+        if stop.wait(TICK) {
+            return;
+        }
+    }
+}
+
+/// Makes the next store when it will soon be needed, and reserves its sequences.
+fn prepare(lane: &Lane) {
+    let (soon, last, first) = {
+        let book = lane.book();
+        let growing = book.stores.back().filter(|_| book.active);
+        let soon = (growing.is_none() || book.half_full) && book.refusing.is_none();
+        (soon, book.last, growing.map_or(book.last + 1, |s| s.first))
+    };
+    let mut spare = lane.spare.lock().unwrap_or_else(PoisonError::into_inner);
+    if !soon || spare.is_some() {
+        return;
+    }
+    let dir = lane.settings.dir.join(SPARE);
+    let made = store::reserve(lane, last.max(first + EVENTS_MAX) + EVENTS_MAX)
+        .and_then(|()| Spare::create(&dir, lane.settings.durable));
+    match made {
+        Ok(made) => {
+            lane.budget.add(made.disk_bytes());
+            *spare = Some(made);
+        }
+        Err(e) => tracing::warn!(lane = lane.name, error = %e, "cannot prepare the next store"),
+    }
+}
+
+/// Writes down what full stores hold, so that the next start need not read them.
+pub fn seal(lane: &Lane) {
+    let unsealed: Vec<_> = {
+        let book = lane.book();
+        let growing = usize::from(book.active);
+        let full = book.stores.len().saturating_sub(growing);
+        book.stores.iter().take(full).filter(|s| !s.sealed).map(|s| (s.first, s.seal.clone())).collect()
+    };
+    for (first, seal) in unsealed {
+        if let Err(e) = seal.write(&lane.store_dir(first)) {
+            tracing::debug!(lane = lane.name, error = %e, "cannot seal a store; the next start reads it instead");
+            return;
+        }
+        if let Some(store) = lane.book().stores.iter_mut().find(|s| s.first == first) {
+            store.sealed = true;
+        }
+    }
+}
+
+/// Counts the last store's space anew, after a failure left something unknown in it.
+pub fn recount(lane: &Lane) {
+    let mut book = lane.book();
+    if let Some(store) = book.stores.back_mut() {
+        let disk = segment::disk_bytes(&lane.store_dir(store.first));
+        lane.budget.add(disk.saturating_sub(store.disk));
+        lane.budget.release(store.disk.saturating_sub(disk));
+        store.disk = disk;
+    }
+}
+
+/// Removes drained stores whether or not repeated events may still need them: space is short.
+pub fn reclaim(lane: &Lane) {
+    if lane.book().cursor.unsynced().is_some()
+        && let Err(e) = lane.sync_mark(false)
+    {
+        tracing::warn!(lane = lane.name, error = %e, "cannot write the confirmed position");
+    }
+    tidy(lane, true);
+}
+
+/// Removes drained stores that are needed no more.
+fn tidy(lane: &Lane, pressed: bool) {
+    let _alone = lane.tidying.lock().unwrap_or_else(PoisonError::into_inner);
+    while let Some((dir, disk)) = next_to_go(lane, &mut lane.book(), pressed) {
+        if segment::remove(&dir) {
+            lane.budget.release(disk);
+        } else {
+            // It is no longer in the book; the next start finds and removes it.
+            tracing::warn!(dir = %dir.display(), "cannot remove a drained store");
+        }
+    }
+}
+
+/// Takes the oldest store out of the book, if it is drained and needed no more.
+fn next_to_go(lane: &Lane, book: &mut Book, pressed: bool) -> Option<(PathBuf, u64)> {
+    let confirmed = book.cursor.synced();
+    let growing = usize::from(book.active);
+    let full = book.stores.len().saturating_sub(growing);
+    let drained = book.stores.iter().take(full).take_while(|s| s.seal.last <= confirmed);
+    let kept: u64 = drained.map(|s| s.disk).sum();
+    let oldest = book.stores.front().filter(|s| full > 0 && s.seal.last <= confirmed)?;
+    let in_window = oldest.seal.named && oldest.newest.elapsed() < lane.settings.window;
+    if in_window && kept <= KEEP_BYTES_MAX && !pressed {
+        return None;
+    }
+    let store = book.stores.pop_front()?;
+    Some((lane.store_dir(store.first), store.disk))
+}

@@ -1,0 +1,89 @@
+//! What a TLS client of ours trusts: the authorities in a file, and then nobody else, or the public ones.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+/// Why no TLS client can be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The file cannot be read as PEM.
+    #[error("CA file {}: {reason}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What happened.
+        reason: rustls_pki_types::pem::Error,
+    },
+    /// A certificate in the file cannot be trusted.
+    #[error("CA file {}: certificate {number}: {reason}", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// Which one, from 1.
+        number: usize,
+        /// What is wrong with it.
+        reason: rustls::Error,
+    },
+    /// The file is PEM and has no certificate.
+    #[error("CA file {} has no certificate (a PEM block \"BEGIN CERTIFICATE\")", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Rustls refuses the set-up.
+    #[error("TLS: {0}")]
+    Setup(#[from] rustls::Error),
+}
+
+/// A client that trusts the authorities in `ca_file` and nobody else; without a file, the public ones.
+/// Reads the file: call it at each connect, so that a replaced file takes effect.
+pub fn client(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+    let roots = match ca_file {
+        Some(path) => private_roots(path)?,
+        None => RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() },
+    };
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+fn private_roots(path: &Path) -> Result<RootCertStore, TlsError> {
+    let failed = |reason| TlsError::Read { path: path.to_owned(), reason };
+    let mut roots = RootCertStore::empty();
+    for (i, certificate) in CertificateDer::pem_file_iter(path).map_err(failed)?.enumerate() {
+        roots.add(certificate.map_err(failed)?).map_err(|reason| TlsError::Certificate {
+            path: path.to_owned(),
+            number: i + 1,
+            reason,
+        })?;
+    }
+    if roots.is_empty() {
+        return Err(TlsError::Empty { path: path.to_owned() });
+    }
+    Ok(roots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_private_authority_is_read_and_a_wrong_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        assert!(client(Some(&path)).unwrap_err().to_string().contains("ca.pem"));
+        std::fs::write(&path, "not PEM").unwrap();
+        assert!(client(Some(&path)).unwrap_err().to_string().contains("BEGIN CERTIFICATE"));
+        let authority = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(&path, authority.cert.pem()).unwrap();
+        assert_eq!(private_roots(&path).unwrap().len(), 1);
+        client(Some(&path)).unwrap();
+        client(None).unwrap();
+    }
+}

@@ -1,0 +1,136 @@
+//! The rules that keep the parts apart, read from the source: which module may use which, which files hold
+//! no I/O, how long a file may be, where `unsafe` is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Module, and the modules of ours it may use besides itself.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("sys", &[]),
+    ("event", &["sys"]),
+    ("config", &["event", "sys"]),
+    ("observe", &["config", "event", "sys"]),
+    ("security", &["config", "event", "sys"]),
+    ("pulsar", &["config", "event", "sys", "security"]),
+    ("outbox", &["config", "event", "sys", "observe"]),
+    ("ingest", &["outbox", "config", "event", "sys", "observe", "security"]),
+    ("uplink", &["outbox", "pulsar", "config", "event", "sys", "observe", "security"]),
+    ("cloud", &["pulsar", "config", "event", "sys", "observe", "security"]),
+    ("app", &["ingest", "outbox", "uplink", "cloud", "pulsar", "config", "event", "sys", "observe", "security"]),
+    ("cli", &["app", "outbox", "cloud", "pulsar", "config", "event", "sys", "observe", "security"]),
+];
+
+/// Files and directories that decide and never act.
+const PURE: &[&str] = &[
+    "src/event",
+    "src/outbox/block.rs",
+    "src/outbox/cursor.rs",
+    "src/outbox/window.rs",
+    "src/uplink/resume.rs",
+    "src/uplink/batch.rs",
+    "src/cloud/audit.rs",
+    "src/pulsar/names.rs",
+    "src/pulsar/murmur.rs",
+];
+
+/// What a pure file may not contain outside its tests.
+const IMPURE: &[&str] =
+    &[".await", "std::fs", "std::net", "std::thread", "Instant::now", "tokio::", "sys::random", "Clock", "tracing::"];
+
+const FILE_LINES_MAX: usize = 700;
+
+fn sources(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display())) {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The file without its `#[cfg(test)]` tail and without comments.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    code.lines().map(|l| l.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    let mut wrong = Vec::new();
+    for path in sources(Path::new("src")) {
+        let inside = path.strip_prefix("src").unwrap();
+        let first = inside.components().next().unwrap().as_os_str().to_string_lossy().into_owned();
+        let module = first.trim_end_matches(".rs");
+        if ["lib", "main"].contains(&module) {
+            continue;
+        }
+        let (_, allowed) = MAY_USE
+            .iter()
+            .find(|(m, _)| *m == module)
+            .unwrap_or_else(|| panic!("{module} is new: say in this test what it may use"));
+        for used in code(&path).split("crate::").skip(1) {
+            let names: Vec<String> = match used.strip_prefix('{') {
+                Some(group) => group
+                    .split('}')
+                    .next()
+                    .unwrap_or_default()
+                    .split(',')
+                    .map(|n| n.trim().split("::").next().unwrap_or_default().to_owned())
+                    .filter(|n| !n.is_empty())
+                    .collect(),
+                None => vec![used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()],
+            };
+            for name in names {
+                let known = MAY_USE.iter().any(|(m, _)| *m == name);
+                if known && name != module && !allowed.contains(&name.as_str()) {
+                    wrong.push(format!("{} uses crate::{name}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn pure_files_do_no_io() {
+    let mut wrong = Vec::new();
+    for place in PURE {
+        let place = Path::new(place);
+        let files = if place.is_dir() { sources(place) } else { vec![place.to_owned()] };
+        for path in files {
+            let code = code(&path);
+            wrong.extend(IMPURE.iter().filter(|w| code.contains(**w)).map(|w| format!("{}: {w}", path.display())));
+        }
+    }
+    assert!(wrong.is_empty(), "these files are marked pure:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn files_are_about_one_thing_and_say_so() {
+    let mut wrong = Vec::new();
+    for path in sources(Path::new("src")).into_iter().chain(sources(Path::new("tests"))) {
+        let text = fs::read_to_string(&path).unwrap();
+        if !text.starts_with("//!") {
+            wrong.push(format!("{} does not start with what it is about (//!)", path.display()));
+        }
+        let lines = text.lines().count();
+        if lines > FILE_LINES_MAX {
+            wrong.push(format!("{} has {lines} lines; look for the second thing in it", path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn unsafe_is_in_one_file() {
+    let unsafe_files: Vec<_> =
+        sources(Path::new("src")).into_iter().filter(|p| code(p).split_whitespace().any(|w| w == "unsafe")).collect();
+    let only = PathBuf::from("src/sys/sync_barrier.rs");
+    assert!(unsafe_files.iter().all(|p| *p == only), "{unsafe_files:?}");
+}

@@ -1,0 +1,198 @@
+//! A real standalone Pulsar for one test, through deploy/pulsar/pulsar.sh: own ports, own directory, gone when dropped.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tempfile::TempDir;
+
+/// A running broker.
+pub struct Broker {
+    name: String,
+    port: u16,
+    web_port: u16,
+    tls_port: Option<u16>,
+    dir: TempDir,
+    admin_token: Option<String>,
+}
+
+/// How a broker is started.
+#[derive(Default)]
+pub struct Options {
+    /// `KEY=VALUE` for broker.conf.
+    pub conf: Vec<String>,
+    /// Certificate, its key and the authority, as PEM files: the broker listens with TLS as well.
+    pub tls: Option<[PathBuf; 3]>,
+    /// A token for the administration, when `conf` turns authentication on.
+    pub admin_token: Option<String>,
+}
+
+static SHARED: Mutex<Weak<Broker>> = Mutex::new(Weak::new());
+
+impl Broker {
+    /// Starts one. Takes 6 to 15 s.
+    pub fn start() -> Self {
+        Self::start_with(Options::default())
+    }
+
+    /// The one that tests of the same file share while any of them runs. Use topics or tenants of your own.
+    pub fn shared() -> Arc<Self> {
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.upgrade().unwrap_or_else(|| {
+            let broker = Arc::new(Self::start());
+            *shared = Arc::downgrade(&broker);
+            broker
+        })
+    }
+
+    /// Starts one with more settings.
+    pub fn start_with(options: Options) -> Self {
+        let [port, web_port, bookie_port, tls_port] = free_ports();
+        let dir = tempfile::Builder::new().prefix("broker-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let name = format!("test-{port}");
+        let tls_port = options.tls.is_some().then_some(tls_port);
+        let broker = Self { name, port, web_port, tls_port, dir, admin_token: options.admin_token.clone() };
+        let mut arguments: Vec<String> = Vec::new();
+        for (key, value) in [("--port", port), ("--web-port", web_port), ("--bookie-port", bookie_port)] {
+            arguments.extend([key.to_owned(), value.to_string()]);
+        }
+        if let (Some(files), Some(port)) = (&options.tls, tls_port) {
+            arguments.extend(["--tls-port".to_owned(), port.to_string()]);
+            for (key, file) in ["--tls-cert", "--tls-key", "--tls-ca"].into_iter().zip(files) {
+                arguments.extend([key.to_owned(), file.display().to_string()]);
+            }
+        }
+        if let Some(token) = &options.admin_token {
+            let file = broker.dir.path().join("admin.token");
+            std::fs::write(&file, token).unwrap();
+            arguments.extend(["--admin-token".to_owned(), file.display().to_string()]);
+        }
+        options.conf.iter().for_each(|c| arguments.extend(["--conf".to_owned(), c.clone()]));
+        broker.script("start", &arguments);
+        broker
+    }
+
+    /// `pulsar://…`
+    pub fn service_url(&self) -> String {
+        format!("pulsar://127.0.0.1:{}", self.port)
+    }
+
+    /// `pulsar+ssl://localhost:…`
+    pub fn tls_url(&self) -> String {
+        format!("pulsar+ssl://localhost:{}", self.tls_port.expect("started without TLS"))
+    }
+
+    /// `http://…`
+    pub fn admin_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.web_port)
+    }
+
+    /// Name of the cluster.
+    pub fn cluster(&self) -> &str {
+        &self.name
+    }
+
+    /// Kill -9; the data stays.
+    pub fn kill9(&self) {
+        self.script("kill", &[]);
+    }
+
+    /// Starts it again, after [`Broker::kill9`] or [`Broker::stop`].
+    pub fn restart(&self) {
+        self.script("start", &[]);
+    }
+
+    /// A clean stop.
+    pub fn stop(&self) {
+        self.script("stop", &[]);
+    }
+
+    /// Creates `tenant/namespace` (and the tenant) with deduplication on and retention.
+    pub fn create_namespace(&self, namespace: &str) {
+        let tenant = namespace.split('/').next().unwrap();
+        let cluster = &self.name;
+        self.admin("PUT", &format!("tenants/{tenant}"), &format!("{{\"allowedClusters\":[\"{cluster}\"]}}"));
+        self.admin("PUT", &format!("namespaces/{namespace}"), "");
+        self.set_dedup(namespace, true);
+        let forever = r#"{"retentionTimeInMinutes":-1,"retentionSizeInMB":-1}"#;
+        self.admin("POST", &format!("namespaces/{namespace}/retention"), forever);
+    }
+
+    /// Creates `tenant/namespace/name` with so many partitions.
+    pub fn create_partitioned_topic(&self, topic: &str, partitions: u32) {
+        self.admin("PUT", &format!("persistent/{topic}/partitions"), &partitions.to_string());
+    }
+
+    /// Switches deduplication for a namespace.
+    pub fn set_dedup(&self, namespace: &str, on: bool) {
+        self.admin("POST", &format!("namespaces/{namespace}/deduplication"), if on { "true" } else { "false" });
+    }
+
+    /// Takes a topic off its broker; it is loaded again when someone comes.
+    pub fn unload(&self, topic: &str) {
+        self.admin("PUT", &format!("persistent/{topic}/unload"), "");
+    }
+
+    /// A call of the admin REST interface below /admin/v2; 409 (it exists) is as good as success.
+    pub fn admin(&self, method: &str, path: &str, body: &str) -> String {
+        let url = format!("{}/admin/v2/{path}", self.admin_url());
+        let mut request = match method {
+            "GET" => return self.get(&url),
+            "PUT" => ureq::put(&url),
+            "POST" => ureq::post(&url),
+            other => panic!("method {other}"),
+        };
+        if let Some(token) = &self.admin_token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request.header("content-type", "application/json").config().http_status_as_error(false).build();
+        let mut answer = request.send(body).unwrap_or_else(|e| panic!("{method} {path}: {e}"));
+        let text = answer.body_mut().read_to_string().unwrap();
+        let status = answer.status().as_u16();
+        assert!(status < 300 || status == 409, "{method} {path}: {status} {text}");
+        text
+    }
+
+    fn get(&self, url: &str) -> String {
+        let mut request = ureq::get(url);
+        if let Some(token) = &self.admin_token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        request.call().unwrap_or_else(|e| panic!("GET {url}: {e}")).body_mut().read_to_string().unwrap()
+    }
+
+    fn script(&self, command: &str, arguments: &[String]) {
+        let Output { status, stdout, stderr } = self.command(command, arguments);
+        assert!(
+            status.success(),
+            "pulsar.sh {command}: {status}\n{}{}",
+            String::from_utf8_lossy(&stdout),
+            String::from_utf8_lossy(&stderr)
+        );
+    }
+
+    fn command(&self, command: &str, arguments: &[String]) -> Output {
+        let script = std::env::var("TIDEGATE_PULSAR_SH")
+            .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/pulsar/pulsar.sh").to_owned());
+        Command::new(&script)
+            .arg(command)
+            .args(["--name", &self.name, "--dir"])
+            .arg(self.dir.path())
+            .args(arguments)
+            .output()
+            .unwrap_or_else(|e| panic!("{script}: {e}"))
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.command("kill", &[]);
+    }
+}
+
+/// Ports that are free now. Held open together, so that they differ.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    let held: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+    held.each_ref().map(|l| l.local_addr().unwrap().port())
+}
