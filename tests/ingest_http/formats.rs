@@ -61,8 +61,9 @@ async fn a_structured_event_keeps_its_attributes_and_its_data_byte_by_byte() {
 #[tokio::test]
 async fn data_that_is_not_json_is_decoded() {
     let gate = Gate::start(|_| {});
-    let event = |rest: &str| format!(r#"{{"specversion":"1.0","id":"1","source":"s","type":"t",{rest}}}"#);
-    for (rest, data) in [
+    let event =
+        |id: usize, rest: &str| format!(r#"{{"specversion":"1.0","id":"{id}","source":"s","type":"t",{rest}}}"#);
+    let cases = [
         (r#""datacontenttype":"text/plain","data":"a\"\u00e9""#, &b"a\"\xc3\xa9"[..]),
         (r#""data":"a\"","datacontenttype":"text/plain;charset=utf-8""#, b"a\""),
         (r#""datacontenttype":"application/vnd.x+json","data":"a""#, b"\"a\""),
@@ -71,8 +72,9 @@ async fn data_that_is_not_json_is_decoded() {
         (r#""data_base64":"AP8=""#, b"\x00\xff"),
         (r#""data_base64":"AP8""#, b"\x00\xff"),
         (r#""comexampleext":"x""#, b""),
-    ] {
-        let reply = gate.post("/v1/events", STRUCTURED, event(rest)).await;
+    ];
+    for (id, (rest, data)) in cases.into_iter().enumerate() {
+        let reply = gate.post("/v1/events", STRUCTURED, event(id, rest)).await;
         assert_eq!(reply.status, 202, "{rest}: {reply:?}");
         assert_eq!(gate.stored("telemetry").await.last().unwrap().data, data, "{rest}");
     }
@@ -87,6 +89,20 @@ async fn a_batch_is_stored_in_its_order() {
     assert_eq!(reply.json(), json!({"accepted": 3, "lane": "telemetry", "first": 1, "last": 3}), "{reply:?}");
     let ids: Vec<_> = gate.stored("telemetry").await.into_iter().map(|e| e.id).collect();
     assert_eq!(ids, ["0", "1", "2"]);
+}
+
+#[tokio::test]
+async fn a_repeated_event_gets_the_first_answer_and_is_stored_once() {
+    let gate = Gate::start(|_| {});
+    let event = |id: u32| json!({"specversion": "1.0", "id": id.to_string(), "source": "s", "type": "t"});
+    let first = gate.post("/v1/events", BATCH, json!([event(1), event(2)]).to_string()).await.json();
+    assert_eq!(first, json!({"accepted": 2, "lane": "telemetry", "first": 1, "last": 2}));
+    let again = gate.post("/v1/events", BATCH, json!([event(1), event(2)]).to_string()).await.json();
+    assert_eq!(again, json!({"accepted": 2, "lane": "telemetry", "first": 1, "last": 2, "repeated": 2}));
+    let partly = gate.post("/v1/events", BATCH, json!([event(2), event(3)]).to_string()).await.json();
+    assert_eq!((&partly["accepted"], &partly["repeated"], &partly["last"]), (&2.into(), &1.into(), &3.into()));
+    assert_eq!(gate.stored("telemetry").await.len(), 3);
+    assert_eq!(gate.metric("tidegate_http_repeated_events_total").await, 3.0);
 }
 
 #[tokio::test]
