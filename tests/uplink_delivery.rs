@@ -1,5 +1,7 @@
 //! The uplink against a real broker: nothing is lost, doubled or out of order, whatever happens to the connection.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::time::Duration;
@@ -20,8 +22,13 @@ async fn events_arrive_with_their_attributes_and_after_a_restart_nothing_is_sent
     let mut edge = Edge::start(config.clone());
     for _ in 0..3 {
         edge.append(10_000, 50, 200).await;
-        eventually("all confirmed", Duration::from_secs(60), || (edge.confirmed(), edge.link()), |s| s.0 == edge.appended)
-            .await;
+        eventually(
+            "all confirmed",
+            Duration::from_secs(60),
+            || (edge.confirmed(), edge.link()),
+            |s| s.0 == edge.appended,
+        )
+        .await;
         assert_eq!(edge.link().warning, None);
         edge.disconnect().await;
         edge.connect(&config);

@@ -93,7 +93,8 @@ mod tests {
     async fn a_file_without_a_token_says_so() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
-        for (content, why) in [(" \n".to_owned(), "empty"), ("a b".into(), "one word"), ("x".repeat(70_000), "64 KiB")] {
+        for (content, why) in [(" \n".to_owned(), "empty"), ("a b".into(), "one word"), ("x".repeat(70_000), "64 KiB")]
+        {
             std::fs::write(&path, content).unwrap();
             let error = Credentials::File(path.clone()).token().await.unwrap_err().to_string();
             assert!(error.contains(why), "{error}");

@@ -339,10 +339,9 @@ impl<'a> Delivery<'a> {
                 let topic = self.topic(producer);
                 Err(link::refused(&self.wires[wire].broker, format!("event {seq} on {topic}"), code, message))
             }
-            Answer::Closed { producer } => Err(LinkError::ProducerClosed {
-                broker: self.wires[wire].broker.clone(),
-                topic: self.topic(producer),
-            }),
+            Answer::Closed { producer } => {
+                Err(LinkError::ProducerClosed { broker: self.wires[wire].broker.clone(), topic: self.topic(producer) })
+            }
             Answer::Ping => {
                 wire::command(&mut self.wires[wire].out, &link::pong());
                 Ok(())

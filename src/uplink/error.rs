@@ -15,7 +15,9 @@ use crate::security::tls::TlsError;
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// The service URL cannot be read.
-    #[error("{url:?} is not a service URL ({reason}); write pulsar://host:6650 or pulsar+ssl://host:6651 in uplink.pulsar")]
+    #[error(
+        "{url:?} is not a service URL ({reason}); write pulsar://host:6650 or pulsar+ssl://host:6651 in uplink.pulsar"
+    )]
     Url {
         /// As written.
         url: String,

@@ -123,9 +123,11 @@ impl Connector {
     pub async fn connect(&self, address: &Address, proxied: Option<&str>) -> Result<Connection, LinkError> {
         let broker = address.authority();
         let limit = self.connect_timeout;
-        timeout(limit, self.connect_unbounded(address, proxied))
-            .await
-            .map_err(|_| LinkError::Slow { broker, step: "connecting", limit })?
+        timeout(limit, self.connect_unbounded(address, proxied)).await.map_err(|_| LinkError::Slow {
+            broker,
+            step: "connecting",
+            limit,
+        })?
     }
 
     async fn connect_unbounded(&self, address: &Address, proxied: Option<&str>) -> Result<Connection, LinkError> {
@@ -133,8 +135,7 @@ impl Connector {
         let stream = dial(address).await?;
         let io: Box<dyn Io> = if address.tls { self.secure(stream, address).await? } else { Box::new(stream) };
         let input = BytesMut::new();
-        let mut connection =
-            Connection { io, input, broker, message_max: MESSAGE_MAX_DEFAULT, next_request: 0 };
+        let mut connection = Connection { io, input, broker, message_max: MESSAGE_MAX_DEFAULT, next_request: 0 };
         connection.handshake(&self.credentials, proxied).await?;
         Ok(connection)
     }
@@ -378,11 +379,8 @@ mod tests {
     async fn what_does_not_answer_or_is_no_pulsar_is_named() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let connector = Connector {
-            credentials: Credentials::None,
-            ca_file: None,
-            connect_timeout: Duration::from_millis(300),
-        };
+        let connector =
+            Connector { credentials: Credentials::None, ca_file: None, connect_timeout: Duration::from_millis(300) };
         let address = Address { host: "127.0.0.1".into(), port, tls: false };
         let error = connector.connect(&address, None).await.err().unwrap();
         assert!(error.to_string().contains("connecting took longer than 300 ms"), "{error}");

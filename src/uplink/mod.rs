@@ -58,8 +58,7 @@ pub fn start(
     let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     for reader in readers {
         let name = reader.lane().to_owned();
-        let stream =
-            Stream { node: config.node.id.clone(), incarnation: incarnation.to_owned(), lane: name.clone() };
+        let stream = Stream { node: config.node.id.clone(), incarnation: incarnation.to_owned(), lane: name.clone() };
         let lane = lane::Lane {
             urls: uplink.pulsar.clone(),
             topic: names::lane_topic(&uplink.tenant, &name),

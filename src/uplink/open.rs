@@ -204,11 +204,7 @@ fn located(from: &Connection, service: &Place, topic: &str, answer: BaseCommand)
     })
 }
 
-async fn pooled<'a>(
-    connector: &Connector,
-    pool: &'a mut Pool,
-    place: &Place,
-) -> Result<&'a mut Connection, LinkError> {
+async fn pooled<'a>(connector: &Connector, pool: &'a mut Pool, place: &Place) -> Result<&'a mut Connection, LinkError> {
     match pool.entry(place.clone()) {
         std::collections::hash_map::Entry::Occupied(entry) => Ok(entry.into_mut()),
         std::collections::hash_map::Entry::Vacant(entry) => {

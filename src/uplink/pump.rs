@@ -81,7 +81,11 @@ pub fn start(
     (pipe, work)
 }
 
-async fn write(mut io: WriteHalf<Box<dyn Io>>, mut queue: mpsc::UnboundedReceiver<Bytes>, written: &AtomicU64) -> String {
+async fn write(
+    mut io: WriteHalf<Box<dyn Io>>,
+    mut queue: mpsc::UnboundedReceiver<Bytes>,
+    written: &AtomicU64,
+) -> String {
     while let Some(mut frames) = queue.recv().await {
         while frames.has_remaining() {
             match io.write_buf(&mut frames).await {

@@ -36,8 +36,11 @@ fn expected(event: &Event, seq: u64, late: bool) -> Vec<(String, String)> {
     all.push(("ce_source".into(), event.source.clone()));
     all.push(("ce_type".into(), event.ty.clone()));
     all.push(("ce_time".into(), event.time.to_string()));
-    let optional =
-        [("ce_subject", &event.subject), ("content-type", &event.datacontenttype), ("ce_dataschema", &event.dataschema)];
+    let optional = [
+        ("ce_subject", &event.subject),
+        ("content-type", &event.datacontenttype),
+        ("ce_dataschema", &event.dataschema),
+    ];
     all.extend(optional.into_iter().filter_map(|(k, v)| v.clone().map(|v| (k.to_owned(), v))));
     all.extend(event.extensions.iter().map(|(k, v)| (format!("ce_{k}"), v.clone())));
     all

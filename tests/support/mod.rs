@@ -1,6 +1,6 @@
 //! What tests against a real Pulsar share: a broker of their own, a TCP proxy that cuts, an independent count.
 //! A test file says `mod support;`; not every file uses all of it.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 pub mod broker;
 pub mod count;
