@@ -324,7 +324,7 @@ impl<'a> Delivery<'a> {
     fn sent(&mut self, partition: usize, events: usize) {
         self.lane.metrics.sent.inc_by(events as u64);
         let now = Instant::now();
-        if !self.core.awaits_receipts() || self.partitions.iter().all(|p| p.sent.is_empty()) {
+        if self.partitions.iter().all(|p| p.sent.is_empty()) {
             self.progress = now;
         }
         self.partitions[partition].sent.push_back(now);
@@ -337,6 +337,9 @@ impl<'a> Delivery<'a> {
             Answer::Receipt { producer, seq, duplicate } => self.receipt(producer as usize, seq, duplicate, now),
             Answer::Refused { producer, seq, code, message } => {
                 let topic = self.topic(producer);
+                if link::is_final(code) {
+                    self.handle(Input::Refused { partition: producer as usize, seq })?;
+                }
                 Err(link::refused(&self.wires[wire].broker, format!("event {seq} on {topic}"), code, message))
             }
             Answer::Closed { producer } => {
