@@ -1,5 +1,7 @@
 //! The uplink against a real broker: nothing is lost, doubled or out of order, whatever happens to the connection.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::time::Duration;

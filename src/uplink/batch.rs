@@ -4,7 +4,7 @@ use crate::pulsar::murmur;
 
 /// A batch that is not full leaves only while fewer than this many units of its partition wait for
 /// a receipt. An event that comes alone therefore leaves at once; under load the receipts set the
-/// pace and batches fill by themselves, without a timer. Measured: 2 keeps a local broker busy.
+/// pace and batches fill by themselves, without a timer. Two: one is stored while the next is on its way.
 pub const PARTIAL_IN_FLIGHT: usize = 2;
 
 /// Limits of one lane.

@@ -1,41 +1,32 @@
 //! One life of a lane's connections: moves bytes between the outbox, the resume rule and the brokers, until something
 //! is in doubt or the process stops. Decides nothing about what may be sent: that is `resume`.
 
+mod upkeep;
+
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use pulsar::message::proto::{BaseCommand, CommandCloseProducer, CommandPing, base_command::Type};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::error::LinkError;
 use super::lane::Lane;
-use super::link::{self, REQUEST_TIMEOUT};
+use super::link;
 use super::open::{self, Session};
 use super::pump::{self, ANSWERS_MAX, Answer, Pipe};
 use super::resume::{Effect, Input, Resume, Seq};
 use super::wire::{self, Outgoing, Sender};
 use crate::event::record;
 use crate::outbox::Stored;
+use upkeep::Probe;
 
 /// An event is late when it was accepted longer than this before it is sent, or before the link came up.
 pub const LATE_AFTER: Duration = Duration::from_secs(10);
-
-/// A ping goes out when nothing was heard for this long.
-const PING_AFTER: Duration = Duration::from_secs(3);
-
-/// The connection is given up when nothing was heard for this long, and for as long as the slowest link needs
-/// for the batch that is on its way.
-const SILENCE_MAX: Duration = Duration::from_secs(10);
-
-/// Slowest link on which a full batch must still arrive: 64 kbit/s.
-const SLOWEST_BYTES_PER_SECOND: u64 = 8 << 10;
 
 /// How often pings, time-outs and the status are looked after.
 const TICK: Duration = Duration::from_millis(250);
@@ -49,11 +40,6 @@ const QUEUE_EVENTS: usize = 1024;
 
 /// Around a message: what its frame and metadata have besides the event.
 const MESSAGE_OVERHEAD: usize = 1 << 10;
-
-/// At the end: time for receipts that are on their way …
-const STOP_RECEIPTS: Duration = Duration::from_secs(2);
-/// … and for the brokers to confirm that the producers are closed, so that their names are free.
-const STOP_CLOSE: Duration = Duration::from_secs(1);
 
 struct Wire {
     pipe: Pipe,
@@ -82,13 +68,6 @@ struct Partition {
     entries: BytesMut,
     /// When each unit in flight was sent.
     sent: VecDeque<Instant>,
-}
-
-/// A producer closed and opened again, to learn whether the broker remembers.
-struct Probe {
-    partition: usize,
-    request: u64,
-    begun: Instant,
 }
 
 /// How a life ended.
@@ -324,7 +303,7 @@ impl<'a> Delivery<'a> {
     fn sent(&mut self, partition: usize, events: usize) {
         self.lane.metrics.sent.inc_by(events as u64);
         let now = Instant::now();
-        if !self.core.awaits_receipts() || self.partitions.iter().all(|p| p.sent.is_empty()) {
+        if self.partitions.iter().all(|p| p.sent.is_empty()) {
             self.progress = now;
         }
         self.partitions[partition].sent.push_back(now);
@@ -337,6 +316,9 @@ impl<'a> Delivery<'a> {
             Answer::Receipt { producer, seq, duplicate } => self.receipt(producer as usize, seq, duplicate, now),
             Answer::Refused { producer, seq, code, message } => {
                 let topic = self.topic(producer);
+                if link::is_final(code) {
+                    self.handle(Input::Refused { partition: producer as usize, seq })?;
+                }
                 Err(link::refused(&self.wires[wire].broker, format!("event {seq} on {topic}"), code, message))
             }
             Answer::Closed { producer } => {
@@ -374,129 +356,6 @@ impl<'a> Delivery<'a> {
             metrics.latency.observe((now - sent).as_secs_f64());
         }
         Ok(())
-    }
-
-    /// Step 1 of a probe: close.
-    fn begin_probe(&mut self) -> Result<(), LinkError> {
-        if self.probe.is_none()
-            && !self.stopping
-            && let Some(partition) = self.core.wants_probe()
-        {
-            let request = self.close(partition);
-            self.probe = Some(Probe { partition, request, begun: Instant::now() });
-            self.wires.iter_mut().for_each(Wire::flush);
-        }
-        Ok(())
-    }
-
-    fn close(&mut self, partition: usize) -> u64 {
-        self.next_request += 1;
-        let close = BaseCommand {
-            r#type: Type::CloseProducer as i32,
-            close_producer: Some(CommandCloseProducer { producer_id: partition as u64, request_id: self.next_request }),
-            ..BaseCommand::default()
-        };
-        wire::command(&mut self.wires[self.partitions[partition].wire].out, &close);
-        self.next_request
-    }
-
-    /// Steps 2 and 3 of a probe: open again, and look at L.
-    fn reply(&mut self, wire: usize, request: u64, answer: BaseCommand) -> Result<(), LinkError> {
-        let Some(probe) = self.probe.as_mut().filter(|p| p.request == request) else { return Ok(()) };
-        let partition = probe.partition;
-        let topic = &self.partitions[partition].topic;
-        if answer.success.is_some() {
-            self.next_request += 1;
-            probe.request = self.next_request;
-            let again = open::producer(topic, partition as u64, probe.request, &self.lane.producer);
-            wire::command(&mut self.wires[wire].out, &again);
-            return Ok(());
-        }
-        let last = open::last_sequence(&self.wires[wire].broker, topic, answer)?;
-        self.probe = None;
-        self.handle(Input::Probed { partition, last })
-    }
-
-    /// Pings, time-outs, status.
-    fn tick(&mut self) -> Result<(), LinkError> {
-        let now = Instant::now();
-        let limit = self.lane.receipt_timeout;
-        for (i, wire) in self.wires.iter_mut().enumerate() {
-            let written = wire.pipe.written.load(Ordering::Relaxed);
-            if written != wire.written {
-                // What the system takes, the other machine has made room for.
-                wire.written = written;
-                wire.heard = wire.heard.max(now - PING_AFTER.min(now - wire.heard));
-            }
-            let waits = self.partitions.iter().any(|p| p.wire == i && !p.sent.is_empty());
-            if waits && now - self.progress > limit {
-                return Err(LinkError::NoReceipt { broker: wire.broker.clone(), limit });
-            }
-            let on_its_way = if waits { self.lane.batch_bytes.min(self.core.outstanding_bytes() as u64) } else { 0 };
-            let silence_max = SILENCE_MAX + Duration::from_millis(on_its_way * 1000 / SLOWEST_BYTES_PER_SECOND);
-            let silence = now - wire.heard;
-            if silence > silence_max {
-                return Err(LinkError::Silent { broker: wire.broker.clone(), silence });
-            }
-            if silence > PING_AFTER && !wire.pinged {
-                wire.pinged = true;
-                let ping = CommandPing {};
-                let ping = BaseCommand { r#type: Type::Ping as i32, ping: Some(ping), ..BaseCommand::default() };
-                wire::command(&mut wire.out, &ping);
-            }
-        }
-        if let Some(probe) = self.probe.as_ref().filter(|p| now - p.begun > REQUEST_TIMEOUT) {
-            let broker = self.wires[self.partitions[probe.partition].wire].broker.clone();
-            return Err(LinkError::Slow { broker, step: "opening the producer again", limit: REQUEST_TIMEOUT });
-        }
-        self.lane.in_flight(self.core);
-        Ok(())
-    }
-
-    /// Waits for what is in flight and closes the producers, each within its bound.
-    async fn stop(&mut self) {
-        self.stopping = true;
-        let receipts = async {
-            while self.core.awaits_receipts() {
-                self.turn().await?;
-            }
-            Ok::<(), LinkError>(())
-        };
-        if let Ok(Err(error)) = tokio::time::timeout(STOP_RECEIPTS, receipts).await {
-            tracing::debug!(lane = self.lane.name, %error, "while stopping");
-            return;
-        }
-        let first = self.next_request + 1;
-        (0..self.partitions.len()).for_each(|p| {
-            self.close(p);
-        });
-        self.wires.iter_mut().for_each(Wire::flush);
-        let mut open = self.partitions.len();
-        let closed = async {
-            while open > 0 {
-                match self.answers.recv().await {
-                    Some((_, Answer::Reply(request, _))) if request >= first => open -= 1,
-                    Some(_) => {}
-                    None => return,
-                }
-            }
-        };
-        let drivers = async { while self.drivers.next().await.is_some() {} };
-        tokio::select! {
-            () = closed => {}
-            () = drivers => {}
-            () = tokio::time::sleep(STOP_CLOSE) => {}
-        }
-    }
-
-    /// One answer, without taking new events.
-    async fn turn(&mut self) -> Result<(), LinkError> {
-        self.fill()?;
-        tokio::select! {
-            biased;
-            Some(error) = self.drivers.next() => Err(error),
-            Some((wire, answer)) = self.answers.recv() => self.take(wire, answer).await,
-        }
     }
 }
 

@@ -47,7 +47,7 @@ pub struct Lane {
 
 /// Runs until `stop`.
 pub async fn run(lane: Lane, mut reader: Reader, stop: CancellationToken) -> Result<(), Infallible> {
-    let mut core = Resume::new(reader.first_unconfirmed() - 1, lane.limits);
+    let mut core = Resume::new(reader.first_unconfirmed().saturating_sub(1), lane.limits);
     let mut jitter = Jitter::new();
     for turn in 0.. {
         lane.state(LinkState::Connecting);

@@ -157,7 +157,10 @@ fn tls_advice(error: &std::io::Error) -> &'static str {
     use rustls::CertificateError as C;
     match error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::InvalidCertificate(why)) => match why {
-            C::UnknownIssuer => "its authority is not trusted: give its certificate in uplink.ca_file",
+            // A wrong authority of the same name shows as a bad signature.
+            C::UnknownIssuer | C::BadSignature => {
+                "its authority is not trusted: give its certificate in uplink.ca_file"
+            }
             C::NotValidForName | C::NotValidForNameContext { .. } => {
                 "its certificate is for another name: use that name in uplink.pulsar"
             }
@@ -321,6 +324,16 @@ pub fn refused(broker: &str, what: impl Into<String>, code: i32, message: String
     let code = ServerError::try_from(code).unwrap_or(ServerError::UnknownError);
     let message = message.lines().next().unwrap_or_default().chars().take(300).collect();
     LinkError::Refused { broker: broker.to_owned(), what: what.into(), code, message }
+}
+
+/// A refused message was certainly not stored, whatever happened to those behind it. Other codes tell of a write
+/// that is still open, or of a broker that refuses everything until the producer is opened again.
+pub fn is_final(code: i32) -> bool {
+    use ServerError as E;
+    matches!(
+        ServerError::try_from(code),
+        Ok(E::ChecksumError | E::NotAllowedError | E::MetadataError | E::IncompatibleSchema | E::AuthorizationError)
+    )
 }
 
 /// The request that a command answers.

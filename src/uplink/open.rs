@@ -267,3 +267,7 @@ pub fn last_sequence(broker: &str, topic: &str, answer: BaseCommand) -> Result<O
 fn unexpected(broker: &str) -> LinkError {
     LinkError::Protocol { broker: broker.to_owned(), reason: "an answer of the wrong kind".to_owned() }
 }
+
+#[cfg(test)]
+#[path = "open_tests.rs"]
+mod tests;

@@ -51,6 +51,13 @@ pub enum Input<'a> {
         /// It was dropped as already stored: the message id is (-1,-1).
         duplicate: bool,
     },
+    /// The broker has refused a unit for good: it was not stored, and what was sent behind it may have been.
+    Refused {
+        /// Whose.
+        partition: usize,
+        /// A sequence of the unit: brokers name its highest here.
+        seq: Seq,
+    },
     /// One producer was closed and opened again with nothing in flight, to see what the broker remembers.
     Probed {
         /// Whose.
@@ -120,6 +127,17 @@ pub enum Doubt {
         /// Its highest.
         highest: Seq,
     },
+    /// An event was refused, a later one was stored, and now the broker takes the first for a duplicate.
+    #[error(
+        "the broker refused event {seq} (partition {partition}) earlier and stored later ones; now its deduplication \
+         takes the event for stored, which it is not. The lane stops here so that the event is not lost"
+    )]
+    Overtaken {
+        /// Whose.
+        partition: usize,
+        /// Its sequence.
+        seq: Seq,
+    },
     /// The broker has events of this stream that this outbox never had. Sending would drop new events as duplicates.
     #[error(
         "the broker already has events of this gateway up to sequence {last}, its outbox ends at {last_durable}: the \
@@ -134,6 +152,10 @@ pub enum Doubt {
         last_durable: Seq,
     },
 }
+
+/// Refused units remembered; when there are more, the newest ones count as one wide range: a lane that stops
+/// needlessly is better than one that loses.
+const REFUSED_MAX: usize = 64;
 
 #[derive(Clone, Copy, Debug)]
 struct Unit {
@@ -171,6 +193,8 @@ enum Memory {
 pub struct Resume {
     limits: Limits,
     partitions: Vec<Partition>,
+    /// Ranges that were refused, as (partition, lowest, highest).
+    refused: Vec<(usize, Seq, Seq)>,
     /// Highest stored by this process, per partition; grows with the partitions.
     stored: Vec<Seq>,
     confirmed: Seq,
@@ -189,6 +213,7 @@ impl Resume {
         Self {
             limits,
             partitions: Vec::new(),
+            refused: Vec::new(),
             stored: Vec::new(),
             confirmed,
             taken: confirmed,
@@ -252,6 +277,7 @@ impl Resume {
             Input::Event { seq, partition, bytes } => self.event(seq, partition, bytes, effects),
             Input::Flush => self.flush(effects),
             Input::Receipt { partition, seq, duplicate } => self.receipt(partition, seq, duplicate, effects),
+            Input::Refused { partition, seq } => self.refused(partition, seq),
             Input::Probed { partition, last } => {
                 let remembered = last.unwrap_or(0) >= self.stored[partition];
                 // Asked once: an answer in either sense holds until the next connection.
@@ -333,6 +359,14 @@ impl Resume {
             effects.push(Effect::Restart(Doubt::Unexpected { partition, got: seq, expected }));
             return;
         };
+        let overtaken =
+            duplicate && self.refused.iter().any(|(p, low, high)| *p == partition && (*low..=*high).contains(&seq));
+        #[cfg(test)]
+        let overtaken = overtaken && self.bug != Some(tests::Bug::ForgetRefusal);
+        if overtaken {
+            effects.push(Effect::Restart(Doubt::Overtaken { partition, seq }));
+            return;
+        }
         let doubtful = duplicate && unit.events > 1;
         #[cfg(test)]
         let doubtful = doubtful && self.bug != Some(tests::Bug::Straddle);
@@ -353,7 +387,18 @@ impl Resume {
         let through = lowest.map_or(self.taken, |l| l - 1);
         if through > self.confirmed {
             self.confirmed = through;
+            self.refused.retain(|(_, _, highest)| *highest > through);
             effects.push(Effect::Confirm { through });
+        }
+    }
+
+    fn refused(&mut self, partition: usize, seq: Seq) {
+        let Some(p) = self.partitions.get(partition) else { return };
+        let Some(unit) = p.in_flight.iter().find(|u| (u.lowest..=u.highest).contains(&seq)) else { return };
+        if self.refused.len() < REFUSED_MAX {
+            self.refused.push((partition, unit.lowest, unit.highest));
+        } else if let Some(newest) = self.refused.iter_mut().rev().find(|(p, _, _)| *p == partition) {
+            (newest.1, newest.2) = (newest.1.min(unit.lowest), newest.2.max(unit.highest));
         }
     }
 

@@ -25,7 +25,7 @@ pub const INPUT_FRAME_MAX: usize = 1 << 20;
 const MAGIC_CRC32C: u16 = 0x0e01;
 const ZSTD_LEVEL: i32 = 3;
 
-/// The wide table: 1.9 GB/s where the pulsar crate's narrow one has 0.4.
+/// The wide table takes 16 bytes a step, the pulsar crate's one.
 static CRC32C: crc::Crc<u32, crc::Table<16>> = crc::Crc::<u32, crc::Table<16>>::new(&crc::CRC_32_ISCSI);
 
 /// Bytes that are not Pulsar's protocol.

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tempfile::TempDir;
 
+use super::proxy::Proxy;
+
 /// A running broker.
 pub struct Broker {
     name: String,
@@ -15,6 +17,7 @@ pub struct Broker {
     tls_port: Option<u16>,
     dir: TempDir,
     admin_token: Option<String>,
+    proxy: Option<Proxy>,
 }
 
 /// How a broker is started.
@@ -24,6 +27,8 @@ pub struct Options {
     pub conf: Vec<String>,
     /// Certificate, its key and the authority, as PEM files: the broker listens with TLS as well.
     pub tls: Option<[PathBuf; 3]>,
+    /// All clients come through a proxy: [`Broker::proxy`].
+    pub proxied: bool,
     /// A token for the administration, when `conf` turns authentication on.
     pub admin_token: Option<String>,
 }
@@ -48,11 +53,13 @@ impl Broker {
 
     /// Starts one with more settings.
     pub fn start_with(options: Options) -> Self {
-        let [port, web_port, bookie_port, tls_port] = free_ports();
+        let [port, web_port, bookie_port, tls_port, proxy_port] = free_ports();
         let dir = tempfile::Builder::new().prefix("broker-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let name = format!("test-{port}");
         let tls_port = options.tls.is_some().then_some(tls_port);
-        let broker = Self { name, port, web_port, tls_port, dir, admin_token: options.admin_token.clone() };
+        // It must listen before the broker starts, whose own health check comes through it.
+        let proxy = options.proxied.then(|| Proxy::start(proxy_port, port));
+        let broker = Self { name, port, web_port, tls_port, dir, admin_token: options.admin_token.clone(), proxy };
         let mut arguments: Vec<String> = Vec::new();
         for (key, value) in [("--port", port), ("--web-port", web_port), ("--bookie-port", bookie_port)] {
             arguments.extend([key.to_owned(), value.to_string()]);
@@ -68,14 +75,26 @@ impl Broker {
             std::fs::write(&file, token).unwrap();
             arguments.extend(["--admin-token".to_owned(), file.display().to_string()]);
         }
+        if let Some(port) = broker.proxy.as_ref().map(Proxy::port) {
+            // A broker refuses to have both an advertised address and listeners.
+            let listener = format!("advertisedListeners=proxy:pulsar://127.0.0.1:{port}");
+            for conf in ["advertisedAddress=".to_owned(), "internalListenerName=proxy".to_owned(), listener] {
+                arguments.extend(["--conf".to_owned(), conf]);
+            }
+        }
         options.conf.iter().for_each(|c| arguments.extend(["--conf".to_owned(), c.clone()]));
         broker.script("start", &arguments);
         broker
     }
 
-    /// `pulsar://…`
+    /// `pulsar://…`, through the proxy if there is one.
     pub fn service_url(&self) -> String {
-        format!("pulsar://127.0.0.1:{}", self.port)
+        format!("pulsar://127.0.0.1:{}", self.proxy.as_ref().map_or(self.port, Proxy::port))
+    }
+
+    /// The proxy that all its clients come through.
+    pub fn proxy(&self) -> &Proxy {
+        self.proxy.as_ref().expect("started without a proxy")
     }
 
     /// `pulsar+ssl://localhost:…`
@@ -163,7 +182,8 @@ impl Broker {
     }
 
     fn script(&self, command: &str, arguments: &[String]) {
-        let Output { status, stdout, stderr } = self.command(command, arguments);
+        let Output { status, stdout, stderr } =
+            self.command(command, arguments).unwrap_or_else(|e| panic!("deploy/pulsar/pulsar.sh: {e}"));
         assert!(
             status.success(),
             "pulsar.sh {command}: {status}\n{}{}",
@@ -172,16 +192,15 @@ impl Broker {
         );
     }
 
-    fn command(&self, command: &str, arguments: &[String]) -> Output {
+    fn command(&self, command: &str, arguments: &[String]) -> std::io::Result<Output> {
         let script = std::env::var("TIDEGATE_PULSAR_SH")
             .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/pulsar/pulsar.sh").to_owned());
-        Command::new(&script)
+        Command::new(script)
             .arg(command)
             .args(["--name", &self.name, "--dir"])
             .arg(self.dir.path())
             .args(arguments)
             .output()
-            .unwrap_or_else(|e| panic!("{script}: {e}"))
     }
 }
 

@@ -40,7 +40,7 @@ pub fn count(service_url: &str, topic: &str) -> Counted {
 }
 
 /// A Python that has pulsar-client: TIDEGATE_TEST_PYTHON, or a virtual environment made below target/.
-fn python() -> PathBuf {
+pub fn python() -> PathBuf {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
     PYTHON.get_or_init(find_python).clone()
 }

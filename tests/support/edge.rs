@@ -18,7 +18,7 @@ pub struct Edge {
     pub links: Links,
     pub metrics: Metrics,
     pub appended: u64,
-    _dir: tempfile::TempDir,
+    pub dir: tempfile::TempDir,
 }
 
 impl Edge {
@@ -28,7 +28,7 @@ impl Edge {
         config.node.data_dir = dir.path().to_owned();
         let (clock, metrics, links, tasks) = (Clock::system(), Metrics::default(), Links::default(), Tasks::new());
         let outbox = Outbox::open(&config, &clock, &metrics).unwrap();
-        let mut edge = Self { tasks, outbox, links, metrics, appended: 0, _dir: dir };
+        let mut edge = Self { tasks, outbox, links, metrics, appended: 0, dir };
         edge.connect(&config);
         edge
     }

@@ -1,7 +1,7 @@
 //! What end-to-end tests share: real brokers and the built binary, each on free ports in directories of its own and
 //! gone when dropped; devices, an oracle, an independent witness; a proxy that cuts; randomness that can be repeated.
 //! A test file says `mod support;`; not every file uses all of it.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 pub mod broker;
 pub mod count;
