@@ -5,6 +5,7 @@ mod cloud_support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 
 use cloud_support::{Broker, Cloud, Gateway};
 use pulsar::producer::Message;
@@ -54,6 +55,29 @@ impl Sent {
             assert_eq!(stream["missing_ranges"], serde_json::json!(gaps[..gaps.len().min(16)]), "{stream:#}");
             assert_eq!((&stream["first"], &stream["last"]), (&seqs[0].into(), &last.into()), "{stream:#}");
         }
+    }
+}
+
+/// A listener of the live stream.
+struct Listener(BufReader<Box<dyn Read>>);
+
+impl Listener {
+    /// Listens from when this returns.
+    fn connect(cloud: &Cloud, path: &str) -> Self {
+        let body = ureq::get(format!("{}{path}", cloud.url)).call().unwrap().into_body();
+        let mut listener = Self(BufReader::new(Box::new(body.into_reader())));
+        let mut line = String::new();
+        listener.0.read_line(&mut line).unwrap();
+        assert_eq!(line, ": listening\n");
+        listener
+    }
+
+    /// Sequences of the next `count` events.
+    fn events(self, count: usize) -> Vec<u64> {
+        let lines = self.0.lines().map(Result::unwrap);
+        let events = lines.filter_map(|line| line.strip_prefix("data: ").map(str::to_owned));
+        let seq = |event: String| serde_json::from_str::<serde_json::Value>(&event).unwrap()["seq"].as_u64().unwrap();
+        events.take(count).map(seq).collect()
     }
 }
 
@@ -143,11 +167,16 @@ async fn a_lane_that_cannot_store_acknowledges_nothing_says_so_and_disturbs_no_o
     // A directory in the place of the file that a commit writes: every commit fails.
     fs::create_dir(dir.path().join("bad/state.new")).unwrap();
     let (mut bad, mut good) = (Sent::default(), Sent::default());
+    let listener = Listener::connect(&cloud, "/v1/stream?lane=good&node=oven&device=dev-1&type=reading");
     send(&mut Gateway::connect(&broker, "t", "bad").await, "bad", 1, 500, &mut bad).await;
     send(&mut Gateway::connect(&broker, "t", "good").await, "good", 1, 500, &mut good).await;
     cloud.wait_for("/v1/audit?lane=good", |audit| audit["totals"]["delivered"] == good.count());
     let status = cloud.wait_for("/v1/status", |s| lane(s, "bad")["problems"]["files"].is_object());
     assert_eq!(lane(&status, "good")["ready"], true);
+    let stream = "oven.00ff00ff00ff00ff.good";
+    let mut heard = listener.events(good.events[stream].len());
+    heard.sort_unstable(); // partitions come in any order
+    assert_eq!(heard, good.events[stream], "duplicates are not shown, nor other nodes");
     let ready = cloud.get("/readyz").unwrap();
     assert!(ready["detail"].to_string().contains("state"), "{ready}");
     assert_eq!(cloud.get("/healthz").unwrap()["status"], "alive");
@@ -170,4 +199,25 @@ async fn a_lane_that_cannot_store_acknowledges_nothing_says_so_and_disturbs_no_o
     cloud.stop();
     assert!(cloud.stored("good").iter().any(|(_, line)| line["data_base64"] == "aGVsbG8="));
     assert_eq!(broker.backlog("t", "good") + broker.backlog("t", "bad"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_with_tls_is_trusted_by_its_own_authority_and_by_no_other() {
+    let broker = Broker::start_with_tls();
+    broker.provision("t", &["telemetry"]);
+    let dir = tempfile::tempdir().unwrap();
+    let wrong = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap().cert.pem();
+    fs::write(dir.path().join("wrong.pem"), wrong).unwrap();
+    let mut cloud = Cloud::start_with_ca(&broker, "t", &["telemetry"], dir.path(), &dir.path().join("wrong.pem"));
+    let problem = |status: &serde_json::Value| status["lanes"][0]["problems"]["topic"]["text"].to_string();
+    let status = cloud.wait_for("/v1/status", |status| problem(status).contains("cannot connect"));
+    assert_eq!(status["ready"], false);
+    cloud.kill();
+
+    let mut cloud = Cloud::start_with_ca(&broker, "t", &["telemetry"], dir.path(), &broker.ca());
+    cloud.wait_for("/v1/status", |status| status["ready"] == true);
+    let mut sent = Sent::default();
+    send(&mut Gateway::connect(&broker, "t", "telemetry").await, "telemetry", 1, 100, &mut sent).await;
+    cloud.wait_delivered(sent.count());
+    cloud.stop();
 }

@@ -208,9 +208,11 @@ impl Tail {
             let text = String::from_utf8_lossy(&line);
             let text = text.trim_end();
             if let Some(data) = text.strip_prefix("data: ") {
-                let printed = match lagged {
-                    true => Ok(note(notes, &skipped(data))),
-                    false => self.event(data, out),
+                let printed = if lagged {
+                    note(notes, &skipped(data));
+                    Ok(())
+                } else {
+                    self.event(data, out)
                 };
                 match printed {
                     Ok(()) => {}

@@ -121,3 +121,37 @@ impl pulsar::authentication::Authentication for Token {
         Box::pin(async { self.read() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pulsar::authentication::Authentication;
+
+    use super::*;
+    use crate::config::CloudConfig;
+
+    #[tokio::test]
+    async fn a_token_file_is_read_for_every_connection() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        let mut config = CloudConfig::default().pulsar;
+        assert!(Token::of(&config).is_none());
+        config.token = Some(Secret::new("given"));
+        assert_eq!(Token::of(&config).unwrap().auth_data().await.unwrap(), b"given");
+        config.token_file = Some(path.clone());
+        let mut token = Token::of(&config).unwrap();
+        assert_eq!(token.auth_method_name(), "token");
+        assert!(token.auth_data().await.unwrap_err().to_string().contains("token_file"));
+        for text in ["first", "second"] {
+            std::fs::write(&path, format!("{text}\n")).unwrap();
+            assert_eq!(token.auth_data().await.unwrap(), text.as_bytes());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_is_named() {
+        let mut config = CloudConfig::default().pulsar;
+        config.ca_file = Some("/no/such/ca.pem".into());
+        let error = connect(&config).await.err().unwrap().to_string();
+        assert!(error.contains("/no/such/ca.pem"), "{error}");
+    }
+}

@@ -350,3 +350,6 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N], SnapshotError> {
     *bytes = rest;
     Ok(*head)
 }
+
+#[cfg(test)]
+mod tests;

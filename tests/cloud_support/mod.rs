@@ -29,21 +29,62 @@ pub const BATCH: u64 = 37;
 pub struct Broker {
     pub service: String,
     pub admin: String,
+    tls: Option<(String, tempfile::TempDir)>,
     dir: tempfile::TempDir,
 }
 
 impl Broker {
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With TLS as well, on a certificate of its own authority; `service` stays without.
+    pub fn start_with_tls() -> Self {
+        let certs = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+        let (cert, key) = (certs.path().join("cert.pem"), certs.path().join("key.pem"));
+        fs::write(&cert, made.cert.pem()).unwrap();
+        fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        let ports: Vec<String> = [(); 2]
+            .map(|()| TcpListener::bind("127.0.0.1:0").unwrap())
+            .iter()
+            .map(|l| l.local_addr().unwrap().port().to_string())
+            .collect();
+        let (cert, key) = (cert.to_str().unwrap(), key.to_str().unwrap());
+        let mut broker = Self::start_with(&[
+            "--tls-port",
+            &ports[0],
+            "--tls-web-port",
+            &ports[1],
+            "--tls-cert",
+            cert,
+            "--tls-key",
+            key,
+            "--tls-ca",
+            cert,
+        ]);
+        broker.tls = Some((format!("pulsar+ssl://127.0.0.1:{}", ports[0]), certs));
+        broker
+    }
+
+    /// The authority of its certificate.
+    pub fn ca(&self) -> PathBuf {
+        self.tls.as_ref().unwrap().1.path().join("cert.pem")
+    }
+
+    fn start_with(options: &[&str]) -> Self {
         let free: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let ports: Vec<String> = free.iter().map(|l| l.local_addr().unwrap().port().to_string()).collect();
         drop(free);
         let dir = tempfile::Builder::new().prefix("tidegate-pulsar-").tempdir().unwrap();
         let broker = Self {
+            tls: None,
             service: format!("pulsar://127.0.0.1:{}", ports[0]),
             admin: format!("http://127.0.0.1:{}", ports[1]),
             dir,
         };
-        broker.control(&["start", "--port", &ports[0], "--web-port", &ports[1], "--bookie-port", &ports[2]]);
+        let start = ["start", "--port", &ports[0], "--web-port", &ports[1], "--bookie-port", &ports[2]];
+        broker.control(&[&start[..], options].concat());
         broker
     }
 
@@ -98,7 +139,7 @@ impl Drop for Broker {
     }
 }
 
-/// Set for the process that runs the cloud: `service tenant lanes dir port`.
+/// Set for the process that runs the cloud: `service ca tenant lanes dir port`.
 const CHILD: &str = "TIDEGATE_TEST_CLOUD";
 
 /// A cloud in a process of its own: this test binary again, running only its test `cloud_process`.
@@ -111,8 +152,17 @@ pub struct Cloud {
 
 impl Cloud {
     pub fn start(broker: &Broker, tenant: &str, lanes: &[&str], dir: &Path) -> Self {
+        Self::start_at(&broker.service, "-", tenant, lanes, dir)
+    }
+
+    /// Over TLS, trusting `ca`.
+    pub fn start_with_ca(broker: &Broker, tenant: &str, lanes: &[&str], dir: &Path, ca: &Path) -> Self {
+        Self::start_at(&broker.tls.as_ref().unwrap().0, ca.to_str().unwrap(), tenant, lanes, dir)
+    }
+
+    fn start_at(service: &str, ca: &str, tenant: &str, lanes: &[&str], dir: &Path) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let settings = format!("{} {tenant} {} {} {port}", broker.service, lanes.join(","), dir.display());
+        let settings = format!("{service} {ca} {tenant} {} {} {port}", lanes.join(","), dir.display());
         let url = format!("http://127.0.0.1:{port}");
         let mut cloud = Self { child: None, settings, url, dir: dir.to_owned() };
         cloud.restart();
@@ -199,11 +249,14 @@ impl Drop for Cloud {
 /// What the child process does; in the parent, nothing.
 pub fn cloud_process() {
     let Ok(settings) = std::env::var(CHILD) else { return };
-    let [service, tenant, lanes, dir, port] = settings.split(' ').collect::<Vec<_>>()[..] else { panic!("{settings}") };
+    let [service, ca, tenant, lanes, dir, port] = settings.split(' ').collect::<Vec<_>>()[..] else {
+        panic!("{settings}")
+    };
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut config = CloudConfig::default();
     config.pulsar.service = service.into();
     config.pulsar.tenant = tenant.into();
+    config.pulsar.ca_file = (ca != "-").then(|| ca.into());
     config.http = Http { listen: ([127, 0, 0, 1], port.parse().unwrap()).into() };
     config.lanes = lanes.split(',').map(|name| Lane { name: name.into(), partitions: PARTITIONS }).collect();
     // Small files and frequent commits: many of every kind of step to be killed at.
