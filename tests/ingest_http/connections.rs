@@ -82,8 +82,8 @@ async fn beyond_the_cap_connections_wait_and_are_served_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_connections_are_fine() {
-    // Both ends are in this process: two descriptors a connection.
+async fn thousands_of_idle_connections_are_fine() {
+    // Both ends are in this process, two descriptors a connection: 10,000 of them need a limit of 22,000 open files.
     let files = tidegate::sys::limits::raise_open_files(22_000).unwrap();
     let count = usize::try_from(files).unwrap().saturating_sub(2000).min(20_000) / 2;
     if count < 10_000 {
