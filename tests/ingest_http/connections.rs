@@ -40,11 +40,10 @@ async fn one_byte_at_a_time_does_not_stretch_the_time_for_a_head() {
 async fn a_head_without_end_is_431() {
     let gate = Gate::start(|_| {});
     let mut client = gate.connect().await;
-    client.write("GET /healthz HTTP/1.1\r\nx: ").await;
-    // The gateway may close while we write: what counts is that it does not take all of it.
-    let _ = client.stream.write_all(&[b'a'; 200_000]).await;
-    let refused = tokio::time::timeout(PATIENCE, client.stream.readable()).await;
-    assert!(refused.is_ok());
+    // A little more than the gateway buffers. (The answer is hyper's own: it has no problem document.)
+    client.write(format!("GET /healthz HTTP/1.1\r\nx: {}", "a".repeat(33 << 10))).await;
+    assert_eq!(client.reply().await.status, 431);
+    assert!(client.ends().await);
     assert_eq!(gate.get("/healthz").await.status, 200);
 }
 
@@ -83,8 +82,8 @@ async fn beyond_the_cap_connections_wait_and_are_served_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_connections_are_fine() {
-    // Both ends are in this process: two descriptors a connection.
+async fn thousands_of_idle_connections_are_fine() {
+    // Both ends are in this process, two descriptors a connection: 10,000 of them need a limit of 22,000 open files.
     let files = tidegate::sys::limits::raise_open_files(22_000).unwrap();
     let count = usize::try_from(files).unwrap().saturating_sub(2000).min(20_000) / 2;
     if count < 10_000 {

@@ -99,6 +99,9 @@ async fn answer(
     unread: Arc<AtomicBool>,
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {
+    // The POST of events is answered before warp, not for speed: `benches/http_ingest.rs` shows no cost of warp's
+    // routing beyond the noise (8.9 to 9.1 us CPU a request against 8.5 to 9.6 without it). But warp hands out the
+    // body as an opaque stream, and a refusal must know whether a part of the body is left on the wire.
     let (mut response, body_left) = if Target::wanted(&request) {
         let (response, body_left) = events::post(&shared, request).await;
         (response.map(Either::Left), body_left)
