@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use support::broker::Broker;
@@ -12,6 +13,18 @@ use support::count::python;
 use support::edge::{Edge, config};
 
 const EVENTS: u64 = 1_000_000;
+
+/// TIDEGATE_DRAIN_AGAINST names another program with produce.py's arguments, such as one with the Go client.
+fn client() -> Command {
+    match std::env::var_os("TIDEGATE_DRAIN_AGAINST") {
+        Some(program) => Command::new(program),
+        None => {
+            let mut command = Command::new(python());
+            command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/produce.py"));
+            command
+        }
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement, not a test"]
@@ -37,12 +50,8 @@ async fn drain_of_a_million_events_against_pulsars_own_client() {
             edge.disconnect().await;
             let topic = format!("drain/telemetry/client-{round}-{partitions}");
             broker.create_partitioned_topic(&topic, partitions);
-            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/produce.py");
             let topic = format!("persistent://{topic}");
-            let out = std::process::Command::new(python())
-                .args([script, &broker.service_url(), &topic, &EVENTS.to_string(), "256"])
-                .output()
-                .unwrap();
+            let out = client().args([&broker.service_url(), &topic, &EVENTS.to_string(), "256"]).output().unwrap();
             assert!(out.status.success(), "{out:?}");
             let theirs: f64 = String::from_utf8_lossy(&out.stdout).trim().parse().unwrap();
             println!(

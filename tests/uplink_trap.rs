@@ -95,6 +95,14 @@ impl Raw {
     }
 }
 
+/// A limit of the topic that the broker does not announce, unlike its own.
+async fn limit_messages(broker: &Broker, topic: &str, bytes: u64) {
+    broker.admin("POST", &format!("persistent/{topic}/maxMessageSize"), &bytes.to_string());
+    let applied = || broker.admin("GET", &format!("persistent/{topic}/maxMessageSize?applied=true"), "");
+    let is_set = |answer: &String| answer.trim() == bytes.to_string();
+    eventually("the topic's limit", std::time::Duration::from_secs(30), applied, is_set).await;
+}
+
 const DROPPED: (u64, u64) = (u64::MAX, u64::MAX);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,4 +146,31 @@ async fn the_uplink_in_the_same_situation_loses_nothing() {
     edge.disconnect().await;
     let counted = count(&broker.service_url(), "persistent://rule/telemetry/telemetry");
     assert_eq!((counted.messages, counted.distinct, counted.missing, counted.highest), (20, 20, 0, 20), "{counted:?}");
+}
+
+/// The other side of the same comparison: the broker refuses one unit and stores the next. The first can never be
+/// stored any more, and sent again it is acknowledged. The lane must not take that for a success.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_event_that_was_overtaken_is_not_taken_for_stored() {
+    let broker = Broker::shared();
+    broker.create_namespace("limit/telemetry");
+    broker.create_partitioned_topic("limit/telemetry/telemetry", 1);
+    limit_messages(&broker, "limit/telemetry/telemetry", 3000).await;
+    let mut config = config(&broker.service_url(), "limit");
+    // Each event in a batch of its own, all on their way at once.
+    config.uplink.batch_events = 1;
+    let mut edge = Edge::start(config);
+    edge.append(1, 1, 5000).await;
+    edge.append(1, 1, 50).await;
+    let within = std::time::Duration::from_secs(30);
+    for (limit, words) in [(3000, "Exceed maximum message size"), (10_000, "stored later ones")] {
+        // The broker looks at the size first: only under a wider limit does it get as far as the comparison.
+        limit_messages(&broker, "limit/telemetry/telemetry", limit).await;
+        let told = |e: &Option<String>| e.as_deref().is_some_and(|e| e.contains(words));
+        eventually(words, within, || edge.link().last_error, told).await;
+        assert_eq!(edge.confirmed(), 0);
+    }
+    edge.disconnect().await;
+    let counted = count(&broker.service_url(), "persistent://limit/telemetry/telemetry");
+    assert_eq!((counted.messages, counted.highest), (1, 2), "the second is there, the first is not: {counted:?}");
 }
