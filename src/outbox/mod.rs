@@ -299,6 +299,7 @@ impl Inner {
             if let Err(e) = lane.sync_mark(true) {
                 tracing::warn!(lane = lane.name, error = %e, "cannot write the lane's mark");
             }
+            lane.meter.show(&lane.status(), lane.clock.unix_ms());
         }
     }
 }
