@@ -1,4 +1,4 @@
-//! The outbox against the disk it stands on. `cargo bench --bench outbox -- DIR` (default: a temporary directory).
+//! The outbox against the disk it stands on: `BENCH_DIR=… cargo bench --bench outbox -- [single] [many] [backlog]`.
 //!
 //! Every figure is a ratio of two things measured in turns in this run: the outbox, and a bare file with the
 //! same bytes, one `write` and one `fdatasync` per commit.
@@ -23,14 +23,22 @@ const WRITERS: usize = 256;
 const BACKLOG_BYTES: u64 = 1 << 30;
 
 fn main() {
-    let dir = std::env::args().skip(1).find(|a| !a.starts_with("--")).map_or_else(std::env::temp_dir, PathBuf::from);
+    let parts: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|p| p == part);
+    let dir = std::env::var_os("BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
     let dir = dir.join(format!("tidegate-bench-{}", std::process::id()));
     fs::create_dir_all(&dir).expect("the directory can be made");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads");
     runtime.block_on(async {
-        single_writer(&dir).await;
-        many_writers(&dir).await;
-        backlog(&dir).await;
+        if wanted("single") {
+            single_writer(&dir).await;
+        }
+        if wanted("many") {
+            many_writers(&dir).await;
+        }
+        if wanted("backlog") {
+            backlog(&dir).await;
+        }
     });
     fs::remove_dir_all(&dir).expect("the directory can be removed");
 }
@@ -81,6 +89,7 @@ fn raw(dir: &Path, bytes: usize, commits: usize) -> f64 {
 
 async fn single_writer(dir: &Path) {
     let outbox = open(&dir.join("single"), Durability::Disk);
+    println!("resident, open and idle: {} KB", resident_kb());
     let writer = outbox.writer("telemetry").expect("the default lane");
     let mut file = File::create(dir.join("raw")).expect("a file can be made");
     let block = vec![7; record::encoded_len(&event(1)) + 100]; // about what sled writes for it
@@ -135,6 +144,7 @@ async fn many_writers(dir: &Path) {
         );
     }
     let status = &outbox.status()[0];
+    println!("resident: {} KB", resident_kb());
     println!("bytes on disk / bytes of events: {:.3}", status.disk_bytes as f64 / status.backlog_bytes as f64);
     outbox.close().await;
 }

@@ -256,3 +256,37 @@ impl Committer {
         let _ = append.answer.send(Err(error));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn append(bytes: usize) -> Append {
+        Append { records: vec![0; bytes], ends: vec![bytes], names: vec![None], answer: oneshot::channel().0 }
+    }
+
+    #[test]
+    fn the_queue_is_bounded_by_number_and_bytes_and_ends_when_closed() {
+        let queue = Queue::default();
+        assert_eq!(queue.push(append(QUEUE_BYTES_MAX + 1)), Ok(()), "one alone may be larger");
+        assert_eq!(queue.push(append(1)), Err(NotQueued::Busy));
+        assert_eq!(queue.take(None).map(|g| g.len()), Some(1));
+        for _ in 0..QUEUE_APPENDS_MAX {
+            assert_eq!(queue.push(append(1)), Ok(()));
+        }
+        assert_eq!(queue.push(append(1)), Err(NotQueued::Busy));
+        queue.close();
+        assert_eq!(queue.push(append(1)), Err(NotQueued::Closed));
+        assert_eq!(queue.take(None).map(|g| g.len()), Some(QUEUE_APPENDS_MAX), "what waits is still committed");
+        assert!(queue.take(None).is_none());
+    }
+
+    #[test]
+    fn a_group_is_bounded_by_bytes() {
+        let queue = Queue::default();
+        for _ in 0..5 {
+            assert_eq!(queue.push(append(GROUP_BYTES_MAX / 2)), Ok(()));
+        }
+        assert_eq!(queue.take(None).map(|g| g.len()), Some(2));
+    }
+}

@@ -19,28 +19,44 @@ const SYNC_EVERY: Duration = Duration::from_secs(1);
 /// Drained stores that are kept per lane so that repeated events can be told after a restart.
 pub const KEEP_BYTES_MAX: u64 = 64 << 20;
 
-/// The keeper's stop button.
+/// The keeper's bell.
 #[derive(Debug, Default)]
-pub struct Stop {
-    pressed: Mutex<bool>,
+pub struct Bell {
+    rung: Mutex<Rung>,
     changed: Condvar,
 }
 
-impl Stop {
+#[derive(Debug, Default)]
+struct Rung {
+    look: bool,
+    stop: bool,
+}
+
+impl Bell {
+    /// The keeper looks around now rather than at its next turn.
+    pub fn ring(&self) {
+        self.rung.lock().unwrap_or_else(PoisonError::into_inner).look = true;
+        self.changed.notify_all();
+    }
+
     /// The keeper ends after what it does now.
-    pub fn press(&self) {
-        *self.pressed.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    pub fn stop(&self) {
+        self.rung.lock().unwrap_or_else(PoisonError::into_inner).stop = true;
         self.changed.notify_all();
     }
 
     fn wait(&self, at_most: Duration) -> bool {
-        let pressed = self.pressed.lock().unwrap_or_else(PoisonError::into_inner);
-        *self.changed.wait_timeout_while(pressed, at_most, |p| !*p).unwrap_or_else(PoisonError::into_inner).0
+        let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
+        let quiet = |r: &mut Rung| !r.look && !r.stop;
+        let (mut rung, _) =
+            self.changed.wait_timeout_while(rung, at_most, quiet).unwrap_or_else(PoisonError::into_inner);
+        rung.look = false;
+        rung.stop
     }
 }
 
 /// The keeper's thread.
-pub fn run(lanes: &[Arc<Lane>], meters: &Meters, stop: &Stop) {
+pub fn run(lanes: &[Arc<Lane>], meters: &Meters, bell: &Bell) {
     let mut synced: Vec<Instant> = lanes.iter().map(|_| Instant::now()).collect();
     loop {
         for (lane, synced) in lanes.iter().zip(&mut synced) {
@@ -58,7 +74,7 @@ pub fn run(lanes: &[Arc<Lane>], meters: &Meters, stop: &Stop) {
             lane.meter.show(&lane.status(), lane.clock.unix_ms());
         }
         meters.count_fsyncs();
-        if stop.wait(TICK) {
+        if bell.wait(TICK) {
             return;
         }
     }

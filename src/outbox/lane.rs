@@ -14,6 +14,7 @@ use super::block::Head;
 use super::budget::Budget;
 use super::commit::Queue;
 use super::cursor::{Cursor, Gap};
+use super::keeper::Bell;
 use super::mark::{Mark, MarkFile};
 use super::meter::Meter;
 use super::notes::{Loss, Seal, add_loss};
@@ -39,6 +40,8 @@ pub struct Settings {
     pub store_bytes_max: u64,
     /// How long a repeated event gets the first answer.
     pub window: Duration,
+    /// Wakes the keeper.
+    pub keeper: Arc<Bell>,
 }
 
 /// One lane.
@@ -166,6 +169,7 @@ impl Lane {
     /// Takes a full store, everything in it flushed, to be closed later.
     pub fn retire(&self, store: Active) {
         self.retired.lock().unwrap_or_else(PoisonError::into_inner).push(store);
+        self.settings.keeper.ring();
     }
 
     /// Removes the store that was prepared and is not needed.

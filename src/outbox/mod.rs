@@ -184,7 +184,7 @@ struct Inner {
     incarnation: String,
     fingerprints: Fingerprints,
     lanes: Vec<Arc<Lane>>,
-    keeper: Arc<keeper::Stop>,
+    keeper: Arc<keeper::Bell>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     barrier: sync_barrier::Say,
     lock: DirLock,
@@ -208,6 +208,7 @@ impl Outbox {
         let fingerprints = Fingerprints::default();
         inspect::warn_of_strangers(&dir, config);
         let store_share = config.outbox.max_bytes / (STORES_PER_LANE * config.lanes.len().max(1) as u64);
+        let keeper: Arc<keeper::Bell> = Arc::default();
         let mut lanes = Vec::new();
         let mut windows = Vec::new();
         for lane in &config.lanes {
@@ -218,6 +219,7 @@ impl Outbox {
                 record_bytes_max: config.outbox.max_event.min(block::RECORD_BYTES_MAX as u64),
                 store_bytes_max: store_share.clamp(STORE_BYTES.0, STORE_BYTES.1),
                 window: config.outbox.dedup_window,
+                keeper: keeper.clone(),
             };
             let meter = meters.lane(&lane.name);
             let (lane, window) = recovery::open_lane(&lane.name, settings, clock, &budget, meter, &fingerprints)?;
@@ -228,7 +230,7 @@ impl Outbox {
             incarnation: identity.incarnation,
             fingerprints,
             lanes,
-            keeper: Arc::default(),
+            keeper,
             threads: Mutex::default(),
             barrier,
             lock,
@@ -275,15 +277,15 @@ impl Inner {
             let lane = lane.clone();
             threads.push(tasks::thread(&format!("commit-{}", lane.name), move || commit::run(&lane, window))?);
         }
-        let (lanes, stop) = (self.lanes.clone(), self.keeper.clone());
-        threads.push(tasks::thread("outbox-keeper", move || keeper::run(&lanes, &meters, &stop))?);
+        let (lanes, bell) = (self.lanes.clone(), self.keeper.clone());
+        threads.push(tasks::thread("outbox-keeper", move || keeper::run(&lanes, &meters, &bell))?);
         Ok(())
     }
 
     /// Ends the threads; the second call finds nothing to do.
     fn stop(&self) {
         self.lanes.iter().for_each(|l| l.queue.close());
-        self.keeper.press();
+        self.keeper.stop();
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         for thread in threads.drain(..) {
             if let Err(panic) = thread.join() {
@@ -297,6 +299,7 @@ impl Inner {
             if let Err(e) = lane.sync_mark(true) {
                 tracing::warn!(lane = lane.name, error = %e, "cannot write the lane's mark");
             }
+            lane.meter.show(&lane.status(), lane.clock.unix_ms());
         }
     }
 }

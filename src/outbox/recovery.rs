@@ -16,7 +16,7 @@ use super::notes::Seal;
 use super::scan::Index;
 use super::segment;
 use super::store::SPARE;
-use super::survey::{Found, Survey, survey};
+use super::survey::{Survey, survey};
 use super::window::{self, ENTRIES_MAX, Fingerprint, Fingerprints, Window, age_ms};
 use super::{OpenError, Seq};
 use crate::event::record;
@@ -41,7 +41,7 @@ pub fn open_lane(
     sweep(&dir).map_err(|e| failed("tidy", e))?;
     let found = survey(&dir, settings.tag).map_err(|e| failed("read", e))?;
     let (mark, _) = MarkFile::open(&dir).map_err(|e| failed("write the mark of", e))?;
-    set_aside(&dir, &found.stores).map_err(|e| failed("set a damaged store aside in", e))?;
+    set_aside(&dir, &found).map_err(|e| failed("set a damaged store aside in", e))?;
     let now_ms = clock.unix_ms();
     let book = take_stock(&found, now_ms);
     budget.add(book.stores.iter().map(|s| s.disk).sum());
@@ -74,15 +74,21 @@ fn sweep(dir: &Path) -> io::Result<()> {
 }
 
 /// Takes stores that nothing could be read from out of the way, and keeps the newest of them.
-fn set_aside(dir: &Path, stores: &[Found]) -> io::Result<()> {
-    let Some(newest) = stores.iter().rfind(|s| s.seal.is_none()) else { return Ok(()) };
+fn set_aside(dir: &Path, found: &Survey) -> io::Result<()> {
+    let unreadable = || found.stores.iter().filter(|s| s.seal.is_none());
+    // Named and never filled: the process ended before its first commit.
+    for unused in unreadable().filter(|s| s.first > found.last) {
+        segment::remove(&dir.join(segment::dir_name(unused.first)));
+    }
+    let damaged = || unreadable().filter(|s| s.first <= found.last);
+    let Some(newest) = damaged().next_back() else { return Ok(()) };
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(DAMAGED) {
             fs::remove_dir_all(entry.path())?;
         }
     }
-    for store in stores.iter().filter(|s| s.seal.is_none()) {
+    for store in damaged() {
         let name = segment::dir_name(store.first);
         if store.first == newest.first {
             fs::rename(dir.join(&name), dir.join(format!("{DAMAGED}{name}")))?;

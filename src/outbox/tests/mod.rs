@@ -221,3 +221,26 @@ async fn a_full_budget_refuses_and_draining_opens_it_again() {
     assert_eq!(writer.append(batch()).await.unwrap().first, last + 1, "at once");
     assert!(outbox.status()[0].refusing.is_none());
 }
+
+#[tokio::test]
+async fn the_counters_say_what_happened() {
+    let (_dir, config) = config(&["a"]);
+    let metrics = Metrics::default();
+    let outbox = Outbox::open(&config, &Clock::system(), &metrics).unwrap();
+    let writer = outbox.writer("a").unwrap();
+    writer.append(vec![sample("1"), sample("2"), sample("3")]).await.unwrap();
+    writer.append(vec![sample("3")]).await.unwrap();
+    outbox.reader("a").unwrap().confirm(1);
+    outbox.close().await;
+    drop((outbox, writer));
+    let text = metrics.text().unwrap();
+    for line in [
+        "tidegate_outbox_committed_events_total{lane=\"a\"} 3",
+        "tidegate_outbox_repeated_events_total{lane=\"a\"} 1",
+        "tidegate_outbox_refused_events_total{lane=\"a\"} 0",
+        "tidegate_outbox_backlog_events{lane=\"a\"} 2",
+        "tidegate_outbox_commit_seconds_count{lane=\"a\"} 2",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}
