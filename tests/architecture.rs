@@ -1,6 +1,8 @@
 //! The rules that keep the parts apart, read from the source: which module may use which, which files hold
 //! no I/O, how long a file may be, where `unsafe` is.
 
+#![allow(clippy::unwrap_used)] // a test
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,6 +1,8 @@
 //! What bad input gets: a clear error or a bounded wait, while a well-behaved device next to it loses nothing.
 //! The built binary, without a broker: everything waits in the outbox and is counted there.
 
+#![allow(clippy::unwrap_used)] // a test
+
 mod support;
 
 use std::io::{Read, Write};

@@ -4,6 +4,8 @@
 //! `TIDEGATE_TEST_KILL_ROUNDS=200 deploy/test.sh acknowledged_events_survive` is the long version.
 //! A failing run prints its seed; `TIDEGATE_TEST_SEED=… ` repeats the schedule of faults.
 
+#![allow(clippy::unwrap_used)] // a test
+
 mod support;
 
 use std::path::Path;

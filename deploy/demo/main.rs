@@ -4,7 +4,7 @@
 
 mod readings;
 #[path = "../../tests/support"]
-#[allow(dead_code)] // the tests use the rest
+#[allow(dead_code, clippy::unwrap_used)] // shared with the tests
 mod support {
     pub mod files;
     pub mod fleet;

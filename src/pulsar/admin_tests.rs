@@ -1,3 +1,5 @@
+//! Tests of the admin interface: addresses, answers, errors and what to do about them.
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::thread::JoinHandle;

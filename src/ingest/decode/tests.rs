@@ -1,3 +1,5 @@
+//! Tests of decoding: every content type, every refusal with its line or index.
+
 use super::*;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Property tests of the plan: from any state found it converges, lowers nothing and deletes nothing.
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
