@@ -69,8 +69,8 @@ async fn a_link_that_goes_silent_is_found_and_replaced() {
     eventually("first events", Duration::from_secs(30), || edge.confirmed(), |c| *c == 100).await;
     proxy.silence(true);
     edge.append(100, 5, 100).await;
-    let found = |s: &Option<String>| s.as_deref().is_some_and(|e| e.contains("said nothing for 10 s"));
-    eventually("the silence is noticed", Duration::from_secs(20), || edge.link().last_error, found).await;
+    let found = |s: &Option<String>| s.as_deref().is_some_and(|e| e.contains("has said nothing for"));
+    eventually("the silence is noticed", Duration::from_secs(30), || edge.link().last_error, found).await;
     proxy.silence(false);
     // What was half open at the broker keeps the producer's name for up to 5 s.
     eventually("delivery again", Duration::from_secs(30), || edge.confirmed(), |c| *c == 200).await;
