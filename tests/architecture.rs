@@ -31,6 +31,10 @@ const PURE: &[&str] = &[
     "src/uplink/resume.rs",
     "src/uplink/batch.rs",
     "src/cloud/audit.rs",
+    "src/cloud/backoff.rs",
+    "src/cloud/intervals.rs",
+    "src/cloud/line.rs",
+    "src/pulsar/provision/plan.rs",
     "src/pulsar/names.rs",
     "src/pulsar/murmur.rs",
 ];

@@ -23,10 +23,10 @@ pub const EXIT_TEMPORARY: u8 = 75;
 const ABOUT: &str = "Takes device events, keeps them on disk until they have arrived, and delivers them to Apache Pulsar once and in order.";
 
 const LONG_ABOUT: &str = "\
-Tidegate sits between devices and Apache Pulsar. On a gateway (`tidegate edge`) it takes events over HTTP,
-puts them on disk before it answers, and delivers each of them to Pulsar once and in order, however often
-the link, the power or the broker goes away. In the cloud (`tidegate cloud`) it stores what arrives, removes
-duplicates, and shows what is missing.";
+Tidegate sits between devices and Apache Pulsar. On a gateway (`tidegate edge`) it takes events over HTTP, puts them \
+on disk before it answers, and delivers each of them to Pulsar once and in order, however often the link, the power or \
+the broker goes away. In the cloud (`tidegate cloud`) it stores what arrives, removes duplicates, and shows what is \
+missing.";
 
 const AFTER: &str = "\
 First steps, without a configuration file and without a broker:
@@ -36,13 +36,13 @@ First steps, without a configuration file and without a broker:
   tidegate outbox status              what waits for a broker
 
 With a Pulsar cluster (config/edge.toml and config/cloud.toml explain every key):
-  tidegate provision --config cloud.toml --dry-run     shows the tenant, namespaces and topics it would make
+  tidegate provision --config cloud.toml --dry-run    shows what it would make in Pulsar
   tidegate provision --config cloud.toml
   tidegate cloud --config cloud.toml &
   tidegate edge --config edge.toml &
   tidegate tail                       follows the events as they arrive
 
-Every key can be set by the environment: TIDEGATE_NODE_ID, TIDEGATE_UPLINK_TOKEN, TIDEGATE_HTTP_LISTEN, …
+Every key of a [section] can be set by the environment: TIDEGATE_NODE_ID, TIDEGATE_UPLINK_TOKEN, …
 
 Exit codes: 0 clean, 64 command line or configuration, 70 internal, 75 temporary (try again).";
 
