@@ -9,4 +9,4 @@ need protoc=protobuf-compiler cc=build-essential java=openjdk-17-jre-headless mv
 . deploy/python.sh
 bash deploy/pulsar/pulsar.sh fetch
 # Unit and property tests beside the code, then tests/*: each starts its servers on free ports in its own directories.
-cargo test --all-targets -- "$@"
+cargo test --locked --lib --bins --tests -- "$@"

@@ -110,7 +110,9 @@ async fn an_event_larger_than_the_broker_takes_stops_the_lane_with_a_reason() {
     let broker = Broker::shared();
     broker.create_namespace("large/telemetry");
     broker.create_partitioned_topic("large/telemetry/telemetry", 1);
-    let mut edge = Edge::start(config(&broker.service_url(), "large"));
+    let mut config = config(&broker.service_url(), "large");
+    config.outbox.max_event = 8 << 20; // more than the configuration file allows, and more than a broker takes
+    let mut edge = Edge::start(config);
     edge.append(3, 1, 4 << 20).await;
     delivers(&edge).await;
     edge.append(1, 1, 6 << 20).await;
