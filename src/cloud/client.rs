@@ -9,7 +9,8 @@ use pulsar::error::AuthenticationError;
 use pulsar::{ConnectionRetryOptions, OperationRetryOptions, Pulsar, TokioExecutor};
 
 use crate::config::cloud;
-use crate::config::edge::Secret;
+use crate::pulsar::credentials::{Credentials, CredentialsError};
+use crate::security::tls::{self, TlsError};
 
 /// Time for one address of the broker to answer a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,7 +24,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The file with the authorities to trust cannot be read.
+    /// The file with the authorities to trust is unfit.
+    #[error("{0}; check pulsar.ca_file")]
+    Trust(#[from] TlsError),
+    /// It cannot be read after all.
     #[error("cannot read [pulsar] ca_file {}: {source}", path.display())]
     CaFile {
         /// The file.
@@ -62,45 +66,23 @@ pub async fn connect(config: &cloud::Pulsar) -> Result<Pulsar<TokioExecutor>, Cl
         .with_connection_retry_options(connection)
         .with_operation_retry_options(operation);
     if let Some(path) = &config.ca_file {
+        // The crate takes the bytes and names no file in its errors.
+        tls::authorities(path)?;
         let chain = std::fs::read(path).map_err(|source| ClientError::CaFile { path: path.clone(), source })?;
         builder = builder.with_certificate_chain(chain);
     }
-    if let Some(token) = Token::of(config) {
-        builder = builder.with_auth_provider(Box::new(token));
+    match Credentials::from(config) {
+        Credentials::None => {}
+        shown => builder = builder.with_auth_provider(Box::new(shown)),
     }
     builder.build().await.map_err(|source| ClientError::Connect { service: config.service.clone(), source })
 }
 
-/// The token, read again for every connection: the file may have been replaced in the meantime.
-enum Token {
-    Given(Secret),
-    File(PathBuf),
-}
-
 type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, AuthenticationError>> + Send + 'a>>;
 
-impl Token {
-    fn of(config: &cloud::Pulsar) -> Option<Self> {
-        let file = config.token_file.clone().map(Self::File);
-        file.or_else(|| config.token.clone().map(Self::Given))
-    }
-
-    fn read(&self) -> Result<Vec<u8>, AuthenticationError> {
-        match self {
-            Self::Given(token) => Ok(token.reveal().into()),
-            Self::File(path) => match std::fs::read_to_string(path) {
-                Ok(text) => Ok(text.trim().into()),
-                Err(e) => {
-                    let reason = format!("cannot read [pulsar] token_file {}: {e}", path.display());
-                    Err(AuthenticationError::Custom(reason))
-                }
-            },
-        }
-    }
-}
-
 // The crate's trait is made by async_trait; these are the signatures it expands to.
-impl pulsar::authentication::Authentication for Token {
+// It asks for the token at every connection: the file may have been replaced in the meantime.
+impl pulsar::authentication::Authentication for Credentials {
     fn auth_method_name(&self) -> String {
         "token".to_owned()
     }
@@ -118,7 +100,11 @@ impl pulsar::authentication::Authentication for Token {
         'life0: 'async_trait,
         Self: 'async_trait,
     {
-        Box::pin(async { self.read() })
+        Box::pin(async {
+            let failed = |e: CredentialsError| format!("{e}; check pulsar.{}", e.key());
+            let token = self.token().await.map_err(|e| AuthenticationError::Custom(failed(e)))?;
+            Ok(token.map(|t| t.reveal().into()).unwrap_or_default())
+        })
     }
 }
 
@@ -128,17 +114,17 @@ mod tests {
 
     use super::*;
     use crate::config::CloudConfig;
+    use crate::config::edge::Secret;
 
     #[tokio::test]
     async fn a_token_file_is_read_for_every_connection() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         let mut config = CloudConfig::default().pulsar;
-        assert!(Token::of(&config).is_none());
         config.token = Some(Secret::new("given"));
-        assert_eq!(Token::of(&config).unwrap().auth_data().await.unwrap(), b"given");
+        assert_eq!(Credentials::from(&config).auth_data().await.unwrap(), b"given");
         config.token_file = Some(path.clone());
-        let mut token = Token::of(&config).unwrap();
+        let mut token = Credentials::from(&config);
         assert_eq!(token.auth_method_name(), "token");
         assert!(token.auth_data().await.unwrap_err().to_string().contains("token_file"));
         for text in ["first", "second"] {
@@ -152,6 +138,6 @@ mod tests {
         let mut config = CloudConfig::default().pulsar;
         config.ca_file = Some("/no/such/ca.pem".into());
         let error = connect(&config).await.err().unwrap().to_string();
-        assert!(error.contains("/no/such/ca.pem"), "{error}");
+        assert!(error.contains("/no/such/ca.pem") && error.contains("pulsar.ca_file"), "{error}");
     }
 }

@@ -1,12 +1,10 @@
 //! Pulsar's admin REST interface: one cluster, one request at a time, and errors that name the way out.
 //! Blocking: provisioning and the command line use it, nothing on an event's path does.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use ureq::http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
@@ -14,8 +12,8 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
 use super::admin_error::{AdminError, refused, transport};
-use crate::config::cloud;
-use crate::config::edge::Secret;
+use super::credentials::{Credentials, CredentialsError};
+use crate::security::tls::{self, TlsError};
 
 /// Time to connect, TLS included: a broker across the world answers in one second.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,23 +25,6 @@ const ANSWER_BYTES_MAX: u64 = 4 << 20;
 const REDIRECTS_MAX: usize = 5;
 /// Longest token taken; headers of 8 KiB are what Pulsar's web server accepts.
 const TOKEN_BYTES_MAX: usize = 7 << 10;
-
-/// What a request carries to prove who asks, and whom it trusts.
-#[derive(Clone, Debug, Default)]
-pub struct Credentials {
-    /// The token itself.
-    pub token: Option<Secret>,
-    /// A file that holds it; wins over `token`.
-    pub token_file: Option<PathBuf>,
-    /// PEM file with the authorities to trust, instead of the public ones.
-    pub ca_file: Option<PathBuf>,
-}
-
-impl From<&cloud::Pulsar> for Credentials {
-    fn from(p: &cloud::Pulsar) -> Self {
-        Self { token: p.token.clone(), token_file: p.token_file.clone(), ca_file: p.ca_file.clone() }
-    }
-}
 
 /// A request that changes something, as data: the plan makes them, [`Admin::change`] sends them.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,11 +64,12 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Prepares requests to `url` (`http://` or `https://`); connects to nothing yet.
-    pub fn new(url: &str, credentials: &Credentials) -> Result<Self, AdminError> {
+    /// Prepares requests to `url` (`http://` or `https://`); connects to nothing yet. Trusts the authorities in
+    /// `ca_file` and nobody else; without a file, the public ones.
+    pub fn new(url: &str, credentials: &Credentials, ca_file: Option<&Path>) -> Result<Self, AdminError> {
         let base = base(url)?;
-        let roots = match &credentials.ca_file {
-            Some(file) if base.starts_with("https:") => authorities(file)?,
+        let roots = match ca_file {
+            Some(file) if base.starts_with("https:") => roots(file)?,
             _ => RootCerts::WebPki,
         };
         // The provider is named here because ureq without one panics at the first https request.
@@ -245,42 +227,19 @@ fn follow(from: &str, to: &str) -> Result<String, AdminError> {
     }
 }
 
-fn authorities(file: &Path) -> Result<RootCerts, AdminError> {
-    let bad = |reason: String| AdminError::CaFile { file: file.to_owned(), reason };
-    let mut certificates = Vec::new();
-    let mut store = rustls::RootCertStore::empty();
-    for item in CertificateDer::pem_file_iter(file).map_err(|e| bad(e.to_string()))? {
-        let der = item.map_err(|e| bad(e.to_string()))?;
-        // ureq leaves out what it cannot read; here it is an error.
-        store.add(der.clone()).map_err(|e| bad(e.to_string()))?;
-        certificates.push(Certificate::from_der(&der).to_owned());
-    }
-    if certificates.is_empty() {
-        return Err(bad("it holds no certificate in PEM form".to_owned()));
-    }
-    Ok(RootCerts::from(certificates))
+/// ureq makes its own TLS client from certificates and leaves out those it cannot read; [`tls::authorities`] refuses them.
+fn roots(ca_file: &Path) -> Result<RootCerts, TlsError> {
+    let certificates = tls::authorities(ca_file)?;
+    Ok(RootCerts::from(certificates.iter().map(|der| Certificate::from_der(der).to_owned()).collect::<Vec<_>>()))
 }
 
-fn authorization(credentials: &Credentials) -> Result<Option<HeaderValue>, AdminError> {
-    let (origin, text) = match (&credentials.token_file, &credentials.token) {
-        (Some(file), _) => {
-            let text = std::fs::read_to_string(file)
-                .map_err(|e| AdminError::Token { origin: file.display().to_string(), reason: e.to_string() })?;
-            (file.display().to_string(), text)
-        }
-        (None, Some(token)) => ("pulsar.token".to_owned(), token.reveal().to_owned()),
-        (None, None) => return Ok(None),
-    };
-    let bad = |reason: &str| AdminError::Token { origin: origin.clone(), reason: reason.to_owned() };
-    let token = text.trim();
-    if token.is_empty() {
-        return Err(bad("it is empty"));
+fn authorization(credentials: &Credentials) -> Result<Option<HeaderValue>, CredentialsError> {
+    let Some(token) = credentials.token_blocking()? else { return Ok(None) };
+    if token.reveal().len() > TOKEN_BYTES_MAX {
+        return Err(credentials.unfit("it has more than 7 KiB, which Pulsar's web server does not take"));
     }
-    if token.len() > TOKEN_BYTES_MAX {
-        return Err(bad("it is too long for a token"));
-    }
-    let mut value =
-        HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| bad("it holds characters that no token has"))?;
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", token.reveal()))
+        .map_err(|_| credentials.unfit("it holds characters that no token has"))?;
     value.set_sensitive(true);
     Ok(Some(value))
 }

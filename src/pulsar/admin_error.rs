@@ -1,7 +1,9 @@
 //! Why the admin interface could not do what was asked, in the operator's words: what, why, and the way out. [pure]
 
 use std::io;
-use std::path::PathBuf;
+
+use super::credentials::CredentialsError;
+use crate::security::tls::TlsError;
 
 /// Longest reason of a server that is repeated in ours.
 const REASON_CHARS_MAX: usize = 400;
@@ -32,21 +34,11 @@ pub enum AdminError {
         reason: String,
     },
     /// The authorities to trust cannot be read.
-    #[error("ca_file {file}: {reason}", file = file.display())]
-    CaFile {
-        /// The file.
-        file: PathBuf,
-        /// Why not.
-        reason: String,
-    },
-    /// The token cannot be read.
-    #[error("token {origin}: {reason}")]
-    Token {
-        /// File or key it comes from.
-        origin: String,
-        /// Why not; never the token.
-        reason: String,
-    },
+    #[error("{0}; check pulsar.ca_file")]
+    Trust(#[from] TlsError),
+    /// No token to show.
+    #[error("{0}; check pulsar.{key}", key = .0.key())]
+    Credentials(#[from] CredentialsError),
     /// No connection, or it broke.
     #[error("{url}: {reason}; {way_out}")]
     Unreachable {

@@ -2,9 +2,11 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::thread::JoinHandle;
 
 use super::*;
+use crate::config::edge::Secret;
 use crate::pulsar::admin_error::Class;
 use crate::sys::tasks;
 
@@ -41,7 +43,7 @@ fn answer(status: &str, headers: &str, body: &str) -> String {
 }
 
 fn with_token() -> Credentials {
-    Credentials { token: Some(Secret::new("s3cret\n")), ..Credentials::default() }
+    Credentials::Token(Secret::new("s3cret\n"))
 }
 
 #[test]
@@ -51,7 +53,7 @@ fn a_redirected_change_keeps_method_body_and_token() {
         answer("204 No Content", "", ""),
     ]);
     let change = Change { verb: Verb::Put, path: "x".into(), body: Some(serde_json::json!({ "a": 1 })) };
-    assert_eq!(Admin::new(&url, &with_token()).unwrap().change(&change).unwrap(), Changed::Done);
+    assert_eq!(Admin::new(&url, &with_token(), None).unwrap().change(&change).unwrap(), Changed::Done);
     let asked = server.join().unwrap();
     assert!(asked[0].starts_with("PUT /admin/v2/x HTTP"), "{}", asked[0]);
     assert!(asked[1].starts_with("PUT /admin/v2/x?authoritative=true HTTP"), "{}", asked[1]);
@@ -65,7 +67,7 @@ fn a_redirected_change_keeps_method_body_and_token() {
 fn redirects_end_and_never_leave_https() {
     let (url, server) =
         serve(vec![answer("307 Temporary Redirect", "Location: HERE/again\r\n", ""); REDIRECTS_MAX + 1]);
-    let error = Admin::new(&url, &Credentials::default()).unwrap().get::<Value>("x").unwrap_err();
+    let error = Admin::new(&url, &Credentials::None, None).unwrap().get::<Value>("x").unwrap_err();
     assert!(error.to_string().contains("more than 5 redirects"), "{error}");
     assert_eq!(server.join().unwrap().len(), REDIRECTS_MAX + 1);
 
@@ -81,7 +83,7 @@ fn answers_are_told_apart() {
     let busy = answer("503 Service Unavailable", "", r#"{"reason":"try \u001b[31mlater"}"#);
     let odd = answer("200 OK", "", "<html>");
     let (url, server) = serve(vec![missing, html, busy, odd, answer("409 Conflict", "", ""), answer("200 OK", "", "")]);
-    let admin = Admin::new(&url, &Credentials::default()).unwrap();
+    let admin = Admin::new(&url, &Credentials::None, None).unwrap();
     assert_eq!(admin.get::<Value>("x").unwrap(), None);
     let error = admin.get::<Value>("x").unwrap_err();
     assert!(error.to_string().contains("not Pulsar's admin interface"), "{error}");
@@ -99,7 +101,7 @@ fn answers_are_told_apart() {
 fn an_answer_without_end_is_cut() {
     let endless = format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{}", " ".repeat(ANSWER_BYTES_MAX as usize + 2));
     let (url, server) = serve(vec![endless]);
-    assert!(Admin::new(&url, &Credentials::default()).unwrap().get::<Value>("x").is_err());
+    assert!(Admin::new(&url, &Credentials::None, None).unwrap().get::<Value>("x").is_err());
     drop(server); // its write may fail: we hang up
 }
 
@@ -108,11 +110,11 @@ fn urls_tokens_and_authorities_are_checked_before_any_request() {
     for bad in
         ["pulsar://a:6650", "pulsar+ssl://a:6651", "a:8080", "", "http://user:word@a", "http://a?x=1", "http://a b"]
     {
-        let error = Admin::new(bad, &Credentials::default()).unwrap_err();
+        let error = Admin::new(bad, &Credentials::None, None).unwrap_err();
         assert!(error.to_string().contains(bad), "{error}");
         assert_eq!(error.class(), Class::Refuse);
     }
-    assert_eq!(Admin::new("http://a:1/admin/v2/", &Credentials::default()).unwrap().url(), "http://a:1");
+    assert_eq!(Admin::new("http://a:1/admin/v2/", &Credentials::None, None).unwrap().url(), "http://a:1");
 
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
@@ -120,21 +122,20 @@ fn urls_tokens_and_authorities_are_checked_before_any_request() {
         std::fs::write(&path, text).unwrap();
         path
     };
-    let token =
-        |token_file| Admin::new("http://a", &Credentials { token_file: Some(token_file), ..Credentials::default() });
+    let token = |token_file| Admin::new("http://a", &Credentials::File(token_file), None);
     for (name, text) in [("empty", " \n"), ("long", &"x".repeat(TOKEN_BYTES_MAX + 1)), ("odd", "se\ncret")] {
         let error = token(file(name, text)).unwrap_err().to_string();
-        assert!(error.contains(name) && !error.contains("cret"), "{error}");
+        assert!(error.contains(name) && error.contains("pulsar.token_file") && !error.contains("cret"), "{error}");
     }
     assert!(token(dir.path().join("absent")).is_err());
     assert!(!format!("{:?}", token(file("good", "s3cret\n")).unwrap()).contains("s3cret"));
 
-    let ca = |ca_file| Admin::new("https://a", &Credentials { ca_file: Some(ca_file), ..Credentials::default() });
+    let ca = |ca_file: PathBuf| Admin::new("https://a", &Credentials::None, Some(&ca_file));
     for (name, text) in
         [("none", "hello"), ("broken", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")]
     {
         let error = ca(file(name, text)).unwrap_err().to_string();
-        assert!(error.contains(name), "{error}");
+        assert!(error.contains(name) && error.contains("pulsar.ca_file"), "{error}");
     }
 }
 

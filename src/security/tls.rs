@@ -43,7 +43,7 @@ pub enum TlsError {
 /// Reads the file: call it at each connect, so that a replaced file takes effect.
 pub fn client(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
     let roots = match ca_file {
-        Some(path) => private_roots(path)?,
+        Some(path) => private_roots(path)?.1,
         None => RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() },
     };
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -53,20 +53,28 @@ pub fn client(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
-fn private_roots(path: &Path) -> Result<RootCertStore, TlsError> {
+/// The authorities in `ca_file`, each of them one that rustls can trust. At least one.
+pub fn authorities(ca_file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    private_roots(ca_file).map(|(certificates, _)| certificates)
+}
+
+fn private_roots(path: &Path) -> Result<(Vec<CertificateDer<'static>>, RootCertStore), TlsError> {
     let failed = |reason| TlsError::Read { path: path.to_owned(), reason };
-    let mut roots = RootCertStore::empty();
-    for (i, certificate) in CertificateDer::pem_file_iter(path).map_err(failed)?.enumerate() {
-        roots.add(certificate.map_err(failed)?).map_err(|reason| TlsError::Certificate {
+    let (mut certificates, mut roots) = (Vec::new(), RootCertStore::empty());
+    for certificate in CertificateDer::pem_file_iter(path).map_err(failed)? {
+        let certificate = certificate.map_err(failed)?;
+        let number = certificates.len() + 1;
+        roots.add(certificate.clone()).map_err(|reason| TlsError::Certificate {
             path: path.to_owned(),
-            number: i + 1,
+            number,
             reason,
         })?;
+        certificates.push(certificate);
     }
-    if roots.is_empty() {
+    if certificates.is_empty() {
         return Err(TlsError::Empty { path: path.to_owned() });
     }
-    Ok(roots)
+    Ok((certificates, roots))
 }
 
 #[cfg(test)]
@@ -82,7 +90,7 @@ mod tests {
         assert!(client(Some(&path)).unwrap_err().to_string().contains("BEGIN CERTIFICATE"));
         let authority = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         std::fs::write(&path, authority.cert.pem()).unwrap();
-        assert_eq!(private_roots(&path).unwrap().len(), 1);
+        assert_eq!(authorities(&path).unwrap(), [authority.cert.der().clone()]);
         client(Some(&path)).unwrap();
         client(None).unwrap();
     }

@@ -54,7 +54,7 @@ pub enum LinkError {
     #[error("{0}; check uplink.ca_file")]
     Trust(#[from] TlsError),
     /// No token to show.
-    #[error("{0}; check uplink.token_file")]
+    #[error("{0}; check uplink.{key}", key = .0.key())]
     Credentials(#[from] CredentialsError),
     /// A step took too long.
     #[error("{broker}: {step} took longer than {} ms", limit.as_millis())]

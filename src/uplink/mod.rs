@@ -65,7 +65,7 @@ pub fn start(
             stream: stream.to_string(),
             producer: stream.producer(&uplink.cluster),
             connector: link::Connector {
-                credentials: Credentials::of(uplink),
+                credentials: Credentials::from(uplink),
                 ca_file: uplink.ca_file.clone(),
                 connect_timeout: uplink.connect_timeout,
             },

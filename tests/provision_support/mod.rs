@@ -11,7 +11,8 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tidegate::cli::provision::{ProvisionArgs, RunError, run};
 use tidegate::config::CloudConfig;
-use tidegate::pulsar::admin::{Admin, Credentials};
+use tidegate::pulsar::admin::Admin;
+use tidegate::pulsar::credentials::Credentials;
 
 /// A standalone Pulsar; stopped when dropped.
 pub struct Broker {
@@ -72,7 +73,7 @@ impl Broker {
     }
 
     pub fn api(&self) -> Admin {
-        Admin::new(&self.admin, &Credentials::default()).unwrap()
+        Admin::new(&self.admin, &Credentials::None, None).unwrap()
     }
 }
 

@@ -6,9 +6,10 @@ use super::conflict::Conflict;
 use super::desired::{ClusterAt, Desired, DesiredError};
 use super::observe::{Observed, observe};
 use super::plan::{Plan, Step, plan};
-use crate::config::CloudConfig;
-use crate::pulsar::admin::{Admin, Credentials};
+use crate::config::{CloudConfig, cloud};
+use crate::pulsar::admin::Admin;
 use crate::pulsar::admin_error::{AdminError, Class};
+use crate::pulsar::credentials::Credentials;
 
 /// Time for Pulsar to show what it accepted: brokers of a cluster tell each other of changes within a second, and
 /// replicators of busy topics appear within a few.
@@ -104,7 +105,7 @@ pub fn provision(
     progress: &mut dyn Progress,
 ) -> Result<Summary, ProvisionError> {
     let desired = Desired::from_config(config)?;
-    let clusters = Clusters::connect(&desired, &Credentials::from(&config.pulsar))?;
+    let clusters = Clusters::connect(&desired, &config.pulsar)?;
     let mut summary = Summary::default();
     let mut seen = clusters.look(wait, progress)?;
     let mut next = plan(&desired, &seen).map_err(ProvisionError::Conflicts)?;
@@ -145,8 +146,12 @@ struct Clusters<'a> {
 }
 
 impl<'a> Clusters<'a> {
-    fn connect(desired: &'a Desired, credentials: &Credentials) -> Result<Self, ProvisionError> {
-        let connect = |at: &ClusterAt| Admin::new(&at.admin, credentials).map_err(|error| look_error(at, error));
+    fn connect(desired: &'a Desired, pulsar: &cloud::Pulsar) -> Result<Self, ProvisionError> {
+        let credentials = Credentials::from(pulsar);
+        let connect = |at: &ClusterAt| {
+            let admin = Admin::new(&at.admin, &credentials, pulsar.ca_file.as_deref());
+            admin.map_err(|error| look_error(at, error))
+        };
         Ok(Self { desired, admins: desired.clusters.iter().map(connect).collect::<Result<_, _>>()? })
     }
 
