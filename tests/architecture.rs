@@ -27,6 +27,7 @@ const PURE: &[&str] = &[
     "src/event",
     "src/outbox/block.rs",
     "src/outbox/cursor.rs",
+    "src/outbox/room.rs",
     "src/outbox/window.rs",
     "src/uplink/resume.rs",
     "src/uplink/batch.rs",

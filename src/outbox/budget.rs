@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
+use super::room::Room;
 use crate::sys::files;
 
 /// Space that is left free on the file system: the machine's other programs, and our own small files,
@@ -19,16 +22,24 @@ pub struct Budget {
     max: u64,
     free_min: AtomicU64,
     used: AtomicU64,
+    room: Mutex<Room>,
 }
 
 impl Budget {
     /// A budget of `max` bytes for what lies in `dir`.
     pub fn new(dir: PathBuf, max: u64) -> Self {
-        Self { dir, max, free_min: AtomicU64::new(FREE_BYTES_MIN.min(max / 16)), used: AtomicU64::new(0) }
+        Self {
+            dir,
+            max,
+            free_min: AtomicU64::new(FREE_BYTES_MIN.min(max / 16)),
+            used: AtomicU64::new(0),
+            room: Mutex::default(),
+        }
     }
 
     /// Counts what is there already, whether it fits or not.
     pub fn add(&self, bytes: u64) {
+        self.room().spend(bytes);
         self.used.fetch_add(bytes, Ordering::AcqRel);
     }
 
@@ -49,9 +60,8 @@ impl Budget {
 
     /// Reserves `bytes`, or says what is full.
     pub fn reserve(&self, bytes: u64) -> Result<(), String> {
-        if let Some(free) = self.free()
-            && free < self.free_min().saturating_add(bytes)
-        {
+        let taken = self.room().take(bytes, self.free_min(), Instant::now(), || self.free());
+        if let Err(free) = taken {
             return Err(format!(
                 "the file system of {} has {free} bytes left, and {} are kept free; make room on it, or wait until \
                  the uplink has drained some",
@@ -67,6 +77,10 @@ impl Budget {
                 self.max
             )),
         }
+    }
+
+    fn room(&self) -> MutexGuard<'_, Room> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn free_min(&self) -> u64 {

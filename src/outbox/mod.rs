@@ -24,6 +24,7 @@ mod meter;
 mod notes;
 mod reader;
 mod recovery;
+mod room;
 mod scan;
 mod segment;
 mod store;
