@@ -96,6 +96,15 @@ mod tests {
         assert_eq!(room.take(1, KEEP, now, || Some(KEEP)), Err(KEEP));
     }
 
+    #[test]
+    fn what_was_written_untaken_counts_too() {
+        let now = Instant::now();
+        let mut room = Room::default();
+        assert_eq!(room.take(10, KEEP, now, || Some(KEEP + MARGIN_BYTES + 100)), Ok(()));
+        room.spend(90);
+        assert_eq!(room.take(1, KEEP, now, || Some(KEEP)), Err(KEEP), "asked again");
+    }
+
     /// What happens on a file system: we take and write, we write untaken, others write, others make room.
     #[derive(Clone, Debug)]
     enum Step {
