@@ -17,7 +17,7 @@ pub struct Counted {
     pub missing: u64,
     /// Messages whose key had a higher sequence before.
     pub out_of_order: u64,
-    /// Messages whose payload is not what the sequence's event had (see `--payload` of count.py).
+    /// Messages whose payload is not what the sequence's event had (see count.py).
     pub altered: u64,
     /// Highest sequence.
     pub highest: u64,
