@@ -25,6 +25,6 @@ fi
 need_rust
 need protoc=protobuf-compiler cc=build-essential java=openjdk-17-jre-headless mvn=maven curl=curl
 echo "demo: building (the first time takes some minutes)"
-cargo build --release --bin tidegate --example demo
+cargo build --locked --release --bin tidegate --example demo
 bash deploy/pulsar/pulsar.sh fetch
 exec "${CARGO_TARGET_DIR:-target}/release/examples/demo" --tidegate "${CARGO_TARGET_DIR:-target}/release/tidegate" "$@"

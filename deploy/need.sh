@@ -2,6 +2,11 @@
 # Sourced by the other scripts: makes sure that what they call is there. As root on Debian or Ubuntu it installs
 # the missing packages; elsewhere it says what to install.
 
+# need_package PACKAGE …: installs them, or says that they are missing; for what has no command to look for.
+need_package() {
+  need "${@/#/a-command-that-never-exists=}"
+}
+
 # need COMMAND=PACKAGE …: every COMMAND must be found; the PACKAGEs of those that are not are installed.
 need() {
   local pair missing=()

@@ -3,7 +3,7 @@
 venv="$PWD/.work/python"
 if ! "$venv/bin/python" -c 'import pulsar' >/dev/null 2>&1; then
   if ! python3 -c 'import venv, ensurepip' >/dev/null 2>&1; then
-    need no-such-command=python3-venv
+    need_package python3-venv
   fi
   rm -rf "$venv"
   python3 -m venv "$venv"

@@ -45,8 +45,9 @@ pub enum AppError {
 
 /// Runs an edge until it is asked to stop. Returns when everything is on disk and closed.
 pub fn edge(config: EdgeConfig) -> Result<(), AppError> {
-    // Ports before anything slow: a mistake in the address shows at once.
-    let listener = Listener::bind(&config.http).map_err(|e| AppError::Setup(e.to_string()))?;
+    // Ports before anything slow: a mistake in the address shows at once. A taken port may be free a moment later,
+    // when the process before this one has ended.
+    let listener = Listener::bind(&config.http).map_err(|e| AppError::Unavailable(e.to_string()))?;
     runtime()?.block_on(run_edge(config, listener))
 }
 
@@ -88,7 +89,7 @@ async fn run_edge(config: EdgeConfig, listener: Listener) -> Result<(), AppError
 
 /// Runs the cloud mode until it is asked to stop. Returns when what it held is stored and acknowledged.
 pub fn cloud(config: CloudConfig) -> Result<(), AppError> {
-    let listener = cloud::api::Listener::bind(&config.http).map_err(|e| AppError::Setup(e.to_string()))?;
+    let listener = cloud::api::Listener::bind(&config.http).map_err(|e| AppError::Unavailable(e.to_string()))?;
     runtime()?.block_on(run_cloud(config, listener))
 }
 

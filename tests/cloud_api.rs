@@ -1,11 +1,15 @@
 //! The cloud's HTTP interface while its broker cannot be reached: it answers, and says what is wrong.
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use support::eventually;
+use support::process::free_port;
 use tidegate::cloud::{self, StartError};
 use tidegate::config::CloudConfig;
 use tidegate::config::cloud::{FilesSink, Http, Sink};
@@ -23,8 +27,7 @@ struct Running {
 fn running() -> Running {
     let dir = tempfile::tempdir().unwrap();
     let mut config = CloudConfig::default();
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    config.pulsar.service = format!("pulsar://{nobody}");
+    config.pulsar.service = format!("pulsar://127.0.0.1:{}", free_port()); // nobody listens there
     config.http = Http { listen: ([127, 0, 0, 1], 0).into() };
     config.sinks = vec![Sink::Files(FilesSink { dir: dir.path().to_owned(), ..FilesSink::default() })];
     let listener = cloud::api::Listener::bind(&config.http).unwrap();
@@ -57,16 +60,12 @@ async fn without_a_broker_it_is_alive_not_ready_and_says_why() {
     let running = running();
     let address = running.address;
     assert_eq!(ask(address, "GET", "/healthz").0, 200);
-    let end = Instant::now() + Duration::from_secs(20);
-    loop {
-        let (status, detail) = problem(address, "GET", "/readyz");
-        assert_eq!(status, 503);
-        if detail.contains("cannot connect to pulsar://127.0.0.1:") {
-            break;
-        }
-        assert!(Instant::now() < end, "{detail}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let ready = || problem(address, "GET", "/readyz");
+    eventually("the reason", Duration::from_secs(20), ready, |(status, detail)| {
+        assert_eq!(*status, 503);
+        detail.contains("cannot connect to pulsar://127.0.0.1:")
+    })
+    .await;
     let (status, _, body) = ask(address, "GET", "/v1/status");
     let document: Value = serde_json::from_str(&body).unwrap();
     assert_eq!((status, &document["ready"]), (200, &Value::Bool(false)));

@@ -1,20 +1,22 @@
 //! The cloud mode against a real broker: whatever ends it or the broker, each event is stored once.
 #![allow(clippy::unwrap_used)]
 
-mod cloud_support;
+mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 
-use cloud_support::{Broker, Cloud, Gateway};
 use pulsar::producer::Message;
+use support::broker::{Broker, Options};
+use support::certificates::certificates;
+use support::cloud::Cloud;
+use support::gateway::{BATCH, Gateway, PARTITIONS};
 
-/// Not a test of its own: the cloud that the tests below start as a process and kill.
-#[test]
-fn cloud_process() {
-    cloud_support::cloud_process();
-}
+const TELEMETRY: &str = "t/telemetry/telemetry";
+const GOOD: &str = "t/telemetry/good";
+const BAD: &str = "t/telemetry/bad";
+const SUBSCRIPTION: &str = "tidegate-cloud";
 
 /// What was sent, and must be found.
 #[derive(Default)]
@@ -35,7 +37,7 @@ impl Sent {
         let mut last: BTreeMap<(String, u64), u64> = BTreeMap::new();
         for ((stream, seq), line) in cloud.stored(lane) {
             assert_eq!(line["data"]["n"], seq as f64, "{line}");
-            let before = last.insert((stream.clone(), seq % u64::from(cloud_support::PARTITIONS)), seq);
+            let before = last.insert((stream.clone(), seq % u64::from(PARTITIONS)), seq);
             assert!(before.is_none_or(|before| before < seq), "{stream}: {seq} is stored after {before:?}");
             *found.entry((stream, seq)).or_default() += 1;
         }
@@ -64,7 +66,7 @@ struct Listener(BufReader<Box<dyn Read>>);
 impl Listener {
     /// Listens from when this returns.
     fn connect(cloud: &Cloud, path: &str) -> Self {
-        let body = ureq::get(format!("{}{path}", cloud.url)).call().unwrap().into_body();
+        let body = ureq::get(format!("{}{path}", cloud.url())).call().unwrap().into_body();
         let mut listener = Self(BufReader::new(Box::new(body.into_reader())));
         let mut line = String::new();
         listener.0.read_line(&mut line).unwrap();
@@ -107,7 +109,8 @@ async fn send(gateway: &mut Gateway, lane: &str, from: u64, to: u64, sent: &mut 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_event_is_stored_once_across_kill_nine_of_cloud_and_broker() {
     let broker = Broker::start();
-    broker.provision("t", &["telemetry"]);
+    broker.create_namespace("t/telemetry");
+    broker.create_partitioned_topic(TELEMETRY, PARTITIONS);
     let dir = tempfile::tempdir().unwrap();
     let mut cloud = Cloud::start(&broker, "t", &["telemetry"], dir.path());
     cloud.wait_for("/v1/status", |status| status["ready"] == true);
@@ -120,35 +123,37 @@ async fn each_event_is_stored_once_across_kill_nine_of_cloud_and_broker() {
         // Not when all of it is stored, but in the midst of it.
         let some = sent.count() - 1500;
         cloud.wait_for("/v1/audit", |audit| audit["totals"]["delivered"].as_u64().unwrap_or(0) > some as u64);
-        cloud.kill();
+        cloud.kill9();
         cloud.restart();
     }
     cloud.wait_delivered(sent.count());
     sent.check(&cloud, "telemetry");
 
-    cloud_support::say("stopping in order");
+    println!("stopping in order");
     cloud.stop();
-    assert_eq!(broker.backlog("t", "telemetry"), 0, "what is stored is acknowledged");
+    assert_eq!(broker.backlog(TELEMETRY, SUBSCRIPTION), 0, "what is stored is acknowledged");
     cloud.restart();
     cloud.wait_delivered(sent.count());
 
-    cloud_support::say("killing the broker");
-    broker.crash();
+    println!("killing the broker");
+    broker.kill9();
+    broker.restart();
     let mut gateway = Gateway::connect(&broker, "t", "telemetry").await;
     send(&mut gateway, "telemetry", 6001, 7001, &mut sent).await;
     cloud.wait_delivered(sent.count());
     sent.check(&cloud, "telemetry");
     cloud.stop();
-    assert_eq!(broker.backlog("t", "telemetry"), 0);
+    assert_eq!(broker.backlog(TELEMETRY, SUBSCRIPTION), 0);
     assert!(
-        cloud.stored("telemetry").len() > 10_000 && fs::read_dir(dir.path().join("telemetry")).unwrap().count() > 3
+        cloud.stored("telemetry").len() > 10_000 && fs::read_dir(cloud.events.join("telemetry")).unwrap().count() > 3
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lane_that_cannot_store_acknowledges_nothing_says_so_and_disturbs_no_other() {
     let broker = Broker::start();
-    broker.provision("t", &["good"]);
+    broker.create_namespace("t/telemetry");
+    broker.create_partitioned_topic(GOOD, PARTITIONS);
     let dir = tempfile::tempdir().unwrap();
     let mut cloud = Cloud::start(&broker, "t", &["good", "bad"], dir.path());
 
@@ -161,11 +166,11 @@ async fn a_lane_that_cannot_store_acknowledges_nothing_says_so_and_disturbs_no_o
     });
     let text = lane(&status, "bad")["problems"]["topic"]["text"].to_string();
     assert!(text.contains("tidegate provision"), "{text}");
-    broker.provision_lane("t", "bad");
+    broker.create_partitioned_topic(BAD, PARTITIONS);
     cloud.wait_for("/v1/status", |status| status["ready"] == true);
 
     // A directory in the place of the file that a commit writes: every commit fails.
-    fs::create_dir(dir.path().join("bad/state.new")).unwrap();
+    fs::create_dir(cloud.events.join("bad/state.new")).unwrap();
     let (mut bad, mut good) = (Sent::default(), Sent::default());
     let listener = Listener::connect(&cloud, "/v1/stream?lane=good&node=oven&device=dev-1&type=reading");
     send(&mut Gateway::connect(&broker, "t", "bad").await, "bad", 1, 500, &mut bad).await;
@@ -181,10 +186,10 @@ async fn a_lane_that_cannot_store_acknowledges_nothing_says_so_and_disturbs_no_o
     assert!(ready["detail"].to_string().contains("state"), "{ready}");
     assert_eq!(cloud.get("/healthz").unwrap()["status"], "alive");
     // The backlog counts entries.
-    assert!(broker.backlog("t", "bad") * cloud_support::BATCH >= bad.count() as u64);
+    assert!(broker.backlog(BAD, SUBSCRIPTION) * BATCH >= bad.count() as u64);
     assert_eq!(cloud.get("/v1/audit?lane=bad").unwrap()["totals"]["delivered"], 0);
 
-    fs::remove_dir(dir.path().join("bad/state.new")).unwrap();
+    fs::remove_dir(cloud.events.join("bad/state.new")).unwrap();
     cloud.wait_for("/v1/audit?lane=bad", |audit| audit["totals"]["delivered"] == bad.count());
     cloud.wait_for("/v1/status", |status| status["ready"] == true);
     bad.check(&cloud, "bad");
@@ -198,23 +203,24 @@ async fn a_lane_that_cannot_store_acknowledges_nothing_says_so_and_disturbs_no_o
     cloud.wait_for("/v1/audit?lane=good", |audit| audit["totals"]["without_stream"] == 1);
     cloud.stop();
     assert!(cloud.stored("good").iter().any(|(_, line)| line["data_base64"] == "aGVsbG8="));
-    assert_eq!(broker.backlog("t", "good") + broker.backlog("t", "bad"), 0);
+    assert_eq!(broker.backlog(GOOD, SUBSCRIPTION) + broker.backlog(BAD, SUBSCRIPTION), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_with_tls_is_trusted_by_its_own_authority_and_by_no_other() {
-    let broker = Broker::start_with_tls();
-    broker.provision("t", &["telemetry"]);
-    let dir = tempfile::tempdir().unwrap();
-    let wrong = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap().cert.pem();
-    fs::write(dir.path().join("wrong.pem"), wrong).unwrap();
-    let mut cloud = Cloud::start_with_ca(&broker, "t", &["telemetry"], dir.path(), &dir.path().join("wrong.pem"));
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let tls = certificates(dir.path(), &["localhost", "127.0.0.1"]);
+    let broker = Broker::start_with(Options { tls: Some(tls.clone()), ..Options::default() });
+    broker.create_namespace("t/telemetry");
+    broker.create_partitioned_topic(TELEMETRY, PARTITIONS);
+    let [.., wrong] = certificates(other.path(), &["localhost", "127.0.0.1"]);
+    let mut cloud = Cloud::start_with_ca(&broker, "t", &["telemetry"], dir.path(), &wrong);
     let problem = |status: &serde_json::Value| status["lanes"][0]["problems"]["topic"]["text"].to_string();
     let status = cloud.wait_for("/v1/status", |status| problem(status).contains("cannot connect"));
     assert_eq!(status["ready"], false);
-    cloud.kill();
+    cloud.kill9();
 
-    let mut cloud = Cloud::start_with_ca(&broker, "t", &["telemetry"], dir.path(), &broker.ca());
+    let mut cloud = Cloud::start_with_ca(&broker, "t", &["telemetry"], dir.path(), &tls[2]);
     cloud.wait_for("/v1/status", |status| status["ready"] == true);
     let mut sent = Sent::default();
     send(&mut Gateway::connect(&broker, "t", "telemetry").await, "telemetry", 1, 100, &mut sent).await;

@@ -1,12 +1,16 @@
 //! `tidegate provision` against a real broker.
 #![allow(clippy::unwrap_used)]
 
-mod provision_support;
+mod support;
 
+use std::path::Path;
 use std::time::Duration;
 
-use provision_support::{Broker, client, everything, failure, provision, receive, send};
 use serde_json::{Value, json};
+use support::broker::{Broker, Options};
+use support::certificates::certificates;
+use support::provision::{api, config_for, everything, failure, provision};
+use support::pulsar_client::{client, receive, send};
 use tidegate::cli::provision::{ProvisionArgs, run};
 use tidegate::config::cloud::{Cluster, Lane};
 use tidegate::pulsar::admin::{Change, Verb};
@@ -18,12 +22,12 @@ fn lane(name: &str, partitions: u32) -> Lane {
 #[test]
 fn a_second_run_finds_nothing_to_do() {
     let broker = Broker::shared();
-    let mut config = broker.config("twice");
+    let mut config = config_for(&broker, "twice");
     config.lanes = vec![lane("alarms", 1), lane("telemetry", 3)];
     let first = provision(&config, false).unwrap();
     assert!(first.contains("done: 12 steps"), "{first}");
 
-    let api = broker.api();
+    let api = api(&broker);
     let before = everything(&api);
     assert_eq!(before["topics"]["persistent://twice/telemetry/telemetry-partition-2"], json!(["tidegate-cloud"]));
     assert_eq!(before["topics"]["persistent://twice/telemetry/alarms-dead"], json!(["tidegate-cloud"]));
@@ -41,9 +45,9 @@ fn a_second_run_finds_nothing_to_do() {
 
 #[test]
 fn a_dry_run_prints_the_plan_and_changes_nothing() {
-    let broker = Broker::start("dry", &[]); // of its own: other tests would change what is compared
-    let config = broker.config("dry");
-    let api = broker.api();
+    let broker = Broker::start_with(Options { name: Some("dry"), ..Options::default() }); // of its own: other tests would change what is compared
+    let config = config_for(&broker, "dry");
+    let api = api(&broker);
     let empty = everything(&api);
     let plan = provision(&config, true).unwrap();
     assert_eq!(everything(&api), empty);
@@ -64,8 +68,8 @@ fn a_dry_run_prints_the_plan_and_changes_nothing() {
 #[test]
 fn partitions_grow_with_their_subscription_and_never_shrink() {
     let broker = Broker::shared();
-    let api = broker.api();
-    let mut config = broker.config("grow");
+    let api = api(&broker);
+    let mut config = config_for(&broker, "grow");
     config.lanes = vec![lane("telemetry", 2)];
     provision(&config, false).unwrap();
     config.lanes = vec![lane("telemetry", 5)];
@@ -94,7 +98,7 @@ fn only(tenant: &str, topics: &Value) -> Vec<String> {
 #[test]
 fn weaker_settings_are_raised_and_stronger_ones_left_alone() {
     let broker = Broker::shared();
-    let api = broker.api();
+    let api = api(&broker);
     let put = |path: &str, body: Value| {
         api.change(&Change { verb: Verb::Put, path: path.into(), body: Some(body) }).unwrap();
     };
@@ -110,7 +114,7 @@ fn weaker_settings_are_raised_and_stronger_ones_left_alone() {
     put("persistent/mixed/telemetry/telemetry/partitions", json!(4));
     put("persistent/mixed/telemetry/telemetry-partition-2/subscription/tidegate-cloud", json!("latest"));
 
-    let text = provision(&broker.config("mixed"), false).unwrap();
+    let text = provision(&config_for(&broker, "mixed"), false).unwrap();
     assert!(text.contains("turn deduplication on in mixed/telemetry"), "{text}");
     assert!(
         text.contains("raise retention of mixed/telemetry from for ever up to 1 MiB to for ever up to 10 GiB"),
@@ -131,18 +135,18 @@ fn weaker_settings_are_raised_and_stronger_ones_left_alone() {
     assert_eq!(inactive["deleteWhileInactive"], false);
     assert_eq!(inactive["maxInactiveDurationSeconds"], 7);
     assert_eq!(namespace["message_ttl_in_seconds"], 60);
-    assert!(provision(&broker.config("mixed"), false).unwrap().contains("nothing to do"));
+    assert!(provision(&config_for(&broker, "mixed"), false).unwrap().contains("nothing to do"));
 }
 
 #[test]
 fn the_subscription_holds_what_came_before_any_consumer_and_before_itself() {
     let broker = Broker::shared();
-    let mut config = broker.config("holds");
+    let mut config = config_for(&broker, "holds");
     config.lanes = vec![lane("telemetry", 3)];
     provision(&config, false).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        let client = client(&broker.service).await;
+        let client = client(&broker.service_url()).await;
         let topic = "persistent://holds/telemetry/telemetry";
         let events: Vec<_> = (0..30).map(|i| (format!("device-{}", i % 7), format!("event {i}"))).collect();
         send(&client, topic, "early", &events).await;
@@ -166,8 +170,8 @@ fn the_subscription_holds_what_came_before_any_consumer_and_before_itself() {
 #[test]
 fn a_topic_that_appeared_by_itself_is_reported_and_left_alone() {
     let broker = Broker::shared();
-    let api = broker.api();
-    let mut config = broker.config("stray");
+    let api = api(&broker);
+    let mut config = config_for(&broker, "stray");
     config.lanes = vec![lane("other", 1)];
     provision(&config, false).unwrap();
     api.change(&Change { verb: Verb::Put, path: "persistent/stray/telemetry/telemetry".into(), body: None }).unwrap();
@@ -180,7 +184,7 @@ fn a_topic_that_appeared_by_itself_is_reported_and_left_alone() {
 #[test]
 fn a_wrong_address_is_named_with_the_way_out() {
     let broker = Broker::shared();
-    let mut config = broker.config("nobody");
+    let mut config = config_for(&broker, "nobody");
     let mut expect = |admin: String, parts: &[&str], code: u8| {
         config.pulsar.admin = admin;
         let (error, got) = failure(&config);
@@ -190,13 +194,13 @@ fn a_wrong_address_is_named_with_the_way_out() {
         assert_eq!(got, code, "{error}");
     };
     expect("http://127.0.0.1:1".into(), &["http://127.0.0.1:1/admin/v2/", "connection refused", "8080"], 75);
-    expect(broker.admin.replace("http:", "https:"), &["write http:// in `admin`"], 64);
-    expect(broker.service.replace("pulsar:", "http:"), &["service port (6650)"], 75);
-    expect(broker.service.clone(), &["this is a service URL"], 64);
-    expect(format!("{}/wrong", broker.admin), &["HTTP 404", "not Pulsar's admin interface"], 64);
+    expect(broker.admin_url().replace("http:", "https:"), &["write http:// in `admin`"], 64);
+    expect(broker.service_url().replace("pulsar:", "http:"), &["service port (6650)"], 75);
+    expect(broker.service_url(), &["this is a service URL"], 64);
+    expect(format!("{}/wrong", broker.admin_url()), &["HTTP 404", "not Pulsar's admin interface"], 64);
     expect("127.0.0.1:8080".into(), &["http://"], 64);
 
-    let mut config = broker.config("nobody");
+    let mut config = config_for(&broker, "nobody");
     config.pulsar.clusters = vec!["standalone".into()];
     let (error, code) = failure(&config);
     assert!(error.contains("is the cluster shared, not \"standalone\""), "{error}");
@@ -206,15 +210,15 @@ fn a_wrong_address_is_named_with_the_way_out() {
 #[test]
 fn nothing_is_changed_when_one_of_the_clusters_cannot_be_reached() {
     let broker = Broker::shared();
-    let mut config = broker.config("half");
+    let mut config = config_for(&broker, "half");
     let at =
-        |name: &str, admin: &str| Cluster { name: name.into(), service: broker.service.clone(), admin: admin.into() };
-    config.clusters = vec![at("shared", &broker.admin), at("away", "http://127.0.0.1:1")];
+        |name: &str, admin: &str| Cluster { name: name.into(), service: broker.service_url(), admin: admin.into() };
+    config.clusters = vec![at("shared", &broker.admin_url()), at("away", "http://127.0.0.1:1")];
     config.pulsar.clusters = vec!["shared".into(), "away".into()];
     let (error, code) = failure(&config);
     assert!(error.starts_with("cluster away: http://127.0.0.1:1/"), "{error}");
     assert_eq!(code, 75);
-    let api = broker.api();
+    let api = api(&broker);
     assert_eq!(api.get::<Value>("tenants/half").unwrap(), None);
     assert_eq!(api.get::<Value>("clusters/away").unwrap(), None);
 }
@@ -239,29 +243,8 @@ const NOBODY: &str = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJub2JvZHkifQ.OE-0HZjNYALXnn
 const KEY: &str = "data:;base64,YSBrZXkgZm9yIHRlc3RzIG9ubHksIDMyIGJ5dGVzISE=";
 
 /// A broker with TLS, tokens, and Pulsar's own defaults for what it remembers of producers.
-fn guarded(dir: &std::path::Path) -> Broker {
-    let ca_key = rcgen::KeyPair::generate().unwrap();
-    let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let ca_certificate = ca.self_signed(&ca_key).unwrap();
-    let key = rcgen::KeyPair::generate().unwrap();
-    let leaf = rcgen::CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
-    let certificate = leaf.signed_by(&key, &rcgen::Issuer::new(ca, ca_key)).unwrap();
-    let file = |name: &str, text: &str| {
-        let path = dir.join(name);
-        std::fs::write(&path, text).unwrap();
-        path.display().to_string()
-    };
-    let mut options: Vec<String> = [
-        ("--tls-cert", file("cert.pem", &certificate.pem())),
-        ("--tls-key", file("key.pem", &key.serialize_pem())),
-        ("--tls-ca", file("ca.pem", &ca_certificate.pem())),
-        ("--admin-token", file("admin.token", ADMIN)),
-    ]
-    .into_iter()
-    .flat_map(|(name, value)| [name.to_owned(), value])
-    .collect();
-    for setting in [
+fn guarded(dir: &Path) -> Broker {
+    let conf = [
         "authenticationEnabled=true",
         "authorizationEnabled=true",
         "authenticationProviders=org.apache.pulsar.broker.authentication.AuthenticationProviderToken",
@@ -271,18 +254,22 @@ fn guarded(dir: &std::path::Path) -> Broker {
         &format!("brokerClientAuthenticationParameters=token:{ADMIN}"),
         "brokerDeduplicationProducerInactivityTimeoutMinutes=360",
         "brokerDeduplicationMaxNumberOfProducers=10000",
-    ] {
-        options.extend(["--conf".to_owned(), setting.to_owned()]);
-    }
-    Broker::start("guarded", &options)
+    ];
+    Broker::start_with(Options {
+        name: Some("guarded"),
+        conf: conf.map(str::to_owned).to_vec(),
+        tls: Some(certificates(dir, &["127.0.0.1"])),
+        admin_token: Some(ADMIN.to_owned()),
+        ..Options::default()
+    })
 }
 
 #[test]
 fn a_guarded_cluster_wants_its_authority_and_a_superusers_token() {
     let dir = tempfile::tempdir().unwrap();
     let broker = guarded(dir.path());
-    let mut config = broker.config("guarded");
-    config.pulsar.admin = broker.admin_tls.clone();
+    let mut config = config_for(&broker, "guarded");
+    config.pulsar.admin = broker.admin_tls_url();
     let expect = |config: &tidegate::config::CloudConfig, parts: &[&str]| {
         let (error, code) = failure(config);
         for part in parts {
@@ -292,9 +279,9 @@ fn a_guarded_cluster_wants_its_authority_and_a_superusers_token() {
     };
     expect(&config, &["UnknownIssuer", "set ca_file"]);
     config.pulsar.ca_file = Some(dir.path().join("ca.pem"));
-    config.pulsar.admin = broker.admin_tls.replace("127.0.0.1", "localhost");
+    config.pulsar.admin = broker.admin_tls_url().replace("127.0.0.1", "localhost");
     expect(&config, &["localhost", "write a name in `admin` that the certificate carries"]);
-    config.pulsar.admin = broker.admin_tls.clone();
+    config.pulsar.admin = broker.admin_tls_url();
     expect(&config, &["HTTP 401", "set token_file to a superuser's"]);
     let secret = tidegate::config::edge::Secret::new;
     config.pulsar.token = Some(secret(format!("{NOBODY}x")));
@@ -302,14 +289,16 @@ fn a_guarded_cluster_wants_its_authority_and_a_superusers_token() {
     config.pulsar.token = Some(secret(NOBODY.to_owned()));
     expect(&config, &["Unauthorized", "[nobody]", "superUserRoles"]);
 
-    config.pulsar.token_file = Some(dir.path().join("admin.token")); // wins over the token
+    let token_file = dir.path().join("admin.token");
+    std::fs::write(&token_file, ADMIN).unwrap();
+    config.pulsar.token_file = Some(token_file); // wins over the token
     let text = provision(&config, false).unwrap();
     assert!(text.contains("warning: guarded: the broker forgets a gateway that is away for 360 minutes"), "{text}");
     assert!(text.contains("warning: guarded: the broker remembers 10000 producers per topic"), "{text}");
     assert!(provision(&config, false).unwrap().contains("nothing to do"));
 
     // The plain port of the same broker, with https only in the habit of the fingers; and TLS where plain was written.
-    config.pulsar.admin = broker.admin_tls.replace("https:", "http:");
+    config.pulsar.admin = broker.admin_tls_url().replace("https:", "http:");
     let (error, code) = failure(&config);
     assert!(error.contains("if this port speaks TLS, write https://"), "{error}");
     assert_eq!(code, 75);

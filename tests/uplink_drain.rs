@@ -9,8 +9,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use support::broker::Broker;
-use support::count::python;
 use support::edge::{Edge, config};
+use support::python::python;
 
 const EVENTS: u64 = 1_000_000;
 

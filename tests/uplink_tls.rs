@@ -4,15 +4,14 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use support::broker::{Broker, Options};
-use support::count::python;
+use support::certificates::certificates;
 use support::edge::{Edge, config};
 use support::eventually;
+use support::python::python;
 
 const WITHIN: Duration = Duration::from_secs(30);
 /// For this test only.
@@ -29,21 +28,6 @@ fn token(role: &str, seconds: u32) -> String {
     String::from_utf8(out.stdout).unwrap().trim().to_owned()
 }
 
-/// An authority and a certificate for localhost: the broker's files, and the authority's alone.
-fn certificates(dir: &Path) -> [PathBuf; 3] {
-    let mut authority = CertificateParams::new(Vec::new()).unwrap();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-    let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &authority).unwrap();
-    let files = ["cert.pem", "key.pem", "ca.pem"].map(|f| dir.join(f));
-    for (file, content) in files.iter().zip([certificate.pem(), key.serialize_pem(), authority.as_ref().pem()]) {
-        std::fs::write(file, content).unwrap();
-    }
-    files
-}
-
 async fn says(edge: &Edge, words: &str) {
     let told = |e: &Option<String>| e.as_deref().is_some_and(|e| e.contains(words));
     eventually(words, WITHIN, || edge.link().last_error, told).await;
@@ -53,7 +37,7 @@ async fn says(edge: &Edge, words: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_and_tokens_are_named_when_wrong_and_work_once_right() {
     let dir = tempfile::tempdir().unwrap();
-    let tls = certificates(dir.path());
+    let tls = certificates(dir.path(), &["localhost", "127.0.0.1"]);
     let admin = token("admin", 3600);
     let conf = [
         "authenticationEnabled=true".to_owned(),
@@ -78,7 +62,7 @@ async fn tls_and_tokens_are_named_when_wrong_and_work_once_right() {
     edge.append(100, 5, 100).await;
     says(&edge, "edge-ca.pem").await;
     let other = tempfile::tempdir().unwrap();
-    std::fs::copy(&certificates(other.path())[2], &ca_file).unwrap();
+    std::fs::copy(&certificates(other.path(), &["localhost"])[2], &ca_file).unwrap();
     says(&edge, "its authority is not trusted: give its certificate in uplink.ca_file").await;
     std::fs::copy(&tls[2], &ca_file).unwrap();
     says(&edge, "check uplink.token_file").await;

@@ -41,6 +41,12 @@ pub fn run(command: &OutboxCommand) -> Result<(), CliError> {
     print_warnings(&warnings);
     let dir = args.data_dir.clone().unwrap_or_else(|| config.node.data_dir.clone());
     let status = match inspect(&dir) {
+        Ok(Inspection { incarnation: None, .. }) => {
+            let dir = dir.display();
+            return Err(CliError::usage(format!(
+                "there is no outbox in {dir}; give --config or --data-dir with what the gateway runs with"
+            )));
+        }
         Ok(found) => stopped(&dir, &found),
         // Its owner is asked, if it is the gateway of this configuration.
         Err(e) if args.data_dir.is_none() => {

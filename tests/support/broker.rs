@@ -14,7 +14,7 @@ pub struct Broker {
     name: String,
     port: u16,
     web_port: u16,
-    tls_port: Option<u16>,
+    tls_ports: Option<[u16; 2]>,
     dir: TempDir,
     admin_token: Option<String>,
     proxy: Option<Proxy>,
@@ -23,9 +23,12 @@ pub struct Broker {
 /// How a broker is started.
 #[derive(Default)]
 pub struct Options {
+    /// Its and its cluster's name, where a test reads it; without: one made of its port.
+    pub name: Option<&'static str>,
     /// `KEY=VALUE` for broker.conf.
     pub conf: Vec<String>,
-    /// Certificate, its key and the authority, as PEM files: the broker listens with TLS as well.
+    /// Certificate, its key and the authority, as PEM files: the broker listens with TLS as well, for clients
+    /// and for the administration.
     pub tls: Option<[PathBuf; 3]>,
     /// All clients come through a proxy: [`Broker::proxy`].
     pub proxied: bool,
@@ -45,7 +48,7 @@ impl Broker {
     pub fn shared() -> Arc<Self> {
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         shared.upgrade().unwrap_or_else(|| {
-            let broker = Arc::new(Self::start());
+            let broker = Arc::new(Self::start_with(Options { name: Some("shared"), ..Options::default() }));
             *shared = Arc::downgrade(&broker);
             broker
         })
@@ -53,19 +56,21 @@ impl Broker {
 
     /// Starts one with more settings.
     pub fn start_with(options: Options) -> Self {
-        let [port, web_port, bookie_port, tls_port, proxy_port] = free_ports();
+        let [port, web_port, bookie_port, tls_port, tls_web_port, proxy_port] = free_ports();
         let dir = tempfile::Builder::new().prefix("broker-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let name = format!("test-{port}");
-        let tls_port = options.tls.is_some().then_some(tls_port);
+        let name = options.name.map_or_else(|| format!("test-{port}"), str::to_owned);
+        let tls_ports = options.tls.is_some().then_some([tls_port, tls_web_port]);
         // It must listen before the broker starts, whose own health check comes through it.
         let proxy = options.proxied.then(|| Proxy::start(proxy_port, port));
-        let broker = Self { name, port, web_port, tls_port, dir, admin_token: options.admin_token.clone(), proxy };
+        let broker = Self { name, port, web_port, tls_ports, dir, admin_token: options.admin_token.clone(), proxy };
         let mut arguments: Vec<String> = Vec::new();
         for (key, value) in [("--port", port), ("--web-port", web_port), ("--bookie-port", bookie_port)] {
             arguments.extend([key.to_owned(), value.to_string()]);
         }
-        if let (Some(files), Some(port)) = (&options.tls, tls_port) {
-            arguments.extend(["--tls-port".to_owned(), port.to_string()]);
+        if let (Some(files), Some(ports)) = (&options.tls, tls_ports) {
+            for (key, port) in ["--tls-port", "--tls-web-port"].into_iter().zip(ports) {
+                arguments.extend([key.to_owned(), port.to_string()]);
+            }
             for (key, file) in ["--tls-cert", "--tls-key", "--tls-ca"].into_iter().zip(files) {
                 arguments.extend([key.to_owned(), file.display().to_string()]);
             }
@@ -99,7 +104,12 @@ impl Broker {
 
     /// `pulsar+ssl://localhost:…`
     pub fn tls_url(&self) -> String {
-        format!("pulsar+ssl://localhost:{}", self.tls_port.expect("started without TLS"))
+        format!("pulsar+ssl://localhost:{}", self.tls_ports.expect("started without TLS")[0])
+    }
+
+    /// `https://127.0.0.1:…`
+    pub fn admin_tls_url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.tls_ports.expect("started without TLS")[1])
     }
 
     /// `http://…`
@@ -151,6 +161,13 @@ impl Broker {
     /// Takes a topic off its broker; it is loaded again when someone comes.
     pub fn unload(&self, topic: &str) {
         self.admin("PUT", &format!("persistent/{topic}/unload"), "");
+    }
+
+    /// Entries of a partitioned topic that `subscription` has not acknowledged.
+    pub fn backlog(&self, topic: &str, subscription: &str) -> u64 {
+        let path = format!("persistent/{topic}/partitioned-stats?getPreciseBacklog=true");
+        let stats: serde_json::Value = serde_json::from_str(&self.admin("GET", &path, "")).unwrap();
+        stats["subscriptions"][subscription]["msgBacklog"].as_u64().unwrap()
     }
 
     /// A call of the admin REST interface below /admin/v2; 409 (it exists) is as good as success.

@@ -4,13 +4,19 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 pub mod broker;
+pub mod certificates;
+pub mod cloud;
 pub mod count;
 pub mod edge;
 pub mod files;
 pub mod fleet;
+pub mod gateway;
 pub mod oracle;
 pub mod process;
+pub mod provision;
 pub mod proxy;
+pub mod pulsar_client;
+pub mod python;
 pub mod random;
 pub mod system;
 pub mod witness;

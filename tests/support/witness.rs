@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::oracle::Arrival;
+use super::python::python;
 
 /// One message as the witness saw it.
 #[derive(Clone, Debug)]
@@ -33,10 +34,8 @@ pub struct Witness {
 impl Witness {
     /// Starts to write down `topic` from its first message on.
     pub fn start(service_url: &str, topic: &str, output: &Path) -> Self {
-        let python = std::env::var("TIDEGATE_TEST_PYTHON")
-            .expect("TIDEGATE_TEST_PYTHON must name a Python that has pulsar-client; deploy/test.sh sets it up");
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/witness.py");
-        let child = Command::new(python)
+        let child = Command::new(python())
             .arg(script)
             .args([service_url, topic])
             .arg(output)
