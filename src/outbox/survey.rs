@@ -48,7 +48,8 @@ pub fn survey(dir: &Path, tag: u64) -> io::Result<Survey> {
     let mark = read.map(|r| r.mark).unwrap_or_default();
     let exact = read.is_some_and(|r| r.exact);
     let mut out = Survey { reserved: read_reserve(dir).unwrap_or(0), ..Survey::default() };
-    let mut damaged = read.is_none() && !firsts.is_empty();
+    // The mark is on disk before the first sequence is reserved: without it, anything up to the reserve may be used.
+    let mut damaged = read.is_none() && (!firsts.is_empty() || out.reserved > 0);
     for (i, &first) in firsts.iter().enumerate() {
         let place = dir.join(segment::dir_name(first));
         let end = firsts.get(i + 1).map(|next| next - 1);
@@ -100,7 +101,7 @@ fn look(place: &Path, first: Seq, end: Option<Seq>, tag: u64, acknowledged: Seq)
     let has_file = fs::metadata(place.join(FILE)).is_ok_and(|m| m.len() > 0);
     let Ok(mut index) = Index::build(place, tag) else { return (nothing, false) };
     index.restrict(first..=end.unwrap_or(Seq::MAX));
-    let last = end.unwrap_or_else(|| newest_end(&index, acknowledged));
+    let last = end.unwrap_or_else(|| newest_end(&index, first, acknowledged));
     index.restrict(first..=last);
     let (Some(oldest), Some(newest)) = (index.heads().next(), index.heads().next_back()) else {
         return (nothing, has_file);
@@ -113,11 +114,12 @@ fn look(place: &Path, first: Seq, end: Option<Seq>, tag: u64, acknowledged: Seq)
 }
 
 /// Where the newest store ends: commits follow each other, so every commit but the last was acknowledged;
-/// the last counts if it is all there, and else only up to what is known to be acknowledged.
-fn newest_end(index: &Index, acknowledged: Seq) -> Seq {
+/// the last counts if it is all there, and else only up to what is known to be acknowledged. A commit that began
+/// in the store before has only its end here; its beginning was on disk before this store got its name.
+fn newest_end(index: &Index, first: Seq, acknowledged: Seq) -> Seq {
     let newest_group = index.heads().map(|h| h.group).max();
     let Some((group_first, group_last)) = newest_group else { return acknowledged };
-    let floor = acknowledged.max(group_first - 1);
+    let floor = acknowledged.max(group_first.max(first) - 1);
     let is_complete = group_last > floor && index.missing(floor + 1..=group_last).is_empty();
     if is_complete { group_last } else { floor }
 }

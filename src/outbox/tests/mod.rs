@@ -3,6 +3,7 @@
 mod damage;
 mod disk;
 mod kill;
+mod power;
 
 use std::fs;
 use std::path::PathBuf;
