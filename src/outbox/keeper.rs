@@ -1,5 +1,6 @@
 //! Keeps the lanes tidy, off the commit path: prepares next stores, writes positions down, removes what was drained.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use super::lane::{Book, Lane};
 use super::meter::Meters;
 use super::segment::{self, EVENTS_MAX, Spare};
 use super::store::{self, SPARE};
+use crate::sys::tasks::panic_message;
 
 /// How often the keeper looks around: often enough that the next store is ready before a fast lane needs it.
 const TICK: Duration = Duration::from_millis(100);
@@ -60,24 +62,31 @@ pub fn run(lanes: &[Arc<Lane>], meters: &Meters, bell: &Bell) {
     let mut synced: Vec<Instant> = lanes.iter().map(|_| Instant::now()).collect();
     loop {
         for (lane, synced) in lanes.iter().zip(&mut synced) {
-            lane.drop_retired();
-            prepare(lane);
-            seal(lane);
-            let pressed = lane.budget.is_pressed();
-            if lane.book().cursor.unsynced().is_some() && (pressed || synced.elapsed() >= SYNC_EVERY) {
-                *synced = Instant::now();
-                if let Err(e) = lane.sync_mark(false) {
-                    tracing::warn!(lane = lane.name, error = %e, "cannot write the confirmed position");
-                }
+            // sled asserts in places. Without a keeper nothing would be given back any more.
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| look_after(lane, synced))) {
+                tracing::error!(lane = lane.name, reason = panic_message(panic.as_ref()), "the keeper panicked");
             }
-            tidy(lane, pressed);
-            lane.meter.show(&lane.status(), lane.clock.unix_ms());
         }
         meters.count_fsyncs();
         if bell.wait(TICK) {
             return;
         }
     }
+}
+
+fn look_after(lane: &Lane, synced: &mut Instant) {
+    lane.drop_retired();
+    prepare(lane);
+    seal(lane);
+    let pressed = lane.budget.is_pressed();
+    if lane.book().cursor.unsynced().is_some() && (pressed || synced.elapsed() >= SYNC_EVERY) {
+        *synced = Instant::now();
+        if let Err(e) = lane.sync_mark(false) {
+            tracing::warn!(lane = lane.name, error = %e, "cannot write the confirmed position");
+        }
+    }
+    tidy(lane, pressed);
+    lane.meter.show(&lane.status(), lane.clock.unix_ms());
 }
 
 /// Makes the next store when it will soon be needed, and reserves its sequences.

@@ -355,8 +355,11 @@ impl Writer {
             NotQueued::Busy => AppendError::Busy { lane: self.lane.name.clone() },
             NotQueued::Closed => AppendError::Closed,
         })?;
-        // The committer answers everything it takes; without an answer it has died.
-        answered.await.unwrap_or(Err(AppendError::Closed))
+        // The committer answers everything it takes; without an answer it has panicked.
+        answered.await.unwrap_or_else(|_| {
+            let reason = "the commit ended unexpectedly, and the log says why; the events may still be stored".into();
+            Err(AppendError::Disk { lane: self.lane.name.clone(), reason })
+        })
     }
 
     fn encode(

@@ -5,6 +5,7 @@
 //! and stays; the failed commit's events are passed over, because the next store is named after the last
 //! acknowledged event and a store ends where the next begins.
 
+use std::any::Any;
 use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -262,6 +263,11 @@ impl Stores {
     /// Gives back what was reserved and not used.
     fn settle(&mut self) {
         self.lane.budget.release(std::mem::take(&mut self.reserved));
+    }
+
+    /// A panic has left the commit in the middle: as after a failure of the disk, the store is never written again.
+    pub fn give_up(&mut self, panic: &(dyn Any + Send)) {
+        self.fail(&io::Error::other(format!("the committer panicked: {}", panic_message(panic))));
     }
 
     fn fail(&mut self, error: &io::Error) -> CommitError {
