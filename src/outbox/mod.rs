@@ -196,7 +196,7 @@ impl Outbox {
         let data = &config.node.data_dir;
         let dir = data.join(DIR);
         let durable = config.outbox.durability == Durability::Disk;
-        files::create_dir_durable(&dir).map_err(|e| OpenError(format!("cannot make {}: {e}", dir.display())))?;
+        files::create_dir_durable(&dir).map_err(|e| no_place("make", &dir, &e))?;
         let lock = lock(data)?;
         let barrier = if durable { sync_barrier::Say::strict() } else { sync_barrier::Say::lax() };
         if durable {
@@ -311,6 +311,11 @@ impl Drop for Inner {
     }
 }
 
+fn no_place(what: &str, dir: &Path, error: &std::io::Error) -> OpenError {
+    let way_out = "node.data_dir must name a directory on a writable disk in which this user may write";
+    OpenError(format!("cannot {what} {}: {error}; {way_out}", dir.display()))
+}
+
 /// Takes the right to be the only process in `data`.
 fn lock(data: &Path) -> Result<DirLock, OpenError> {
     let start = Instant::now();
@@ -324,7 +329,7 @@ fn lock(data: &Path) -> Result<DirLock, OpenError> {
                     data.display()
                 )));
             }
-            Err(e) => return Err(OpenError(format!("cannot lock {}: {e}", data.display()))),
+            Err(e) => return Err(no_place("lock", data, &e)),
         }
     }
 }
