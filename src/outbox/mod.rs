@@ -35,6 +35,7 @@ mod tests;
 mod window;
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -199,9 +200,7 @@ impl Outbox {
         files::create_dir_durable(&dir).map_err(|e| no_place("make", &dir, &e))?;
         let lock = lock(data)?;
         let barrier = if durable { sync_barrier::Say::strict() } else { sync_barrier::Say::lax() };
-        if durable {
-            segment::prove_barrier(&dir).map_err(OpenError)?;
-        }
+        let proven = Arc::new(AtomicBool::new(!durable || prove(&dir)?));
         let identity = Identity::open(&dir)?;
         let budget = Arc::new(Budget::new(dir.clone(), config.outbox.max_bytes));
         let meters = Meters::new(metrics);
@@ -216,6 +215,7 @@ impl Outbox {
                 dir: dir.join(&lane.name),
                 tag: identity.tag(&lane.name),
                 durable,
+                proven: proven.clone(),
                 record_bytes_max: config.outbox.max_event.min(block::RECORD_BYTES_MAX as u64),
                 store_bytes_max: store_share.clamp(STORE_BYTES.0, STORE_BYTES.1),
                 window: config.outbox.dedup_window,
@@ -309,6 +309,23 @@ impl Drop for Inner {
         self.stop();
         tracing::debug!(lock = ?self.lock, barrier = ?self.barrier, "outbox closed");
     }
+}
+
+/// `false`: the disk is too full to tell. What it holds can be delivered nevertheless, which makes room.
+fn prove(dir: &Path) -> Result<bool, OpenError> {
+    match segment::prove_barrier(dir) {
+        Ok(()) => Ok(true),
+        Err(e) if is_full(&e) => {
+            tracing::error!(reason = %e, "the disk is full: stored events are delivered, and new ones refused");
+            Ok(false)
+        }
+        Err(e) => Err(OpenError(e.to_string())),
+    }
+}
+
+/// There is no space, by the disk's or a quota's word.
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 fn no_place(what: &str, dir: &Path, error: &std::io::Error) -> OpenError {
