@@ -226,6 +226,12 @@ impl Outbox {
             lanes.push(lane);
             windows.push(window);
         }
+        if durable {
+            // A process that was killed may have made them and not synced their names.
+            for place in [&dir, data] {
+                files::sync_dir(place).map_err(|e| no_place("sync", place, &e))?;
+            }
+        }
         let outbox = Inner {
             incarnation: identity.incarnation,
             fingerprints,
