@@ -18,6 +18,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// more after a power cut, and the broker drops it.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 
+/// A next store that could not be made is tried again after this long: a full disk is not kept busy by it.
+const PREPARE_AGAIN: Duration = Duration::from_secs(1);
+
 /// Drained stores that are kept per lane so that repeated events can be told after a restart.
 pub const KEEP_BYTES_MAX: u64 = 64 << 20;
 
@@ -59,11 +62,11 @@ impl Bell {
 
 /// The keeper's thread.
 pub fn run(lanes: &[Arc<Lane>], meters: &Meters, bell: &Bell) {
-    let mut synced: Vec<Instant> = lanes.iter().map(|_| Instant::now()).collect();
+    let mut turns: Vec<Turn> = lanes.iter().map(|_| Turn { synced: Instant::now(), unprepared: None }).collect();
     loop {
-        for (lane, synced) in lanes.iter().zip(&mut synced) {
+        for (lane, turn) in lanes.iter().zip(&mut turns) {
             // sled asserts in places. Without a keeper nothing would be given back any more.
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| look_after(lane, synced))) {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| look_after(lane, turn))) {
                 tracing::error!(lane = lane.name, reason = panic_message(panic.as_ref()), "the keeper panicked");
             }
         }
@@ -74,9 +77,19 @@ pub fn run(lanes: &[Arc<Lane>], meters: &Meters, bell: &Bell) {
     }
 }
 
-fn look_after(lane: &Lane, synced: &mut Instant) {
+/// What the keeper remembers of a lane.
+struct Turn {
+    /// When the position was written down.
+    synced: Instant,
+    /// When the next store could not be made.
+    unprepared: Option<Instant>,
+}
+
+fn look_after(lane: &Lane, Turn { synced, unprepared }: &mut Turn) {
     lane.drop_retired();
-    prepare(lane);
+    if unprepared.is_none_or(|at| at.elapsed() >= PREPARE_AGAIN) {
+        prepare(lane, unprepared);
+    }
     seal(lane);
     let pressed = lane.budget.is_pressed();
     if lane.book().cursor.unsynced().is_some() && (pressed || synced.elapsed() >= SYNC_EVERY) {
@@ -90,7 +103,7 @@ fn look_after(lane: &Lane, synced: &mut Instant) {
 }
 
 /// Makes the next store when it will soon be needed, and reserves its sequences.
-fn prepare(lane: &Lane) {
+fn prepare(lane: &Lane, unprepared: &mut Option<Instant>) {
     let (soon, last, first) = {
         let book = lane.book();
         let growing = book.stores.back().filter(|_| book.active);
@@ -108,8 +121,14 @@ fn prepare(lane: &Lane) {
         Ok(made) => {
             lane.budget.add(made.disk_bytes());
             *spare = Some(made);
+            *unprepared = None;
         }
-        Err(e) => tracing::warn!(lane = lane.name, error = %e, "cannot prepare the next store"),
+        Err(e) => {
+            // The same again and again is one line in the log.
+            if unprepared.replace(Instant::now()).is_none() {
+                tracing::warn!(lane = lane.name, error = %e, "cannot prepare the next store; trying again");
+            }
+        }
     }
 }
 
