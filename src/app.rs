@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cloud;
@@ -25,6 +24,9 @@ const STOP_INGEST_MAX: Duration = Duration::from_secs(10);
 const STOP_UPLINK_MAX: Duration = Duration::from_secs(8);
 /// How long the cloud mode may take to store and acknowledge what it holds.
 const STOP_CLOUD_MAX: Duration = Duration::from_secs(15);
+
+/// What is left after all that, such as a thread that waits for the disk.
+const STOP_REST_MAX: Duration = Duration::from_secs(1);
 
 /// Exit code after a second signal: 128 + SIGINT, as shells say it.
 const EXIT_ABRUPT: i32 = 130;
@@ -48,7 +50,7 @@ pub fn edge(config: EdgeConfig) -> Result<(), AppError> {
     // Ports before anything slow: a mistake in the address shows at once. A taken port may be free a moment later,
     // when the process before this one has ended.
     let listener = Listener::bind(&config.http).map_err(|e| AppError::Unavailable(e.to_string()))?;
-    runtime()?.block_on(run_edge(config, listener))
+    run(run_edge(config, listener))
 }
 
 async fn run_edge(config: EdgeConfig, listener: Listener) -> Result<(), AppError> {
@@ -90,7 +92,7 @@ async fn run_edge(config: EdgeConfig, listener: Listener) -> Result<(), AppError
 /// Runs the cloud mode until it is asked to stop. Returns when what it held is stored and acknowledged.
 pub fn cloud(config: CloudConfig) -> Result<(), AppError> {
     let listener = cloud::api::Listener::bind(&config.http).map_err(|e| AppError::Unavailable(e.to_string()))?;
-    runtime()?.block_on(run_cloud(config, listener))
+    run(run_cloud(config, listener))
 }
 
 async fn run_cloud(config: CloudConfig, listener: cloud::api::Listener) -> Result<(), AppError> {
@@ -105,11 +107,16 @@ async fn run_cloud(config: CloudConfig, listener: cloud::api::Listener) -> Resul
     ended(&[&tasks], in_time)
 }
 
-fn runtime() -> Result<Runtime, AppError> {
-    tokio::runtime::Builder::new_multi_thread()
+/// Runs `work` to its end. What a disk that hangs still holds then is left to it: a runtime that is simply
+/// dropped waits for that without end.
+fn run(work: impl Future<Output = Result<(), AppError>>) -> Result<(), AppError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|e| AppError::Unavailable(format!("cannot start the threads of the process: {e}")))
+        .map_err(|e| AppError::Unavailable(format!("cannot start the threads of the process: {e}")))?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_timeout(STOP_REST_MAX);
+    result
 }
 
 fn ended(groups: &[&Tasks], in_time: bool) -> Result<(), AppError> {
@@ -154,5 +161,26 @@ impl Stop {
             eprintln!("tidegate: asked twice; ending at once");
             std::process::exit(EXIT_ABRUPT)
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_waits_for_the_disk_does_not_hold_up_the_end() {
+        let (release, hangs) = std::sync::mpsc::channel::<()>();
+        let (done, ended) = std::sync::mpsc::channel();
+        let main = crate::sys::tasks::thread("main", move || {
+            let work = async move {
+                tokio::task::spawn_blocking(move || hangs.recv());
+                Ok(())
+            };
+            let _ = done.send(run(work).is_ok());
+        });
+        assert_eq!(ended.recv_timeout(Duration::from_secs(20)), Ok(true));
+        drop(release);
+        main.unwrap().join().unwrap();
     }
 }

@@ -40,6 +40,11 @@ pub fn run(command: &OutboxCommand) -> Result<(), CliError> {
         EdgeConfig::load(args.config.config.as_deref(), &Env::of_process()).map_err(CliError::usage)?;
     print_warnings(&warnings);
     let dir = args.data_dir.clone().unwrap_or_else(|| config.node.data_dir.clone());
+    if !dir.is_dir() {
+        let dir = dir.display();
+        let way_out = "an edge makes it when it first runs; give the right one with --data-dir or --config";
+        return Err(CliError::usage(format!("there is no data directory {dir}: {way_out}")));
+    }
     let status = match inspect(&dir) {
         Ok(Inspection { incarnation: None, .. }) => {
             let dir = dir.display();

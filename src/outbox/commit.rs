@@ -5,6 +5,7 @@
 //! commit's time for them to come back, for otherwise every second commit would hold the fastest of them alone.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -105,6 +106,14 @@ impl Queue {
         self.changed.notify_all();
     }
 
+    /// Nobody will commit any more: what waits gets no answer, which its senders notice.
+    fn abandon(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.waiting.clear();
+        state.bytes = 0;
+    }
+
     /// The next group, empty after [`IDLE_MAX`] without one. `None`: closed, and nothing waits.
     fn take(&self, gather: Option<(usize, Duration)>) -> Option<Vec<Append>> {
         let mut state = self.wait(self.lock(), 1, IDLE_MAX);
@@ -137,18 +146,31 @@ impl Queue {
     }
 }
 
-/// The thread of a lane: commits until the queue is closed and empty.
+/// However the committer ends, nobody waits for it.
+struct Last<'a>(&'a Queue);
+
+impl Drop for Last<'_> {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
+
+/// The thread of a lane: commits until the queue is closed and empty. A panic is a failed commit: the thread is
+/// joined at the end only, so one that died of it would leave a gateway that takes requests and answers none.
 pub fn run(lane: &Arc<Lane>, window: Window) {
+    let _last = Last(&lane.queue);
     let mut committer =
         Committer { lane: lane.clone(), stores: Stores::new(lane.clone()), window, born: Instant::now() };
     let mut gather = None;
     while let Some(group) = lane.queue.take(gather) {
         let appends = group.len();
         let start = Instant::now();
-        if group.is_empty() {
-            committer.stores.idle();
-        } else {
-            committer.commit(group);
+        let turn = catch_unwind(AssertUnwindSafe(|| match group.is_empty() {
+            true => committer.stores.idle(),
+            false => committer.commit(group),
+        }));
+        if let Err(panic) = turn {
+            committer.stores.give_up(panic.as_ref());
         }
         gather = (appends > 1).then(|| (appends, (start.elapsed() / 4).min(GATHER_MAX)));
     }

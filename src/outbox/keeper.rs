@@ -1,5 +1,6 @@
 //! Keeps the lanes tidy, off the commit path: prepares next stores, writes positions down, removes what was drained.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use super::lane::{Book, Lane};
 use super::meter::Meters;
 use super::segment::{self, EVENTS_MAX, Spare};
 use super::store::{self, SPARE};
+use crate::sys::tasks::panic_message;
 
 /// How often the keeper looks around: often enough that the next store is ready before a fast lane needs it.
 const TICK: Duration = Duration::from_millis(100);
@@ -15,6 +17,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// A confirmed position is on disk at most this long after it was confirmed. What lies between is sent once
 /// more after a power cut, and the broker drops it.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// A next store that could not be made is tried again after this long: a full disk is not kept busy by it.
+const PREPARE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Drained stores that are kept per lane so that repeated events can be told after a restart.
 pub const KEEP_BYTES_MAX: u64 = 64 << 20;
@@ -57,21 +62,13 @@ impl Bell {
 
 /// The keeper's thread.
 pub fn run(lanes: &[Arc<Lane>], meters: &Meters, bell: &Bell) {
-    let mut synced: Vec<Instant> = lanes.iter().map(|_| Instant::now()).collect();
+    let mut turns: Vec<Turn> = lanes.iter().map(|_| Turn { synced: Instant::now(), unprepared: None }).collect();
     loop {
-        for (lane, synced) in lanes.iter().zip(&mut synced) {
-            lane.drop_retired();
-            prepare(lane);
-            seal(lane);
-            let pressed = lane.budget.is_pressed();
-            if lane.book().cursor.unsynced().is_some() && (pressed || synced.elapsed() >= SYNC_EVERY) {
-                *synced = Instant::now();
-                if let Err(e) = lane.sync_mark(false) {
-                    tracing::warn!(lane = lane.name, error = %e, "cannot write the confirmed position");
-                }
+        for (lane, turn) in lanes.iter().zip(&mut turns) {
+            // sled asserts in places. Without a keeper nothing would be given back any more.
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| look_after(lane, turn))) {
+                tracing::error!(lane = lane.name, reason = panic_message(panic.as_ref()), "the keeper panicked");
             }
-            tidy(lane, pressed);
-            lane.meter.show(&lane.status(), lane.clock.unix_ms());
         }
         meters.count_fsyncs();
         if bell.wait(TICK) {
@@ -80,8 +77,33 @@ pub fn run(lanes: &[Arc<Lane>], meters: &Meters, bell: &Bell) {
     }
 }
 
+/// What the keeper remembers of a lane.
+struct Turn {
+    /// When the position was written down.
+    synced: Instant,
+    /// When the next store could not be made.
+    unprepared: Option<Instant>,
+}
+
+fn look_after(lane: &Lane, Turn { synced, unprepared }: &mut Turn) {
+    lane.drop_retired();
+    if unprepared.is_none_or(|at| at.elapsed() >= PREPARE_AGAIN) {
+        prepare(lane, unprepared);
+    }
+    seal(lane);
+    let pressed = lane.budget.is_pressed();
+    if lane.book().cursor.unsynced().is_some() && (pressed || synced.elapsed() >= SYNC_EVERY) {
+        *synced = Instant::now();
+        if let Err(e) = lane.sync_mark(false) {
+            tracing::warn!(lane = lane.name, error = %e, "cannot write the confirmed position");
+        }
+    }
+    tidy(lane, pressed);
+    lane.meter.show(&lane.status(), lane.clock.unix_ms());
+}
+
 /// Makes the next store when it will soon be needed, and reserves its sequences.
-fn prepare(lane: &Lane) {
+fn prepare(lane: &Lane, unprepared: &mut Option<Instant>) {
     let (soon, last, first) = {
         let book = lane.book();
         let growing = book.stores.back().filter(|_| book.active);
@@ -99,8 +121,14 @@ fn prepare(lane: &Lane) {
         Ok(made) => {
             lane.budget.add(made.disk_bytes());
             *spare = Some(made);
+            *unprepared = None;
         }
-        Err(e) => tracing::warn!(lane = lane.name, error = %e, "cannot prepare the next store"),
+        Err(e) => {
+            // The same again and again is one line in the log.
+            if unprepared.replace(Instant::now()).is_none() {
+                tracing::warn!(lane = lane.name, error = %e, "cannot prepare the next store; trying again");
+            }
+        }
     }
 }
 

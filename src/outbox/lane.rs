@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,8 @@ pub struct Settings {
     pub tag: u64,
     /// Wait for the disk.
     pub durable: bool,
+    /// The sync barrier is known to be reached; else the first store proves it.
+    pub proven: Arc<AtomicBool>,
     /// Largest record.
     pub record_bytes_max: u64,
     /// A store is full at this many bytes.

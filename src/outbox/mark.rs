@@ -144,6 +144,15 @@ fn boot_id() -> [u8; 36] {
     text.get(..36).and_then(|t| t.try_into().ok()).unwrap_or([0; 36])
 }
 
+/// Makes the mark of the lane in `dir` what a power cut may leave: an older one, of another boot.
+#[cfg(test)]
+pub(super) fn as_after_a_power_cut(dir: &Path, last: Seq, confirmed: Seq) {
+    std::fs::remove_file(dir.join(FILE)).unwrap();
+    let (mut file, _) = MarkFile::open(dir).unwrap();
+    file.boot = [b'x'; 36];
+    file.write(&Mark { last, confirmed, clean: false }).unwrap();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -36,6 +36,7 @@ mod tests;
 mod window;
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -197,12 +198,10 @@ impl Outbox {
         let data = &config.node.data_dir;
         let dir = data.join(DIR);
         let durable = config.outbox.durability == Durability::Disk;
-        files::create_dir_durable(&dir).map_err(|e| OpenError(format!("cannot make {}: {e}", dir.display())))?;
+        files::create_dir_durable(&dir).map_err(|e| no_place("make", &dir, &e))?;
         let lock = lock(data)?;
         let barrier = if durable { sync_barrier::Say::strict() } else { sync_barrier::Say::lax() };
-        if durable {
-            segment::prove_barrier(&dir).map_err(OpenError)?;
-        }
+        let proven = Arc::new(AtomicBool::new(!durable || prove(&dir)?));
         let identity = Identity::open(&dir)?;
         let budget = Arc::new(Budget::new(dir.clone(), config.outbox.max_bytes));
         let meters = Meters::new(metrics);
@@ -217,6 +216,7 @@ impl Outbox {
                 dir: dir.join(&lane.name),
                 tag: identity.tag(&lane.name),
                 durable,
+                proven: proven.clone(),
                 record_bytes_max: config.outbox.max_event.min(block::RECORD_BYTES_MAX as u64),
                 store_bytes_max: store_share.clamp(STORE_BYTES.0, STORE_BYTES.1),
                 window: config.outbox.dedup_window,
@@ -226,6 +226,12 @@ impl Outbox {
             let (lane, window) = recovery::open_lane(&lane.name, settings, clock, &budget, meter, &fingerprints)?;
             lanes.push(lane);
             windows.push(window);
+        }
+        if durable {
+            // A process that was killed may have made them and not synced their names.
+            for place in [&dir, data] {
+                files::sync_dir(place).map_err(|e| no_place("sync", place, &e))?;
+            }
         }
         let outbox = Inner {
             incarnation: identity.incarnation,
@@ -312,6 +318,28 @@ impl Drop for Inner {
     }
 }
 
+/// `false`: the disk is too full to tell. What it holds can be delivered nevertheless, which makes room.
+fn prove(dir: &Path) -> Result<bool, OpenError> {
+    match segment::prove_barrier(dir) {
+        Ok(()) => Ok(true),
+        Err(e) if is_full(&e) => {
+            tracing::error!(reason = %e, "the disk is full: stored events are delivered, and new ones refused");
+            Ok(false)
+        }
+        Err(e) => Err(OpenError(e.to_string())),
+    }
+}
+
+/// There is no space, by the disk's or a quota's word.
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}
+
+fn no_place(what: &str, dir: &Path, error: &std::io::Error) -> OpenError {
+    let way_out = "node.data_dir must name a directory on a writable disk in which this user may write";
+    OpenError(format!("cannot {what} {}: {error}; {way_out}", dir.display()))
+}
+
 /// Takes the right to be the only process in `data`.
 fn lock(data: &Path) -> Result<DirLock, OpenError> {
     let start = Instant::now();
@@ -325,7 +353,7 @@ fn lock(data: &Path) -> Result<DirLock, OpenError> {
                     data.display()
                 )));
             }
-            Err(e) => return Err(OpenError(format!("cannot lock {}: {e}", data.display()))),
+            Err(e) => return Err(no_place("lock", data, &e)),
         }
     }
 }
@@ -356,8 +384,11 @@ impl Writer {
             NotQueued::Busy => AppendError::Busy { lane: self.lane.name.clone() },
             NotQueued::Closed => AppendError::Closed,
         })?;
-        // The committer answers everything it takes; without an answer it has died.
-        answered.await.unwrap_or(Err(AppendError::Closed))
+        // The committer answers everything it takes; without an answer it has panicked.
+        answered.await.unwrap_or_else(|_| {
+            let reason = "the commit ended unexpectedly, and the log says why; the events may still be stored".into();
+            Err(AppendError::Disk { lane: self.lane.name.clone(), reason })
+        })
     }
 
     fn encode(

@@ -15,15 +15,16 @@ const AHEAD_BYTES: usize = 256 * 1024;
 pub struct Reader {
     lane: Arc<Lane>,
     /// Where the blocks of the store that is read lie, up to a sequence. Only a cache: made again when lost.
-    index: Option<Known>,
+    pub(super) index: Option<Known>,
     /// Events read and not asked for yet.
     ahead: VecDeque<Stored>,
 }
 
-struct Known {
+#[derive(Debug)]
+pub(super) struct Known {
     store: Seq,
-    through: Seq,
-    index: Index,
+    pub(super) through: Seq,
+    pub(super) index: Index,
 }
 
 impl Reader {
@@ -62,14 +63,15 @@ impl Reader {
                     return Ok(take(&mut self.ahead, max_bytes));
                 }
                 Place::Store(store, last) => {
-                    let events = self.read_store(store, last, from, max_bytes.max(AHEAD_BYTES)).await?;
+                    let (events, through) = self.read_store(store, last, from, max_bytes.max(AHEAD_BYTES)).await?;
                     match events.last() {
                         Some(_) => {
                             self.ahead = events.into();
                             return Ok(take(&mut self.ahead, max_bytes));
                         }
                         // All that was left of this store is damaged, or it was removed meanwhile.
-                        None => from = last + 1,
+                        // Not `last`: the store may have grown since its blocks were looked up.
+                        None => from = through + 1,
                     }
                 }
                 Place::Future => grew.await,
@@ -94,7 +96,14 @@ impl Reader {
         self.lane.book().last
     }
 
-    async fn read_store(&mut self, store: Seq, last: Seq, from: Seq, bytes: usize) -> Result<Vec<Stored>, ReadError> {
+    /// Events of a store, and up to which sequence those that are not among them are gone.
+    async fn read_store(
+        &mut self,
+        store: Seq,
+        last: Seq,
+        from: Seq,
+        bytes: usize,
+    ) -> Result<(Vec<Stored>, Seq), ReadError> {
         let known = self.index.take().filter(|k| k.store == store && k.through >= from);
         let lane = self.lane.clone();
         let work = move || -> io::Result<(Option<Known>, Vec<Stored>)> {
@@ -118,8 +127,9 @@ impl Reader {
         // Blocking, and not on a thread that has connections to serve: a slow card takes its time.
         let done = tokio::task::spawn_blocking(work).await.map_err(io::Error::other).and_then(|r| r);
         let (known, events) = done.map_err(|e| self.error(&e))?;
+        let through = known.as_ref().map_or(last, |k| k.through);
         self.index = known;
-        Ok(events)
+        Ok((events, through))
     }
 
     fn error(&self, error: &io::Error) -> ReadError {

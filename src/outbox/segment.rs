@@ -177,7 +177,7 @@ pub fn remove(dir: &Path) -> bool {
 }
 
 /// Proves through a real flush that sled's sync reaches our barrier.
-pub fn prove_barrier(dir: &Path) -> Result<(), String> {
+pub fn prove_barrier(dir: &Path) -> io::Result<()> {
     let place = dir.join("self-test");
     let before = sync_barrier::counts();
     let flushed = Spare::create(&place, false).and_then(|spare| {
@@ -188,15 +188,18 @@ pub fn prove_barrier(dir: &Path) -> Result<(), String> {
     let after = sync_barrier::counts();
     match flushed {
         Ok(spare) => spare.discard(),
-        Err(e) => return Err(format!("cannot write and sync in {}: {e}", place.display())),
+        Err(e) => {
+            let _ = fs::remove_dir_all(&place);
+            let message = format!("cannot write and sync in {}: {e}; events could not be kept there", place.display());
+            return Err(io::Error::new(e.kind(), message));
+        }
     }
     if after.calls == before.calls {
-        return Err(
+        return Err(io::Error::other(
             "sled's flush does not reach this program's sync barrier, so events would not survive a power cut; \
              this is a defect of the build (the symbol sync_file_range is not ours). Use another build, or accept \
-             the risk with outbox.durability = \"os\""
-                .into(),
-        );
+             the risk with outbox.durability = \"os\"",
+        ));
     }
     Ok(())
 }

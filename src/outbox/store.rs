@@ -5,21 +5,23 @@
 //! and stays; the failed commit's events are passed over, because the next store is named after the last
 //! acknowledged event and a store ends where the next begins.
 
+use std::any::Any;
 use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::Seq;
 use super::block::{Head, Packed};
 use super::keeper;
 use super::lane::{Lane, Recent, Store};
 use super::notes::{Seal, write_reserve};
 use super::segment::{self, Active, EVENTS_MAX, Spare};
+use super::{Seq, is_full};
 use crate::sys::tasks::panic_message;
 
 /// Name of the store that is prepared to be the next one.
@@ -42,11 +44,9 @@ pub enum CommitError {
 
 impl CommitError {
     fn of(error: &io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Self::Full(format!("{error}; make room on the disk"))
-            }
-            _ => Self::Disk(error.to_string()),
+        match is_full(error) {
+            true => Self::Full(format!("{error}; make room on the disk")),
+            false => Self::Disk(error.to_string()),
         }
     }
 
@@ -199,6 +199,10 @@ impl Stores {
 
     fn open_next(&mut self, first: Seq) -> io::Result<()> {
         let settings = &self.lane.settings;
+        if !settings.proven.load(Ordering::Acquire) {
+            segment::prove_barrier(&settings.dir)?;
+            settings.proven.store(true, Ordering::Release);
+        }
         reserve(&self.lane, first + EVENTS_MAX)?;
         // Locked until the spare has its own name: the keeper makes the next one in its place.
         let mut slot = self.lane.spare.lock().unwrap_or_else(PoisonError::into_inner);
@@ -262,6 +266,11 @@ impl Stores {
     /// Gives back what was reserved and not used.
     fn settle(&mut self) {
         self.lane.budget.release(std::mem::take(&mut self.reserved));
+    }
+
+    /// A panic has left the commit in the middle: as after a failure of the disk, the store is never written again.
+    pub fn give_up(&mut self, panic: &(dyn Any + Send)) {
+        self.fail(&io::Error::other(format!("the committer panicked: {}", panic_message(panic))));
     }
 
     fn fail(&mut self, error: &io::Error) -> CommitError {

@@ -48,11 +48,12 @@ pub fn survey(dir: &Path, tag: u64) -> io::Result<Survey> {
     let mark = read.map(|r| r.mark).unwrap_or_default();
     let exact = read.is_some_and(|r| r.exact);
     let mut out = Survey { reserved: read_reserve(dir).unwrap_or(0), ..Survey::default() };
-    let mut damaged = read.is_none() && !firsts.is_empty();
+    // The mark is on disk before the first sequence is reserved: without it, anything up to the reserve may be used.
+    let mut damaged = read.is_none() && (!firsts.is_empty() || out.reserved > 0);
     for (i, &first) in firsts.iter().enumerate() {
         let place = dir.join(segment::dir_name(first));
         let end = firsts.get(i + 1).map(|next| next - 1);
-        let (found, whole) = look(&place, first, end, tag, mark.last);
+        let (found, whole) = look(&place, first, end, tag, mark.last)?;
         // Stores before the newest are judged by the sequences they lack, below.
         damaged |= !whole && end.is_none();
         out.stores.push(found);
@@ -90,34 +91,47 @@ pub fn store_names(dir: &Path) -> io::Result<Vec<Seq>> {
 }
 
 /// What the store at `place` holds, and whether its file is as a store's file should be.
-fn look(place: &Path, first: Seq, end: Option<Seq>, tag: u64, acknowledged: Seq) -> (Found, bool) {
+fn look(place: &Path, first: Seq, end: Option<Seq>, tag: u64, acknowledged: Seq) -> io::Result<(Found, bool)> {
     let disk = segment::disk_bytes(place);
     if let Some(seal) = Seal::read(place).filter(|s| s.last >= first && end.is_none_or(|end| s.last <= end)) {
-        return (Found { first, seal: Some(seal), sealed: true, disk }, true);
+        return Ok((Found { first, seal: Some(seal), sealed: true, disk }, true));
     }
     let nothing = Found { first, seal: None, sealed: false, disk };
     // A store is given its name after its file was made: an empty file was cut.
     let has_file = fs::metadata(place.join(FILE)).is_ok_and(|m| m.len() > 0);
-    let Ok(mut index) = Index::build(place, tag) else { return (nothing, false) };
+    let mut index = match Index::build(place, tag) {
+        Ok(index) => index,
+        Err(e) if is_damage(&e) => return Ok((nothing, false)),
+        Err(e) => return Err(io::Error::new(e.kind(), format!("the store {}: {e}", place.display()))),
+    };
     index.restrict(first..=end.unwrap_or(Seq::MAX));
-    let last = end.unwrap_or_else(|| newest_end(&index, acknowledged));
+    let last = end.unwrap_or_else(|| newest_end(&index, first, acknowledged));
     index.restrict(first..=last);
     let (Some(oldest), Some(newest)) = (index.heads().next(), index.heads().next_back()) else {
-        return (nothing, has_file);
+        return Ok((nothing, has_file));
     };
     let whole = index.missing(first..=newest.last).is_empty();
     let payload = index.payload_bytes();
     let times = (oldest.accepted_ms, newest.accepted_ms);
     let seal = Seal { last: newest.last, payload, oldest_ms: times.0, newest_ms: times.1, named: true };
-    (Found { first, seal: Some(seal), sealed: false, disk }, has_file && whole)
+    Ok((Found { first, seal: Some(seal), sealed: false, disk }, has_file && whole))
+}
+
+/// The file itself is gone or broken. Anything else (no permission, too many open files) passes or is mended,
+/// and must not make a store that is whole count as lost.
+fn is_damage(error: &io::Error) -> bool {
+    const BROKEN: [i32; 3] = [libc::EIO, libc::EUCLEAN, libc::EBADMSG];
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory)
+        || error.raw_os_error().is_some_and(|e| BROKEN.contains(&e))
 }
 
 /// Where the newest store ends: commits follow each other, so every commit but the last was acknowledged;
-/// the last counts if it is all there, and else only up to what is known to be acknowledged.
-fn newest_end(index: &Index, acknowledged: Seq) -> Seq {
+/// the last counts if it is all there, and else only up to what is known to be acknowledged. A commit that began
+/// in the store before has only its end here; its beginning was on disk before this store got its name.
+fn newest_end(index: &Index, first: Seq, acknowledged: Seq) -> Seq {
     let newest_group = index.heads().map(|h| h.group).max();
     let Some((group_first, group_last)) = newest_group else { return acknowledged };
-    let floor = acknowledged.max(group_first - 1);
+    let floor = acknowledged.max(group_first.max(first) - 1);
     let is_complete = group_last > floor && index.missing(floor + 1..=group_last).is_empty();
     if is_complete { group_last } else { floor }
 }

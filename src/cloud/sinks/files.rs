@@ -19,6 +19,8 @@ use crate::sys::files;
 
 /// Ending of a file that still grows.
 pub const PARTIAL: &str = ".partial";
+/// What is added to the name of a file whose content cannot be vouched for.
+const DAMAGED: &str = ".damaged";
 const ENDING: &str = ".ndjson.zst";
 
 /// Compressed bytes gathered before they are handed to the system: what zstd itself suggests.
@@ -85,9 +87,10 @@ impl LaneFiles {
     pub fn open(config: &FilesSink, lane: &str, clock: &Clock) -> Result<(Self, Option<Vec<u8>>), FilesError> {
         let dir = config.dir.join(lane);
         files::create_dir_durable(&dir).map_err(failed("cannot make directory", &dir))?;
-        let (state, snapshot) = match state::read(&dir) {
-            Ok(Some((state, snapshot))) => (state, Some(snapshot)),
-            Ok(None) => (State::default(), None),
+        let (state, snapshot, has_state) = match state::read(&dir) {
+            // Empty: written below, and no commit since.
+            Ok(Some((state, snapshot))) => (state, Some(snapshot).filter(|s| !s.is_empty()), true),
+            Ok(None) => (State::default(), None, false),
             Err(StateError::Io(e)) => return Err(failed("cannot read", &dir.join(state::FILE))(e)),
             Err(e @ StateError::Damaged(_)) => {
                 return Err(FilesError::State { path: dir.join(state::FILE), reason: e.to_string() });
@@ -97,11 +100,15 @@ impl LaneFiles {
         let (config, clock) = (config.clone(), clock.clone());
         let out = Vec::with_capacity(OUT_BYTES);
         let mut lane = Self { dir, config, clock, state, open: None, encoder, in_frame: false, out };
-        lane.recover()?;
+        lane.recover(has_state)?;
+        if !has_state {
+            // From here on a file that the state does not name was never committed.
+            lane.write_state(&[])?;
+        }
         Ok((lane, snapshot))
     }
 
-    fn recover(&mut self) -> Result<(), FilesError> {
+    fn recover(&mut self, has_state: bool) -> Result<(), FilesError> {
         let mut highest = 0;
         let listing = fs::read_dir(&self.dir).map_err(failed("cannot list", &self.dir))?;
         let current = self.state.current.as_ref().map(|c| format!("{}{PARTIAL}", c.name));
@@ -109,7 +116,15 @@ impl LaneFiles {
             let entry = entry.map_err(failed("cannot list", &self.dir))?;
             let name = entry.file_name().to_string_lossy().into_owned();
             highest = highest.max(number_of(&name).unwrap_or(0));
-            if name.ends_with(PARTIAL) && Some(&name) != current.as_ref() {
+            let Some(complete) = name.strip_suffix(PARTIAL).filter(|_| Some(&name) != current.as_ref()) else {
+                continue;
+            };
+            if !has_state {
+                // Only the state tells how much of it was acknowledged to Pulsar, which will not send that again.
+                let aside = self.dir.join(format!("{complete}{DAMAGED}"));
+                tracing::warn!(file = %aside.display(), "keeping a file whose state is gone: events in it may be stored twice");
+                fs::rename(entry.path(), &aside).map_err(failed("cannot rename", &entry.path()))?;
+            } else {
                 tracing::info!(file = %entry.path().display(), "removing a file that was never committed");
                 fs::remove_file(entry.path()).map_err(failed("cannot remove", &entry.path()))?;
             }
@@ -141,7 +156,7 @@ impl LaneFiles {
         if length < current.committed {
             tracing::error!(file = %path.display(), length, committed = current.committed,
                 "a file is shorter than what was stored in it; what is left is kept as a damaged file");
-            let aside = self.dir.join(format!("{}.damaged", current.name));
+            let aside = self.dir.join(format!("{}{DAMAGED}", current.name));
             fs::rename(&path, &aside).map_err(failed("cannot rename", &path))?;
             self.state.current = None;
             return Ok(());

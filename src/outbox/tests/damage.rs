@@ -142,3 +142,16 @@ async fn sled_itself_would_destroy_what_follows_a_flipped_byte() {
     let opened = std::panic::catch_unwind(|| sled::Config::new().path(&store).flush_every_ms(None).open().map(drop));
     assert!(!matches!(opened, Ok(Ok(()))) || count() < EVENTS / 2, "sled mended itself: {} blocks left", count());
 }
+
+#[tokio::test]
+async fn a_store_that_cannot_be_opened_for_now_is_no_damage() {
+    let (_dir, config) = stopped(false).await;
+    let db = stores(&config, "a")[0].join("db");
+    // Stands for "no permission" and "too many open files", which a test's user may not have: a link to itself.
+    fs::rename(&db, db.with_extension("away")).unwrap();
+    std::os::unix::fs::symlink(&db, &db).unwrap();
+    let error = Outbox::open(&config, &Clock::system(), &Metrics::default()).err().unwrap();
+    assert!(error.0.contains("cannot read") && error.0.contains("the store"), "{error}");
+    fs::rename(db.with_extension("away"), &db).unwrap();
+    assert_eq!(check(&config, "opened again").await, 0);
+}

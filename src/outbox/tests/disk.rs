@@ -109,6 +109,31 @@ async fn a_disk_that_others_filled_loses_nothing_and_the_lane_comes_back_by_itse
 }
 
 #[tokio::test]
+async fn a_start_on_a_full_disk_delivers_what_it_holds() {
+    let Some(mount) = Mount::tmpfs(24 << 20) else { return };
+    let (_dir, mut config) = config(&["a"]);
+    config.node.data_dir = mount.0.path().join("data");
+    config.outbox.durability = Durability::Disk;
+    let outbox = open(&config);
+    let last = outbox.writer("a").unwrap().append(batch()).await.unwrap().last;
+    drop(outbox);
+    let filler = mount.0.path().join("filler");
+    let _ = fs::write(&filler, vec![0; 24 << 20]); // as much as fits
+    let outbox = open(&config);
+    let (writer, mut reader) = (outbox.writer("a").unwrap(), outbox.reader("a").unwrap());
+    assert!(matches!(writer.append(batch()).await, Err(AppendError::Full { .. })));
+    assert_eq!(read_all(&mut reader, 1).await.len() as u64, last);
+    reader.confirm(last);
+    fs::remove_file(filler).unwrap();
+    let start = Instant::now();
+    while let Err(e) = writer.append(batch()).await {
+        assert!(start.elapsed() < Duration::from_secs(10), "still refusing: {e}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(outbox.status()[0].last, 2 * last);
+}
+
+#[tokio::test]
 async fn a_refused_sync_is_never_acknowledged_and_its_store_never_written_again() {
     let (_dir, mut config) = config(&["a"]);
     config.outbox.durability = Durability::Disk;

@@ -3,6 +3,7 @@
 mod damage;
 mod disk;
 mod kill;
+mod power;
 
 use std::fs;
 use std::path::PathBuf;
@@ -243,4 +244,48 @@ async fn the_counters_say_what_happened() {
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
+}
+
+#[tokio::test]
+async fn a_panic_of_the_committer_is_an_answer_and_not_the_end() {
+    let (_dir, config) = config(&["a"]);
+    let outbox = open(&config);
+    let writer = outbox.writer("a").unwrap();
+    assert_eq!(writer.append(vec![ours("1")]).await.unwrap().last, 1);
+    let (answer, answered) = oneshot::channel();
+    let unfit = Append { records: Vec::new(), ends: vec![5], names: vec![None], answer };
+    writer.lane.queue.push(unfit).unwrap();
+    assert!(answered.await.is_err(), "an append whose records are not there must panic for this test to mean anything");
+    let soon = Duration::from_secs(10);
+    let next = tokio::time::timeout(soon, async {
+        loop {
+            match writer.append(vec![ours("2")]).await {
+                Err(AppendError::Disk { .. }) => tokio::time::sleep(Duration::from_millis(50)).await,
+                other => return other,
+            }
+        }
+    });
+    assert_eq!(next.await.unwrap().unwrap().first, 2);
+    assert_eq!(read_all(&mut outbox.reader("a").unwrap(), 1).await.len(), 2);
+}
+
+#[tokio::test]
+async fn damage_behind_which_the_store_has_grown_costs_only_the_block_it_hits() {
+    let (_dir, config) = config(&["a"]);
+    let outbox = open(&config);
+    let writer = outbox.writer("a").unwrap();
+    let mut reader = outbox.reader("a").unwrap();
+    // More than memory and one reading ahead hold, so that both readings come from the file.
+    for _ in 0..30 {
+        writer.append((0..100).map(|_| ours(vec![7; 1000])).collect()).await.unwrap();
+    }
+    let first = reader.read(1, 1000).await.unwrap();
+    let known = reader.index.as_ref().map(|k| k.through);
+    assert_eq!((first[0].seq, known), (1, Some(3000)));
+    // As if the blocks up to the end of what was known were unreadable.
+    if let Some(known) = &mut reader.index {
+        known.through = 1500;
+        known.index.restrict(1..=1000);
+    }
+    assert!(read_all(&mut reader, 1400).await.iter().any(|(seq, _)| *seq < 2000), "1501 and on are not damaged");
 }

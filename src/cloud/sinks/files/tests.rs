@@ -191,3 +191,19 @@ fn a_refusing_disk_is_an_error_and_the_commit_before_stands() {
     assert_eq!(lane.open().1.unwrap(), b"one\n");
     assert_eq!(lane.content(), "one\n");
 }
+
+#[test]
+fn without_its_state_nothing_that_was_stored_is_removed() {
+    let lane = Lane::new();
+    stored(&lane, "one\n");
+    // What the message about a damaged state file advises.
+    fs::remove_file(lane.path(state::FILE)).unwrap();
+    let (mut files, snapshot) = lane.open();
+    assert_eq!(snapshot, None);
+    files.write(b"two\n").unwrap();
+    files.commit(b"two").unwrap();
+    drop(files);
+    assert_eq!(lane.content(), "one\ntwo\n");
+    stored(&lane, "three\n");
+    assert_eq!(lane.content().len(), "one\ntwo\nthree\n".len(), "nor later");
+}
