@@ -73,6 +73,10 @@ fn partitions_grow_with_their_subscription_and_never_shrink() {
     config.lanes = vec![lane("telemetry", 2)];
     provision(&config, false).unwrap();
     config.lanes = vec![lane("telemetry", 5)];
+    let careful = ProvisionArgs { config: None, dry_run: false, grow_partitions: false, wait: 0 };
+    let refused = run(&careful, &config, &mut Vec::new()).unwrap_err();
+    assert!(refused.to_string().contains("--grow-partitions"), "{refused}");
+    assert_eq!(refused.exit_code(), 64);
     let grown = provision(&config, false).unwrap();
     assert!(grown.contains("grow topic telemetry from 2 to 5 partitions"), "{grown}");
     for i in 0..5 {
@@ -228,7 +232,7 @@ fn a_cluster_that_is_still_starting_is_waited_for() {
     let mut config = tidegate::config::CloudConfig::default();
     let mut out = Vec::new();
     config.pulsar.admin = "http://127.0.0.1:1".into();
-    let args = ProvisionArgs { config: None, dry_run: true, wait: 2 };
+    let args = ProvisionArgs { config: None, dry_run: true, grow_partitions: false, wait: 2 };
     let begun = std::time::Instant::now();
     let error = run(&args, &config, &mut out).unwrap_err();
     assert!(begun.elapsed() >= Duration::from_secs(2), "gave up early");

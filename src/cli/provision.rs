@@ -28,6 +28,10 @@ pub struct ProvisionArgs {
     /// Print the plan and change nothing.
     #[arg(long)]
     pub dry_run: bool,
+    /// Give topics that exist more partitions, as configured. No gateway may have events under way meanwhile: stop them,
+    /// or see that /v1/status shows no backlog.
+    #[arg(long)]
+    pub grow_partitions: bool,
     /// Keep trying for so long to reach the clusters, for scripts that have just started them.
     #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=WAIT_SECONDS_MAX))]
     pub wait: u64,
@@ -62,7 +66,7 @@ impl RunError {
 pub fn run(args: &ProvisionArgs, config: &CloudConfig, out: &mut dyn Write) -> Result<(), RunError> {
     let begun = Instant::now();
     let mut report = Report { out, dry_run: args.dry_run, error: None, waiting: false };
-    let summary = provision(config, args.dry_run, Duration::from_secs(args.wait), &mut report);
+    let summary = provision(config, args.dry_run, args.grow_partitions, Duration::from_secs(args.wait), &mut report);
     let Report { out, error, .. } = report;
     let summary = summary.inspect_err(|_| {
         let _ = writeln!(out); // ends the line of the step that failed; the error itself matters more

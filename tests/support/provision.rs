@@ -26,7 +26,7 @@ pub fn api(broker: &Broker) -> Admin {
 /// Runs `tidegate provision` and returns what it printed.
 pub fn provision(config: &CloudConfig, dry_run: bool) -> Result<String, RunError> {
     let mut out = Vec::new();
-    run(&ProvisionArgs { config: None, dry_run, wait: 0 }, config, &mut out)?;
+    run(&ProvisionArgs { config: None, dry_run, grow_partitions: true, wait: 0 }, config, &mut out)?;
     let text = String::from_utf8(out).unwrap();
     println!("{text}");
     Ok(text)

@@ -97,14 +97,15 @@ impl ProvisionError {
 }
 
 /// Brings every cluster of `config` to what Tidegate needs; with `dry_run` only plans.
-/// A cluster that cannot be reached is tried again for `wait`.
+/// A cluster that cannot be reached is tried again for `wait`. `grow`: topics that exist may get more partitions.
 pub fn provision(
     config: &CloudConfig,
     dry_run: bool,
+    grow: bool,
     wait: Duration,
     progress: &mut dyn Progress,
 ) -> Result<Summary, ProvisionError> {
-    let desired = Desired::from_config(config)?;
+    let desired = Desired { grow, ..Desired::from_config(config)? };
     let clusters = Clusters::connect(&desired, &config.pulsar)?;
     let mut summary = Summary::default();
     let mut seen = clusters.look(wait, progress)?;

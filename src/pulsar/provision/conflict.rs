@@ -42,6 +42,24 @@ pub enum Conflict {
         /// Partitions configured.
         wanted: u32,
     },
+    /// More partitions for a topic that gateways may be sending to. A device's events move to another partition, whose
+    /// sequence ids may be ahead already: the broker then takes an event that was sent and not confirmed for a
+    /// duplicate, and it is lost.
+    #[error(
+        "lane {lane:?} has {there} partitions at {at} and {wanted} in the configuration: growing them while a gateway has \
+         events under way can lose or double these. Stop or drain every gateway (no backlog in /v1/status), then run this \
+         with --grow-partitions; or set partitions = {there}"
+    )]
+    Grow {
+        /// The lane.
+        lane: String,
+        /// The cluster.
+        at: String,
+        /// Partitions there.
+        there: u32,
+        /// Partitions configured.
+        wanted: u32,
+    },
     /// A lane's topic without partitions.
     #[error(
         "the topic {topic} at {at} exists without partitions (it appeared when somebody used its name); Pulsar cannot add \
@@ -93,6 +111,9 @@ pub(super) fn conflicts(desired: &Desired, seen: &[Observed]) -> Vec<Conflict> {
                 (Some(_), 0) => all.push(Conflict::NotPartitioned { topic: full(), at }),
                 (Some(wanted), there) if there > wanted => {
                     all.push(Conflict::Shrink { lane: topic.lane.clone(), at, there, wanted });
+                }
+                (Some(wanted), there) if there < wanted && !desired.grow => {
+                    all.push(Conflict::Grow { lane: topic.lane.clone(), at, there, wanted });
                 }
                 (None, n) if n > 0 => all.push(Conflict::Partitioned { topic: full(), at }),
                 _ => {}

@@ -31,6 +31,8 @@ pub struct Desired {
     pub topics: Vec<Topic>,
     /// The cloud's subscription on each of them.
     pub subscription: String,
+    /// Whether the operator said that a topic that exists may get more partitions: see [`super::Conflict::Grow`].
+    pub grow: bool,
 }
 
 /// Where a cluster is.
@@ -121,6 +123,7 @@ impl Desired {
             |name: &str, retention, auto_topics| Namespace { name: name.to_owned(), retention, auto_topics };
         Ok(Self {
             tenant: pulsar.tenant.clone(),
+            grow: false,
             clusters,
             names,
             namespaces: vec![

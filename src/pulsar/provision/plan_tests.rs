@@ -197,7 +197,7 @@ proptest! {
         (clusters, mut seen) in (1..4usize).prop_flat_map(|n| (Just(n), observed((0..n).map(|i| format!("c{i}")).collect()))),
         partitions in 1..8u32,
     ) {
-        let desired = Desired::from_config(&config(clusters, partitions)).unwrap();
+        let desired = Desired { grow: true, ..Desired::from_config(&config(clusters, partitions)).unwrap() };
         let before = seen.clone();
         match plan(&desired, &seen) {
             Err(conflicts) => {
@@ -239,7 +239,7 @@ fn nothing_lost(before: &Observed, after: &Observed) -> bool {
 
 #[test]
 fn a_fresh_cluster_gets_its_safety_before_its_topics() {
-    let desired = Desired::from_config(&config(2, 4)).unwrap();
+    let desired = Desired { grow: true, ..Desired::from_config(&config(2, 4)).unwrap() };
     let mut seen = fresh(&desired);
     let plan = plan(&desired, &seen).unwrap();
     let position = |text: &str| plan.steps.iter().position(|s| s.sentence.contains(text)).unwrap();
@@ -257,7 +257,7 @@ fn a_fresh_cluster_gets_its_safety_before_its_topics() {
 
 #[test]
 fn all_conflicts_are_told_at_once() {
-    let desired = Desired::from_config(&config(2, 2)).unwrap();
+    let desired = Desired { grow: true, ..Desired::from_config(&config(2, 2)).unwrap() };
     let mut seen = fresh(&desired);
     seen[0].broker = Some(Broker { cluster: Some("standalone".into()), ..Broker::default() });
     seen[1].topics.insert(
@@ -275,7 +275,7 @@ fn all_conflicts_are_told_at_once() {
 
 #[test]
 fn provisioning_waits_for_every_replicator() {
-    let desired = Desired::from_config(&config(2, 2)).unwrap();
+    let desired = Desired { grow: true, ..Desired::from_config(&config(2, 2)).unwrap() };
     let mut seen = fresh(&desired);
     let first = plan(&desired, &seen).unwrap();
     perform_all(&mut seen, &first);
