@@ -8,7 +8,7 @@ mod support;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use support::fleet::{Fleet, Plan, simulated};
 use support::process::{Tidegate, run};
@@ -89,12 +89,7 @@ fn refusals_name_the_reason_and_cost_nobody_else_anything() {
     post(&edge, "application/json", &[("content-encoding", "br")], b"hello").problem(415);
 
     let large = vec![b' '; 100 << 20];
-    let refused = Instant::now();
-    match std::panic::catch_unwind(|| post(&edge, "application/json", &[], &large)) {
-        Ok(answer) => drop(answer.problem(413)),
-        // The server may close before the client has written 100 MB: the client sees that instead of the answer.
-        Err(_) => assert!(refused.elapsed() < Duration::from_secs(30)),
-    }
+    post(&edge, "application/json", &[], &large).problem(413);
     let bomb = gzip(&vec![b'0'; 512 << 20]);
     post(&edge, "application/json", &[("content-encoding", "gzip")], &bomb).problem(413);
     let over = format!("\"{}\"", "x".repeat(2 << 20));
