@@ -12,6 +12,7 @@
 
 pub mod event;
 pub mod ingest;
+pub mod journal;
 pub mod outbox;
 pub mod pulsar;
 pub mod uplink;

@@ -15,16 +15,27 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("security", &["config", "event", "sys"]),
     ("pulsar", &["config", "event", "sys", "security"]),
     ("outbox", &["config", "event", "sys", "observe"]),
-    ("ingest", &["outbox", "config", "event", "sys", "observe", "security"]),
+    ("journal", &["event", "sys", "observe"]),
+    ("downlink", &["journal", "pulsar", "config", "event", "sys", "observe", "security"]),
+    ("ingest", &["outbox", "journal", "downlink", "config", "event", "sys", "observe", "security"]),
     ("uplink", &["outbox", "pulsar", "config", "event", "sys", "observe", "security"]),
     ("cloud", &["pulsar", "config", "event", "sys", "observe", "security"]),
-    ("app", &["ingest", "outbox", "uplink", "cloud", "pulsar", "config", "event", "sys", "observe", "security"]),
+    (
+        "app",
+        &[
+            "ingest", "downlink", "journal", "outbox", "uplink", "cloud", "pulsar", "config", "event", "sys",
+            "observe", "security",
+        ],
+    ),
     ("cli", &["app", "outbox", "cloud", "pulsar", "config", "event", "sys", "observe", "security"]),
 ];
 
 /// Files and directories that decide and never act.
 const PURE: &[&str] = &[
     "src/event",
+    "src/ingest/mqtt/packet",
+    "src/ingest/mqtt/topic",
+    "src/ingest/mqtt/broker",
     "src/outbox/block.rs",
     "src/outbox/cursor.rs",
     "src/outbox/room.rs",

@@ -1,0 +1,1 @@
+//! Topic names and filters (MQTT 5.0 §4.7, 3.1.1 §4.7), and the trees that match one against many of the other. [pure]
