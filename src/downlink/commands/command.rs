@@ -57,11 +57,7 @@ impl Command {
 
     /// Tells two commands of the same id apart.
     pub fn digest(&self) -> Digest {
-        Digest::of(&[
-            self.name.as_bytes(),
-            self.content_type.as_deref().unwrap_or_default().as_bytes(),
-            &self.payload,
-        ])
+        Digest::of(&[self.name.as_bytes(), self.content_type.as_deref().unwrap_or_default().as_bytes(), &self.payload])
     }
 }
 
@@ -287,9 +283,8 @@ mod tests {
     #[test]
     fn the_digest_stays_as_it_is_on_disk() {
         // FNV-1a of the eight zero bytes of an empty part's length, made by a program of its own.
-        let by_hand = (0..8).fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128, |h, _| {
-            h.wrapping_mul((1 << 88) + (1 << 8) + 0x3b)
-        });
+        let by_hand = (0..8)
+            .fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128, |h, _| h.wrapping_mul((1 << 88) + (1 << 8) + 0x3b));
         assert_eq!(Digest::of(&[b""]), Digest(by_hand));
         assert_ne!(Digest::of(&[b"ab", b"c"]), Digest::of(&[b"a", b"bc"]));
     }

@@ -340,10 +340,8 @@ mod tests {
         ];
         for (record, text) in every().into_iter().zip(golden) {
             let hex: Vec<u8> = text.bytes().filter(|b| *b != b' ').collect();
-            let bytes: Vec<u8> = hex
-                .chunks(2)
-                .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
-                .collect();
+            let bytes: Vec<u8> =
+                hex.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect();
             assert_eq!(Record::decode(&bytes), Ok(record.clone()));
             assert_eq!(record.encode(), bytes, "{record:?}");
         }

@@ -1,0 +1,5 @@
+//! Commands.
+
+pub mod command;
+pub mod core;
+pub mod record;
