@@ -2,6 +2,7 @@
 //!
 //! Architecture invariant: nothing here knows Pulsar or the uplink; a gateway without a cloud answers the same.
 
+pub mod accept;
 pub mod decode;
 pub mod http;
 pub mod mqtt;
