@@ -33,6 +33,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// Files and directories that decide and never act.
 const PURE: &[&str] = &[
     "src/event",
+    "src/ingest/mapping",
     "src/ingest/mqtt/packet",
     "src/ingest/mqtt/topic",
     "src/ingest/mqtt/broker",
