@@ -9,7 +9,7 @@
 
 mod accept;
 mod body;
-mod budget;
+pub(in crate::ingest) mod budget;
 mod connection;
 mod events;
 mod inflate;
