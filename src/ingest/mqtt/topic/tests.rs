@@ -23,7 +23,8 @@ fn topic() -> impl Strategy<Value = String> {
 }
 
 fn pattern() -> impl Strategy<Value = String> {
-    let level = prop_oneof![3 => select(&["a", "b", ""][..]), 1 => select(&["a!", "%", "$SYS", "$"][..]), 2 => Just("+")];
+    let level =
+        prop_oneof![3 => select(&["a", "b", ""][..]), 1 => select(&["a!", "%", "$SYS", "$"][..]), 2 => Just("+")];
     (prop::collection::vec(level, 0..=4), any::<bool>())
         .prop_map(|(mut levels, all_below)| {
             if all_below || levels.is_empty() {
