@@ -38,6 +38,8 @@ const PURE: &[&str] = &[
     "src/ingest/mqtt/topic",
     "src/ingest/mqtt/broker",
     "src/ingest/mqtt/sys_topics.rs",
+    "src/ingest/mqtt/store.rs",
+    "src/journal/frame.rs",
     "src/outbox/block.rs",
     "src/outbox/cursor.rs",
     "src/outbox/room.rs",
