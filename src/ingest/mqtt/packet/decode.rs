@@ -1,4 +1,10 @@
 //! A client's bytes become packets; what the standards forbid is refused. [pure]
+//!
+//! Property identifiers and reason codes are those of mqtt-protocol-core; the parsing is not. Tried and measured with its 0.7.9: of
+//! 125 forbidden packets its parser takes 49; it refuses some that 5.0 allows (a password without a user name), which no
+//! check around it can undo; it cannot tell reason 0x81 from 0x82 for properties; what would have to be checked on the raw
+//! bytes is nearly everything; and it is slower without all that (`cargo bench --bench mqtt_packet`). Each of these is a line
+//! in `tests/witness.rs`, where it serves as the second opinion: what is accepted here, it accepts as well.
 
 mod connect;
 mod publish;
