@@ -233,7 +233,7 @@ fn change(random: &mut Random, packet: &mut Vec<u8>, others: &[Vec<u8>]) {
     let length = packet.len() as u64;
     let at = random.below(length + 1) as usize;
     let end = (at as u64 + 1 + random.below(12)).min(length) as usize;
-    match random.below(10) {
+    match random.below(12) {
         0 | 1 if at < packet.len() => packet[at] ^= 1 << random.below(8),
         2 if at < packet.len() => packet[at] = random.below(256) as u8,
         3 => packet.truncate(at),
@@ -258,10 +258,36 @@ fn change(random: &mut Random, packet: &mut Vec<u8>, others: &[Vec<u8>]) {
             let over = (at + word.len()).min(packet.len());
             packet.splice(at..over, word.iter().copied());
         }
+        9 | 10 => add_property(random, packet),
         _ => {
             let word = *pick(random, WORDS);
             packet.splice(at..at, word.iter().copied());
         }
+    }
+}
+
+/// A property where 5.0's properties begin, with their length put right: whole and in its place, it is only the wrong one, or there
+/// twice, or has a forbidden value.
+fn add_property(random: &mut Random, packet: &mut Vec<u8>) {
+    let body = body_at(packet);
+    let Some(&first) = packet.first() else { return };
+    let at = body
+        + match first >> 4 {
+            1 => 10,
+            3 => {
+                let topic = packet.get(body..body + 2).map_or(0, |b| usize::from(b[0]) << 8 | usize::from(b[1]));
+                2 + topic + if first & 0x06 == 0 { 0 } else { 2 }
+            }
+            4..=7 => 3,
+            8 | 10 => 2,
+            _ => 1,
+        };
+    let word = *pick(random, WORDS);
+    if let Some(length) = packet.get_mut(at)
+        && usize::from(*length) + word.len() < 0x80
+    {
+        *length += word.len() as u8;
+        packet.splice(at + 1..at + 1, word.iter().copied());
     }
 }
 

@@ -302,3 +302,24 @@ fn a_refusal_says_why() {
     let disconnect = Disconnect { reason: Reason::PROTOCOL_ERROR, session_expiry_s: None, reason_string: Some(words) };
     assert_eq!((answer, version), (Packet::Disconnect(Box::new(disconnect)), V5));
 }
+
+/// MQTT-3.1.2-24, MQTT-3.4.2-2: a reason string goes before a packet grows too large, and a message that is too large is not sent.
+#[test]
+fn a_client_gets_no_larger_packet_than_it_takes() {
+    let up_to = |packet: &Packet, max| {
+        let mut to = BytesMut::new();
+        encode_up_to(&mut packet.clone(), V5, max, &mut to).map(|()| to.to_vec())
+    };
+    let refusal = Packet::Puback(ack(Reason::QUOTA_EXCEEDED, Some("full")));
+    assert_eq!(up_to(&refusal, 13), Ok(encoded(&refusal, V5)));
+    assert_eq!(up_to(&refusal, 12), Ok(vec![0x40, 3, 0x12, 0x34, 0x97]));
+    assert_eq!(up_to(&refusal, 4), Err(EncodeError::TooLarge { size: 5, max: 4 }));
+    let (disconnect, _) = decode(V5, b"\x32\x06\0\x01a\0\0\0").unwrap_err().answer_packet().unwrap();
+    assert_eq!(up_to(&disconnect, 20), Ok(vec![0xE0, 1, 0x82]));
+    let connack =
+        Packet::Connack(Box::new(Connack { reason_string: Some("why".into()), ..Connack::refused(Reason(0x87)) }));
+    assert_eq!(up_to(&connack, 5), Ok(vec![0x20, 3, 0, 0x87, 0]));
+    let publish = Packet::Publish(Box::new(Publish { topic: "a".into(), ..Publish::default() }));
+    assert_eq!(up_to(&publish, 6), Ok(vec![0x30, 4, 0, 1, b'a', 0]));
+    assert_eq!(up_to(&publish, 5), Err(EncodeError::TooLarge { size: 6, max: 5 }));
+}
