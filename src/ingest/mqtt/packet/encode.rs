@@ -16,6 +16,14 @@ pub enum EncodeError {
     /// The packet is longer than the fixed header can say.
     #[error("a packet of {0} bytes, and the most is 268,435,455 (MQTT 5.0 §2.1.4)")]
     TooLong(usize),
+    /// The other side takes no packet of this size: what 5.0 tells to do then is not to send it (MQTT 5.0 §3.1.2.11.4).
+    #[error("a packet of {size} bytes, and the client takes {max} (MQTT 5.0 §3.1.2.11.4)")]
+    TooLarge {
+        /// Bytes of the packet.
+        size: usize,
+        /// Bytes that the client takes.
+        max: u32,
+    },
     /// 3.1.1 has no AUTH.
     #[error("MQTT 3.1.1 has no {0}")]
     NotInVersion(&'static str),
@@ -43,6 +51,27 @@ pub fn encode(packet: &Packet, version: Version, to: &mut BytesMut) -> Result<()
     to.variable(length);
     body::body(packet, version, to);
     Ok(())
+}
+
+/// Appends the packet to what goes to a client that takes `max` bytes at most, without the reason string if that makes it fit
+/// (MQTT 5.0 §3.2.2.3.9, §3.4.2.2.2, §3.14.2.2.3). With an error nothing is appended.
+pub fn encode_up_to(packet: &mut Packet, version: Version, max: u32, to: &mut BytesMut) -> Result<(), EncodeError> {
+    let fits = |size: usize| u32::try_from(size).is_ok_and(|size| size <= max);
+    if !fits(encoded_len(packet, version)?) {
+        match packet {
+            Packet::Connack(connack) => connack.reason_string = None,
+            Packet::Puback(ack) | Packet::Pubrec(ack) | Packet::Pubrel(ack) | Packet::Pubcomp(ack) => {
+                ack.reason_string = None;
+            }
+            Packet::Disconnect(disconnect) => disconnect.reason_string = None,
+            _ => {}
+        }
+        let size = encoded_len(packet, version)?;
+        if !fits(size) {
+            return Err(EncodeError::TooLarge { size, max });
+        }
+    }
+    encode(packet, version, to)
 }
 
 /// Bytes that [`encode`] appends: to be compared with the other side's maximum packet size (MQTT 5.0 §3.1.2.11.4).

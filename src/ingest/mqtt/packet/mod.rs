@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use decode::Decoder;
-pub use encode::{EncodeError, encode, encoded_len};
+pub use encode::{EncodeError, encode, encode_up_to, encoded_len};
 pub use error::{Answer, PacketError};
 
 /// A packet identifier: never zero (MQTT 5.0 §2.2.1, 3.1.1 §2.3.1).

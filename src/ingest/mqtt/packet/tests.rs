@@ -1,7 +1,9 @@
 //! The packet layer against the standards' rules, the mqtt-protocol-core crate and itself.
 
+mod allowed;
 mod any;
 mod examples;
+mod forbidden;
 mod witness;
 
 use bytes::BytesMut;
@@ -10,7 +12,11 @@ use super::*;
 
 /// A decoder that has taken a CONNECT of this version.
 fn connected(version: Version) -> Decoder {
-    let mut decoder = Decoder::new(1 << 20);
+    connected_with(version, 1 << 20)
+}
+
+fn connected_with(version: Version, max_packet: u32) -> Decoder {
+    let mut decoder = Decoder::new(max_packet);
     let connect: &[u8] = match version {
         Version::V311 => b"\x10\x0C\0\x04MQTT\x04\x02\0\0\0\0",
         Version::V5 => b"\x10\x0D\0\x04MQTT\x05\x02\0\0\0\0\0",
@@ -34,4 +40,21 @@ fn encoded(packet: &Packet, version: Version) -> Vec<u8> {
     encode(packet, version, &mut bytes).unwrap();
     assert_eq!(encoded_len(packet, version), Ok(bytes.len()));
     bytes.to_vec()
+}
+
+/// A packet: first byte, remaining length, body.
+fn packet(first: u8, body: &[u8]) -> Vec<u8> {
+    let mut packet = vec![first];
+    let mut length = body.len();
+    while length >= 0x80 {
+        packet.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    packet.push(length as u8);
+    packet.extend_from_slice(body);
+    packet
+}
+
+fn id(number: u16) -> PacketId {
+    PacketId::new(number).unwrap()
 }

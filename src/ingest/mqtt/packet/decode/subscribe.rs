@@ -59,7 +59,7 @@ fn options(filter: &str, bits: u8, version: Version) -> Result<FilterOptions, Fa
     }
     Ok(FilterOptions {
         filter: filter.to_owned(),
-        qos: qos.ok_or(malformed("subscription with QoS 3 (MQTT 5.0 §3.8.3.1, 3.1.1 §3.8.3)"))?,
+        qos: qos.ok_or(forbidden("subscription with QoS 3 (MQTT 5.0 §3.8.3.1, 3.1.1 §3.8.3)"))?,
         no_local,
         retain_as_published: bits & 0x08 != 0,
         retain_handling,

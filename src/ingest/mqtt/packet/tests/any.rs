@@ -210,3 +210,64 @@ pub(super) fn client_packet(version: Version) -> impl Strategy<Value = Packet> {
 pub(super) fn version() -> impl Strategy<Value = Version> {
     prop_oneof![Just(Version::V311), Just(Version::V5)]
 }
+
+/// Any answer of a server, with reasons that its packet has.
+pub(super) fn server_packet(version: Version) -> impl Strategy<Value = Packet> {
+    const CONNACK: &[u8] = &[0x80, 0x81, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8A, 0x8C, 0x90, 0x95, 0x97, 0x99, 0x9F];
+    const SUBACK: &[u8] = &[0x00, 0x01, 0x02, 0x80, 0x83, 0x87, 0x8F, 0x91, 0x97, 0x9E];
+    const UNSUBACK: &[u8] = &[0x00, 0x11, 0x80, 0x83, 0x87, 0x8F, 0x91];
+    const DISCONNECT: &[u8] =
+        &[0x00, 0x81, 0x82, 0x87, 0x89, 0x8B, 0x8D, 0x8E, 0x90, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x9F];
+    let optional = (
+        option::of(any::<u32>()),
+        option::of(1..=u16::MAX),
+        option::of(1..=u32::MAX),
+        option::of(name()),
+        option::of(any::<u16>()),
+        option::of(any::<u16>()),
+        option::of(text()),
+    );
+    let connack =
+        (any::<bool>(), option::of(proptest::sample::select(CONNACK)), optional).prop_map(|(session, code, o)| {
+            Packet::Connack(Box::new(Connack {
+                session_present: session,
+                reason: Reason(code.unwrap_or(0)),
+                session_expiry_s: o.0,
+                receive_maximum: o.1,
+                maximum_packet_size: o.2,
+                assigned_client_id: o.3,
+                topic_alias_maximum: o.4,
+                server_keep_alive_s: o.5,
+                reason_string: o.6,
+            }))
+        });
+    let answers = |codes: &'static [u8], make: fn(Answers) -> Packet| {
+        (packet_id(), vec(proptest::sample::select(codes), 1..5)).prop_map(move |(packet_id, codes)| {
+            make(Answers { packet_id, reasons: codes.into_iter().map(Reason).collect() })
+        })
+    };
+    let delivery = (publish(version), vec(1u32..=268_435_455, 0..3)).prop_map(move |(packet, ids)| match packet {
+        Packet::Publish(mut publish) => {
+            if version == Version::V5 && !ids.is_empty() {
+                publish.properties.get_or_insert_default().subscription_ids = ids;
+            }
+            Packet::Publish(publish)
+        }
+        other => other,
+    });
+    let disconnect = (proptest::sample::select(DISCONNECT), option::of(text())).prop_map(|(code, reason_string)| {
+        Packet::Disconnect(Box::new(Disconnect { reason: Reason(code), session_expiry_s: None, reason_string }))
+    });
+    prop_oneof![
+        connack,
+        answers(SUBACK, Packet::Suback),
+        answers(UNSUBACK, Packet::Unsuback),
+        delivery,
+        disconnect,
+        Just(Packet::Pingresp),
+        ack(version, TAKEN, Packet::Puback),
+        ack(version, TAKEN, Packet::Pubrec),
+        ack(version, KNOWN, Packet::Pubrel),
+        ack(version, KNOWN, Packet::Pubcomp),
+    ]
+}
