@@ -33,9 +33,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// Files and directories that decide and never act.
 const PURE: &[&str] = &[
     "src/event",
+    "src/ingest/mapping",
     "src/ingest/mqtt/packet",
     "src/ingest/mqtt/topic",
     "src/ingest/mqtt/broker",
+    "src/ingest/mqtt/sys_topics.rs",
     "src/ingest/mqtt/store.rs",
     "src/journal/frame.rs",
     "src/outbox/block.rs",

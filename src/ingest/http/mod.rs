@@ -9,7 +9,7 @@
 
 mod accept;
 mod body;
-mod budget;
+pub(in crate::ingest) mod budget;
 mod connection;
 mod events;
 mod inflate;
@@ -31,7 +31,7 @@ use crate::observe::status::Links;
 use crate::outbox::Outbox;
 use crate::sys::clock::Clock;
 
-pub use accept::{BindError, Listener};
+pub use accept::Listener;
 
 /// Everything the HTTP way in needs to know of its gateway.
 #[derive(Clone)]
