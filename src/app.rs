@@ -9,8 +9,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cloud;
 use crate::config::{CloudConfig, EdgeConfig};
+use crate::downlink::commands::Commands;
 use crate::ingest::http::{Gateway, Listener};
 use crate::ingest::router::Router;
+use crate::journal::Meters;
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Links;
 use crate::outbox::Outbox;
@@ -59,9 +61,14 @@ async fn run_edge(config: EdgeConfig, listener: Listener) -> Result<(), AppError
     let outbox = Outbox::open(&config, &clock, &metrics).map_err(|e| AppError::Unavailable(e.to_string()))?;
     let router = Router::new(&config.lanes, &outbox).map_err(|e| AppError::Setup(e.to_string()))?;
     let readers = config.lanes.iter().filter_map(|lane| outbox.reader(&lane.name)).collect();
+    let journals = Meters::new(&metrics);
+    let results = Arc::new(router.clone());
+    let commands = Commands::open(&config, &clock, &metrics, journals.of("commands"), results)
+        .map_err(|e| AppError::Unavailable(e.to_string()))?;
     let (ingest, uplink) = (Tasks::new(), Tasks::new());
     uplink::start(&uplink, &config, outbox.incarnation(), readers, links.clone(), clock.clone(), &metrics)
         .map_err(|e| AppError::Setup(e.to_string()))?;
+    commands.start(&ingest);
     let address = listener.local_addr();
     listener.start(
         &ingest,
@@ -74,6 +81,7 @@ async fn run_edge(config: EdgeConfig, listener: Listener) -> Result<(), AppError
             metrics,
             http: config.http.clone(),
             max_event: config.outbox.max_event,
+            commands: commands.clone(),
             ready: Arc::new(AtomicBool::new(true)),
         },
     );
@@ -85,6 +93,7 @@ async fn run_edge(config: EdgeConfig, listener: Listener) -> Result<(), AppError
     stop.requested(&[&ingest, &uplink]).await;
     // Stop accepting, finish what is in flight and commit it; then the uplink; the outbox last.
     let in_time = ingest.stop(STOP_INGEST_MAX).await & uplink.stop(STOP_UPLINK_MAX).await;
+    commands.close().await;
     outbox.close().await;
     ended(&[&ingest, &uplink], in_time)
 }

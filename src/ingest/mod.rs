@@ -8,6 +8,7 @@ pub mod http;
 pub mod mapping;
 pub mod mqtt;
 pub mod refusal;
+mod results;
 pub mod router;
 
 pub use router::{Router, RouterError};

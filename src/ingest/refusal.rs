@@ -17,6 +17,8 @@ pub enum Kind {
     SubjectMismatch,
     /// The events of one request belong to more than one lane.
     MixedLanes,
+    /// Whoever asks may not do this.
+    Forbidden,
     /// No such path.
     NotFound,
     /// The path exists, the method does not.
@@ -35,6 +37,18 @@ pub enum Kind {
     UnsupportedMediaType,
     /// The `Content-Encoding` is not one that is taken.
     UnsupportedEncoding,
+    /// Another command has the id.
+    IdConflict,
+    /// The command is over.
+    CommandOver,
+    /// A command or configuration is too large.
+    CommandTooLarge,
+    /// Too many commands wait for the device.
+    TooManyCommands,
+    /// Too much waits for all devices together.
+    CommandsFull,
+    /// Too many wait for commands at once.
+    TooManyListeners,
     /// Too many events wait for the disk.
     Busy,
     /// Too many bodies are in memory at once.
@@ -68,12 +82,13 @@ pub struct Facts {
 
 impl Kind {
     /// Every reason, for metrics that exist before their first event.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 29] = [
         Self::BadRequest,
         Self::MalformedBody,
         Self::InvalidEvent,
         Self::SubjectMismatch,
         Self::MixedLanes,
+        Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::BodyTimeout,
@@ -83,6 +98,12 @@ impl Kind {
         Self::EventTooLarge,
         Self::UnsupportedMediaType,
         Self::UnsupportedEncoding,
+        Self::IdConflict,
+        Self::CommandOver,
+        Self::CommandTooLarge,
+        Self::TooManyCommands,
+        Self::CommandsFull,
+        Self::TooManyListeners,
         Self::Busy,
         Self::MemoryFull,
         Self::OutboxFull,
@@ -101,6 +122,7 @@ impl Kind {
             Self::InvalidEvent => (400, "invalid-event", "An event is not valid", None),
             Self::SubjectMismatch => (400, "subject-mismatch", "An event names another device than the path", None),
             Self::MixedLanes => (400, "mixed-lanes", "The events belong to more than one lane", None),
+            Self::Forbidden => (403, "forbidden", "Whoever asks may not do this", None),
             Self::NotFound => (404, "not-found", "There is nothing at this path", None),
             Self::MethodNotAllowed => (405, "method-not-allowed", "The path does not take this method", None),
             Self::BodyTimeout => (408, "body-timeout", "The body did not arrive in time", None),
@@ -110,6 +132,13 @@ impl Kind {
             Self::EventTooLarge => (413, "event-too-large", "An event is too large", None),
             Self::UnsupportedMediaType => (415, "unsupported-media-type", "This content type is not taken", None),
             Self::UnsupportedEncoding => (415, "unsupported-encoding", "This content encoding is not taken", None),
+            Self::IdConflict => (409, "id-conflict", "Another command has this id", None),
+            Self::CommandOver => (409, "command-over", "The command is over", None),
+            Self::CommandTooLarge => (413, "command-too-large", "The command or configuration is too large", None),
+            // Until a device that is away answers: minutes at best.
+            Self::TooManyCommands => (429, "too-many-commands", "Too many commands wait for the device", Some(60)),
+            Self::CommandsFull => (507, "commands-full", "Too much waits for all devices together", None),
+            Self::TooManyListeners => (503, "too-many-listeners", "Too many wait for commands", Some(30)),
             // The queue before the disk drains in commits of milliseconds: a second is plenty.
             Self::Busy => (429, "busy", "Too many events wait for the disk", Some(1)),
             Self::MemoryFull => (503, "memory-full", "Too many bodies are in memory", Some(1)),

@@ -41,6 +41,10 @@ pub fn parse(payload: &[u8]) -> Result<Outcome, String> {
         Some(text) => Status::of_device(text)
             .ok_or_else(|| format!("status {text:?} is not known; there are \"done\", \"failed\" and \"rejected\""))?,
     };
+    // Kept byte by byte, but not deeper than whoever parses it later can bear.
+    if let Some(Err(e)) = document.detail.map(|raw| serde_json::from_str::<serde_json::Value>(raw.get())) {
+        return Err(format!("detail: {e}"));
+    }
     let detail = document.detail.map_or(Bytes::new(), |raw| Bytes::copy_from_slice(raw.get().as_bytes()));
     Ok(Outcome { status, detail })
 }
@@ -92,6 +96,8 @@ mod tests {
         {
             assert!(read(bad).is_err(), "{bad}");
         }
+        let deep = format!("{{\"detail\":{}{}}}", "[".repeat(200), "]".repeat(200));
+        assert!(read(&deep).unwrap_err().contains("recursion"));
         assert!(parse(&vec![b' '; ANSWER_BYTES_MAX + 1]).unwrap_err().contains("65537"));
     }
 

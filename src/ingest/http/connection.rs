@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::commands::{self, Everybody};
 use super::events::{self, Target};
 use super::problem::{Answer, AnswerBody};
 use super::stream::Guarded;
@@ -105,6 +106,8 @@ async fn answer(
     let (mut response, body_left) = if Target::wanted(&request) {
         let (response, body_left) = events::post(&shared, request).await;
         (response.map(Either::Left), body_left)
+    } else if commands::Target::of(request.uri().path()).is_some() {
+        commands::serve(&shared, &Everybody, request).await
     } else {
         let has_body = !request.body().is_end_stream();
         let Ok(response) = pages.call(request).await;

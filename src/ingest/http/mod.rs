@@ -10,6 +10,7 @@
 mod accept;
 mod body;
 pub(in crate::ingest) mod budget;
+mod commands;
 mod connection;
 mod events;
 mod inflate;
@@ -25,6 +26,7 @@ use std::time::Instant;
 use tokio::sync::Semaphore;
 
 use crate::config::edge;
+use crate::downlink::commands::Commands;
 use crate::ingest::Router;
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Links;
@@ -52,6 +54,8 @@ pub struct Gateway {
     pub http: edge::Http,
     /// `outbox.max_event`
     pub max_event: u64,
+    /// Commands and configurations of devices.
+    pub commands: Commands,
     /// Set once everything is started; until then /readyz says 503. Posts are taken regardless.
     pub ready: Arc<AtomicBool>,
 }
@@ -66,6 +70,8 @@ struct Shared {
     counters: metrics::Counters,
     budget: budget::Budget,
     heavy: Arc<Semaphore>,
+    /// Places for those who wait for commands.
+    listeners: Arc<Semaphore>,
     started: Instant,
     stopping: tokio_util::sync::CancellationToken,
 }
@@ -75,6 +81,7 @@ impl Shared {
         let counters = metrics::Counters::new(&gateway.metrics);
         let budget = budget::Budget::new(gateway.http.max_memory, counters.body_memory.clone());
         let heavy = Arc::new(Semaphore::new(HEAVY_MAX));
-        Arc::new(Self { gateway, counters, budget, heavy, started: Instant::now(), stopping })
+        let listeners = Arc::new(Semaphore::new(commands::listeners_max(gateway.http.max_connections)));
+        Arc::new(Self { gateway, counters, budget, heavy, listeners, started: Instant::now(), stopping })
     }
 }

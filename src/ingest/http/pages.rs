@@ -17,6 +17,7 @@ use warp::filters::BoxedFilter;
 use warp::{Filter, Reply};
 
 use super::{Shared, problem};
+use crate::downlink::commands::Counts;
 use crate::ingest::refusal::{Kind, Refusal};
 use crate::observe::metrics;
 use crate::observe::status::LinkStatus;
@@ -73,7 +74,8 @@ fn not_found(path: &str) -> Page {
     problem::answer(&Refusal::new(
         Kind::NotFound,
         format!(
-            "{path:?} is not here; there are POST /v1/events, POST /v1/devices/{{device}}/events, GET /v1/status, \
+            "{path:?} is not here; there are POST /v1/events, POST /v1/devices/{{device}}/events, \
+             /v1/devices/{{device}}/commands and /config, GET /v1/status, \
              /healthz, /readyz and /metrics"
         ),
     ))
@@ -121,7 +123,23 @@ struct Status<'a> {
     uptime_seconds: u64,
     ready: bool,
     lanes: Vec<Lane>,
+    commands: Waiting,
     limits: Limits,
+}
+
+/// Commands and configurations.
+#[derive(Serialize)]
+struct Waiting {
+    waiting: usize,
+    unreported: usize,
+    configs: usize,
+    devices: usize,
+    held_bytes: u64,
+}
+
+fn waiting(counts: &Counts) -> Waiting {
+    let Counts { waiting, unreported, configs, devices, bytes: held_bytes, .. } = *counts;
+    Waiting { waiting, unreported, configs, devices, held_bytes }
 }
 
 #[derive(Serialize)]
@@ -171,6 +189,7 @@ fn status(shared: &Shared) -> Page {
             uptime_seconds: shared.started.elapsed().as_secs(),
             ready: gateway.ready.load(Ordering::Acquire),
             lanes: lanes.collect(),
+            commands: waiting(&gateway.commands.counts()),
             limits: Limits {
                 connections_max: http.max_connections,
                 body_bytes_max: http.max_body,
