@@ -10,4 +10,6 @@
 
 pub mod broker;
 pub mod packet;
+pub mod shelf;
+pub mod store;
 pub mod topic;
