@@ -11,4 +11,6 @@
 pub mod broker;
 pub mod packet;
 pub mod sys_topics;
+pub mod shelf;
+pub mod store;
 pub mod topic;
