@@ -36,6 +36,7 @@ const PURE: &[&str] = &[
     "src/ingest/mqtt/packet",
     "src/ingest/mqtt/topic",
     "src/ingest/mqtt/broker",
+    "src/ingest/mqtt/sys_topics.rs",
     "src/outbox/block.rs",
     "src/outbox/cursor.rs",
     "src/outbox/room.rs",

@@ -4,10 +4,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use super::devices::{
+    Bridge, BridgeVersion, CertificateName, ClientCertificates, Commands, Identity, IdentityMode, Mapping, Mqtt,
+    Payload, Tls, TlsVersion, Unmapped,
+};
 use super::document::Document;
 use super::edge_rules;
 use super::env::Env;
-use super::kinds::{Address, Choice, Count, FilePath, List, Optional, SecretText, Size, Time, TokenFile};
+use super::kinds::{Address, Choice, Count, FilePath, List, Optional, OrOff, SecretText, Size, Time, TokenFile};
 pub use super::log::{Log, LogFormat};
 use super::names::{LANE_NAME, NODE_ID, PULSAR_NAME, TopicFilter, TypePattern};
 use super::problem::{ConfigErrors, Warning};
@@ -28,7 +32,8 @@ const NODE_ID_FALLBACK: &str = "edge";
 pub(super) const TAKES_NOTHING: &str = "";
 
 /// The sections of `edge.toml`.
-pub(super) const SECTIONS: [&str; 7] = ["node", "http", "mqtt", "outbox", "lane", "uplink", "log"];
+pub(super) const SECTIONS: [&str; 12] =
+    ["node", "http", "mqtt", "tls", "identity", "mapping", "bridge", "commands", "outbox", "lane", "uplink", "log"];
 
 /// The whole of `edge.toml`.
 #[derive(Clone, Debug)]
@@ -37,6 +42,18 @@ pub struct EdgeConfig {
     pub node: Node,
     /// `[http]`
     pub http: Http,
+    /// `[mqtt]`
+    pub mqtt: Mqtt,
+    /// `[tls]`
+    pub tls: Tls,
+    /// `[identity]`
+    pub identity: Identity,
+    /// `[[mapping]]`, in the order written.
+    pub mappings: Vec<Mapping>,
+    /// `[[bridge]]`
+    pub bridges: Vec<Bridge>,
+    /// `[commands]`
+    pub commands: Commands,
     /// `[outbox]`
     pub outbox: Outbox,
     /// `[[lane]]`, in the order written; the last one takes what no other lane matches.
@@ -65,6 +82,8 @@ section! {
     "http" => Http {
         /// Address and port.
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8800)), key(Address);
+        /// Address and port for HTTPS, with the certificate of `[tls]`.
+        tls_listen: Option<SocketAddr> = None, key(OrOff(Address)).default_note("\"off\"").example("\"0.0.0.0:8843\"");
         /// Most connections at once; further ones wait in the kernel's queue.
         max_connections: usize = 10_240, key(Count(1, 1_000_000));
         /// Time for a request's head to arrive, and for an idle connection to say something.
@@ -81,16 +100,6 @@ section! {
         max_batch: usize = 10_000, key(Count(1, 1_000_000));
         /// Bodies held in memory at once, in bytes; more are refused with 503.
         max_memory: u64 = 64 * MIB, key(Size(MIB, 64 * GIB));
-    }
-}
-
-section! {
-    /// `[mqtt]`: the MQTT way in. Not in effect in this version: send events over HTTP.
-    "mqtt" => Mqtt {
-        /// Address and port. Not in effect in this version.
-        listen: Option<SocketAddr> = None, key(Optional(Address))
-            .example("\"127.0.0.1:1883\"")
-            .later(|_| Some("nothing listens for MQTT; send events over HTTP"));
     }
 }
 
@@ -127,12 +136,11 @@ section! {
         name: String = "telemetry".into(), key(LANE_NAME).required();
         /// Event types this lane takes; `*` matches any run of characters. Empty: everything that is left.
         types: Vec<String> = Vec::new(), key(List(TypePattern, 256)).example("[\"*.alarm\"]");
+        /// MQTT topics whose messages this lane takes, whatever their type. A lane with `mqtt` and without `types`
+        /// takes nothing else.
+        mqtt: Vec<String> = Vec::new(), key(List(TopicFilter, 256)).example("[\"+/alarm\"]");
     }
     later {
-        /// MQTT topics this lane takes. Not in effect in this version.
-        mqtt: key(List(TopicFilter, 256)).example("[\"+/alarm\"]").later(|_| {
-            Some("there is no MQTT yet; a lane gets events by their types only, one without types none")
-        });
         /// 1 is delivered first. Not in effect in this version: lanes share the link evenly.
         priority: key(Count(1_u32, 9)).example("1").later(|_| Some("lanes share the link evenly"));
         /// What happens when the disk budget is used up. Only "refuse" is in effect in this version.
@@ -195,6 +203,12 @@ impl Default for EdgeConfig {
         Self {
             node: Node::default(),
             http: Http::default(),
+            mqtt: Mqtt::default(),
+            tls: Tls::default(),
+            identity: Identity::default(),
+            mappings: Vec::new(),
+            bridges: Vec::new(),
+            commands: Commands::default(),
             outbox: Outbox::default(),
             lanes: vec![Lane::default()],
             uplink: Uplink::default(),
@@ -215,14 +229,19 @@ impl EdgeConfig {
         let mut config = Self {
             node: reader.section(),
             http: reader.section(),
+            mqtt: reader.section(),
+            tls: reader.section(),
+            identity: reader.section(),
+            mappings: reader.tables(Mapping::NAME, |fields| Some(Mapping::read(fields))).unwrap_or_default(),
+            bridges: reader.tables(Bridge::NAME, |fields| Some(Bridge::read(fields))).unwrap_or_default(),
+            commands: reader.section(),
             outbox: reader.section(),
             lanes: read_lanes(&mut reader),
             uplink: reader.section(),
             log: reader.section(),
         };
-        let mqtt = reader.section();
         edge_rules::name_the_node(&mut config.node, &mut reader, env);
-        edge_rules::check(&config, &mqtt, &mut reader);
+        edge_rules::check(&config, &mut reader);
         let other =
             OtherMode { file: "cloud.toml", sections: &super::cloud::SECTIONS, variables: super::cloud::variables() };
         reader.finish(config, &other)
@@ -233,11 +252,23 @@ impl EdgeConfig {
         let default = Self::default();
         let mut lines = changes(&self.node, &default.node);
         lines.extend(changes(&self.http, &default.http));
+        lines.extend(changes(&self.mqtt, &default.mqtt));
+        lines.extend(changes(&self.tls, &default.tls));
+        lines.extend(changes(&self.identity, &default.identity));
+        lines.extend(self.mappings.iter().map(|m| match m.upstream {
+            true => format!("mapping {}: upstream", m.topic),
+            false => format!("mapping {}: local", m.topic),
+        }));
+        lines.extend(self.bridges.iter().map(|b| format!("bridge {}: {} from {}", b.name, b.topics.join(", "), b.url)));
+        lines.extend(changes(&self.commands, &default.commands));
         lines.extend(changes(&self.outbox, &default.outbox));
-        lines.extend(self.lanes.iter().map(|lane| match lane.types.join(", ") {
-            _ if lane.types == [TAKES_NOTHING] => format!("lane {}: takes nothing in this version", lane.name),
-            types if types.is_empty() => format!("lane {}: takes what no other lane matches", lane.name),
-            types => format!("lane {}: takes {types}", lane.name),
+        lines.extend(self.lanes.iter().map(|lane| {
+            let types = lane.types.iter().filter(|t| *t != TAKES_NOTHING).cloned();
+            let topics = lane.mqtt.iter().map(|t| format!("MQTT {t}"));
+            match types.chain(topics).collect::<Vec<_>>().join(", ") {
+                takes if takes.is_empty() => format!("lane {}: takes what no other lane matches", lane.name),
+                takes => format!("lane {}: takes {takes}", lane.name),
+            }
         }));
         lines.extend(changes(&self.uplink, &default.uplink));
         lines.extend(changes(&self.log, &default.log));
@@ -264,6 +295,9 @@ pub(super) fn variables() -> Vec<String> {
         variables_of::<Node>(),
         variables_of::<Http>(),
         variables_of::<Mqtt>(),
+        variables_of::<Tls>(),
+        variables_of::<Identity>(),
+        variables_of::<Commands>(),
         variables_of::<Outbox>(),
         variables_of::<Uplink>(),
         variables_of::<Log>(),

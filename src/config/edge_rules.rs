@@ -1,9 +1,10 @@
 //! What must hold between the keys of `edge.toml`.
 
-use super::edge::{EdgeConfig, Http, Lane, Mqtt, Node, Outbox, TAKES_NOTHING, Uplink};
+use super::device_rules;
+use super::edge::{EdgeConfig, Http, Lane, Node, Outbox, TAKES_NOTHING, Uplink};
 use super::env::Env;
 use super::reader::{KeyPath, Reader};
-use super::rules::{Credentials, collide, names_differ};
+use super::rules::{Credentials, names_differ};
 use super::units::format_size;
 
 /// Host names that whole series of gateways have: they tell none from the other.
@@ -27,12 +28,8 @@ pub(super) fn name_the_node(node: &mut Node, reader: &mut Reader<'_>, env: &Env)
 }
 
 /// Checks `config` as a whole.
-pub(super) fn check(config: &EdgeConfig, mqtt: &Mqtt, reader: &mut Reader<'_>) {
-    let http = KeyPath::of::<Http>("listen");
-    if mqtt.listen.is_some_and(|address| collide(address, config.http.listen)) && !reader.is_wrong(http) {
-        let text = format!("wants the same port as http.listen ({}); choose another", config.http.listen);
-        reader.wrong(KeyPath::of::<Mqtt>("listen"), text);
-    }
+pub(super) fn check(config: &EdgeConfig, reader: &mut Reader<'_>) {
+    device_rules::check(config, reader);
     lanes(&config.lanes, reader);
     limits(config, reader);
     uplink(&config.uplink, reader);

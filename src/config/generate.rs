@@ -26,6 +26,11 @@ pub fn edge() -> String {
     section::<edge::Node>(&mut out, Header::Table);
     section::<edge::Http>(&mut out, Header::Table);
     section::<edge::Mqtt>(&mut out, Header::Table);
+    section::<edge::Tls>(&mut out, Header::Table);
+    section::<edge::Identity>(&mut out, Header::Table);
+    section::<edge::Mapping>(&mut out, Header::ArrayInComment);
+    section::<edge::Bridge>(&mut out, Header::ArrayInComment);
+    section::<edge::Commands>(&mut out, Header::Table);
     section::<edge::Outbox>(&mut out, Header::Table);
     section::<edge::Uplink>(&mut out, Header::Table);
     out.push_str(concat!(
@@ -166,8 +171,10 @@ mod tests {
             else {
                 continue;
             };
-            // Its example names a file that is not here; the lines after #[[ need each other.
-            if setting.starts_with("ca_file") || text[..text.find(line).unwrap()].ends_with("]]\n") {
+            // Its example names a file that is not here, or needs another key; the lines after #[[ need each other.
+            let together = ["ca_file", "tls_listen", "wss_listen", "certificate_file", "key_file", "password_file"];
+            if together.iter().any(|key| setting.starts_with(key)) || text[..text.find(line).unwrap()].ends_with("]]\n")
+            {
                 continue;
             }
             let mut changed = lines.clone();
@@ -188,6 +195,14 @@ mod tests {
         // A lane that takes only some events needs another for the rest.
         let text = text + "\n[[lane]]\nname = \"rest\"\n";
         let text = text.replace("#types = [\"*.alarm\"]", "types = [\"*.alarm\"]");
+        // What must be set in a table that is wholly in comments.
+        let mapping = ("#[[mapping]]", "#topic = ", "[[mapping]]\ntopic = \"{plant}/{device}\"");
+        let bridge_url = ("#[[bridge]]", "#url = \"mqtt", "[[bridge]]\nurl = \"mqtt://b\"\nname = \"b\"");
+        let text = [mapping, bridge_url].iter().fold(text, |text, (header, required, set)| {
+            text.replacen(header, set, 1).replacen(required, &format!("#- {required}"), 1)
+        });
+        let text =
+            text.replacen("#name = \"old", "#- name = \"old", 1).replace("#lane = \"telemetry\"", "#lane = \"rest\"");
         let load = |text: &str| {
             let read = EdgeConfig::read(&Document::new("edge.toml", text.to_owned()), &env);
             read.map(|(config, _)| config.effective()).map_err(|e| e.to_string())

@@ -404,3 +404,78 @@ impl<K: Kind> Kind for Optional<K> {
         value.as_ref().and_then(|value| self.0.show(value))
     }
 }
+
+/// true or false.
+pub(super) struct Flag;
+
+impl Kind for Flag {
+    type Value = bool;
+
+    fn takes(&self) -> String {
+        "true or false".to_owned()
+    }
+
+    fn text(&self, text: &str) -> Result<bool, String> {
+        match text.trim() {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            other => Err(format!("{} is neither; write {}", echo(other), self.takes())),
+        }
+    }
+
+    fn toml(&self, value: &DeValue<'_>) -> Result<bool, Vec<Fault>> {
+        match value {
+            DeValue::Boolean(value) => Ok(*value),
+            other => Err(wrong_type(other, &self.takes())),
+        }
+    }
+
+    fn show(&self, value: &bool) -> Option<String> {
+        Some(value.to_string())
+    }
+}
+
+/// A key that can be switched off with the word "off".
+pub(super) struct OrOff<K>(pub(super) K);
+
+impl<K: Kind> Kind for OrOff<K> {
+    type Value = Option<K::Value>;
+
+    fn takes(&self) -> String {
+        format!("{}, or \"off\"", self.0.takes())
+    }
+
+    fn bounds(&self) -> Option<String> {
+        self.0.bounds()
+    }
+
+    fn text(&self, text: &str) -> Result<Self::Value, String> {
+        if text.trim() == "off" { Ok(None) } else { self.0.text(text).map(Some) }
+    }
+
+    fn show(&self, value: &Self::Value) -> Option<String> {
+        Some(value.as_ref().and_then(|value| self.0.show(value)).unwrap_or_else(|| quoted("off")))
+    }
+}
+
+/// One line of text of at most so many bytes.
+pub(super) struct Text(pub(super) usize);
+
+impl Kind for Text {
+    type Value = String;
+
+    fn takes(&self) -> String {
+        "a text in quotes".to_owned()
+    }
+
+    fn text(&self, text: &str) -> Result<String, String> {
+        if text.is_empty() || text.len() > self.0 || text.chars().any(char::is_control) {
+            return Err(format!("{} is empty, or longer than {} bytes, or not one line", echo(text), self.0));
+        }
+        Ok(text.to_owned())
+    }
+
+    fn show(&self, value: &String) -> Option<String> {
+        Some(quoted(value))
+    }
+}

@@ -2,10 +2,12 @@
 //!
 //! [`edge`] and [`cloud`] hold one table of keys each, and everything follows from it: the structs,
 //! their reading (`reader`, by the `kinds` of values), the environment variables, `config/*.toml`
-//! (`generate`). Rules between keys are in `edge_rules`, `cloud_rules` and `rules`.
+//! (`generate`). Rules between keys are in `edge_rules`, `device_rules`, `cloud_rules` and `rules`.
 
 pub mod cloud;
 mod cloud_rules;
+mod device_rules;
+mod devices;
 mod document;
 pub mod edge;
 mod edge_rules;

@@ -94,6 +94,11 @@ pub(super) trait Section: Sized {
     fn values(&self) -> Vec<(&'static str, Option<String>)>;
 }
 
+/// The key's name without Rust's mark for reserved words.
+pub(super) fn plain(name: &'static str) -> &'static str {
+    name.strip_prefix("r#").unwrap_or(name)
+}
+
 /// Names of the environment variables of a section.
 pub(super) fn variables_of<S: Section>() -> Vec<String> {
     S::keys().iter().map(|key| variable(S::NAME, key.name)).collect()
@@ -145,7 +150,7 @@ macro_rules! section {
 
             fn keys() -> Vec<$crate::config::table::Key> {
                 vec![
-                    $( $crate::config::table::Key::new(stringify!($key), vec![$($key_doc),*], &$spec, Some(&$default)), )*
+                    $( $crate::config::table::Key::new($crate::config::table::plain(stringify!($key)), vec![$($key_doc),*], &$spec, Some(&$default)), )*
                     $( $(
                         $crate::config::table::Key::new(stringify!($later), vec![$($later_doc),*], &$later_spec, None),
                     )* )?
@@ -154,11 +159,11 @@ macro_rules! section {
 
             fn read(fields: &mut $crate::config::reader::Fields<'_, '_>) -> Self {
                 $( $( let _ = fields.take(stringify!($later), &$later_spec); )* )?
-                Self { $( $key: fields.take(stringify!($key), &$spec).unwrap_or_else(|| $default), )* }
+                Self { $( $key: fields.take($crate::config::table::plain(stringify!($key)), &$spec).unwrap_or_else(|| $default), )* }
             }
 
             fn values(&self) -> Vec<(&'static str, Option<String>)> {
-                vec![ $( (stringify!($key), $crate::config::kinds::Kind::show(&$spec.kind, &self.$key)), )* ]
+                vec![ $( ($crate::config::table::plain(stringify!($key)), $crate::config::kinds::Kind::show(&$spec.kind, &self.$key)), )* ]
             }
         }
     };

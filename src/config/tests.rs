@@ -34,7 +34,7 @@ const BAD_EDGE: &[(&str, &[&str])] = &[
     (
         "tenant = \"a\"",
         &[
-            "edge.toml:1:1: tenant: stands outside of all sections; put it below one of [node], [http], [outbox], [lane], [uplink], [log], [mqtt]",
+            "edge.toml:1:1: tenant: stands outside of all sections; put it below one of [node], [http], [mqtt], [tls], [identity], [mapping], [bridge], [commands], [outbox], [lane], [uplink], [log]",
         ],
     ),
     // Wrong shapes.
@@ -115,7 +115,9 @@ const BAD_EDGE: &[(&str, &[&str])] = &[
     ("[log]\nlevel = \"inof\"", &["edge.toml:2:9: log.level: \"inof\" is no level; did you mean \"info\"?"]),
     (
         "[mqtt]\nlisten = 1883",
-        &["edge.toml:2:10: mqtt.listen: is an integer; write an address and port such as \"127.0.0.1:8800\""],
+        &[
+            "edge.toml:2:10: mqtt.listen: is an integer; write an address and port such as \"127.0.0.1:8800\", or \"off\"",
+        ],
     ),
     // Lanes.
     (
@@ -152,9 +154,10 @@ const BAD_EDGE: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "[[lane]]\nname = \"a\"\nmqtt = [\"a/#/b\"]\npriority = 10\non_full = \"drop\"",
+        "[[lane]]\nname = \"a\"\nmqtt = [\"a/#/b\", \"$share/g/a\"]\npriority = 10\non_full = \"drop\"",
         &[
-            "edge.toml:3:9: lane.mqtt: \"a/#/b\" is no topic filter; write an MQTT topic filter such as \"devices/+/alarm\"",
+            "edge.toml:3:9: lane.mqtt: \"a/#/b\" is no topic filter: # stands alone and only at the end, as in \"a/#\"; write an MQTT topic filter such as \"devices/+/alarm\"",
+            "edge.toml:3:18: lane.mqtt: \"$share/g/a\" is no topic filter: shared subscriptions are not taken here; write an MQTT topic filter such as \"devices/+/alarm\"",
             "edge.toml:4:12: lane.priority: 10 is out of range; write a whole number from 1 to 9",
             "edge.toml:5:11: lane.on_full: \"drop\" is unknown; write \"refuse\" or \"drop-oldest\" or \"thin\"",
         ],
@@ -295,10 +298,7 @@ fn the_example_of_the_design_loads() {
     let (config, warnings) = edge(DESIGN_EDGE).unwrap();
     assert_eq!(
         warnings,
-        [
-            "edge.toml:11:10: mqtt.listen: is not in effect in this version: nothing listens for MQTT; send events over HTTP",
-            "edge.toml:20:12: lane.priority: is not in effect in this version: lanes share the link evenly",
-        ]
+        ["edge.toml:20:12: lane.priority: is not in effect in this version: lanes share the link evenly",]
     );
     assert_eq!(config.lanes.iter().map(|lane| lane.name.as_str()).collect::<Vec<_>>(), ["alarms", "telemetry"]);
     assert_eq!(
@@ -325,15 +325,14 @@ fn a_policy_that_is_not_in_effect_is_said() {
     assert_eq!(
         warnings,
         [
-            "edge.toml:3:8: lane.mqtt: is not in effect in this version: there is no MQTT yet; a lane gets events by their types only, one without types none",
             "edge.toml:4:11: lane.on_full: is not in effect in this version: a full lane refuses new events, as with \"refuse\"",
         ]
     );
     // The empty type matches no event: an MQTT lane must not become the one that takes everything.
     assert_eq!((config.lanes[0].types.as_slice(), config.lanes[1].types.len()), ([String::new()].as_slice(), 0));
-    assert_eq!(config.effective()[1], "lane alarms: takes nothing in this version");
+    assert_eq!(config.effective()[1], "lane alarms: takes MQTT +/alarm");
     let two = "[[lane]]\nname = \"a\"\nmqtt = [\"a\"]\n[[lane]]\nname = \"b\"\nmqtt = [\"b\"]\n";
-    assert_eq!(edge(&format!("{two}[[lane]]\nname = \"c\"")).unwrap().1.len(), 2);
+    assert_eq!(edge(&format!("{two}[[lane]]\nname = \"c\"")).unwrap().1.len(), 0);
     assert!(edge(two).unwrap_err()[0].contains("no lane takes what the others leave"));
 }
 

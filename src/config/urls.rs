@@ -1,4 +1,4 @@
-//! Addresses of Pulsar: service URLs and admin URLs. [pure]
+//! Addresses of Pulsar and of MQTT brokers: service URLs, admin URLs, brokers. [pure]
 //!
 //! A URL with `user:password@` in it is refused without being repeated.
 
@@ -9,6 +9,35 @@ const SERVICE_PORT: u16 = 6650;
 const SERVICE_TLS_PORT: u16 = 6651;
 const ADMIN_PORT: u16 = 8080;
 const ADMIN_TLS_PORT: u16 = 8443;
+
+/// MQTT's default ports (IANA).
+const MQTT_PORT: u16 = 1883;
+const MQTT_TLS_PORT: u16 = 8883;
+
+/// `mqtt://host:port` or `mqtts://host:port`; read with its port filled in.
+pub(super) struct MqttUrl;
+
+impl Kind for MqttUrl {
+    type Value = String;
+
+    fn takes(&self) -> String {
+        "a broker's address such as \"mqtt://127.0.0.1:1883\"".to_owned()
+    }
+
+    fn text(&self, text: &str) -> Result<String, String> {
+        let (scheme, rest) = scheme(text, "mqtt")?;
+        match scheme {
+            "mqtt" => authority(text, rest, MQTT_PORT),
+            "mqtts" => authority(text, rest, MQTT_TLS_PORT),
+            other => return Err(format!("{} has the scheme {other:?}; write mqtt:// or mqtts://", echo(text))),
+        }
+        .map(|rest| format!("{scheme}://{rest}"))
+    }
+
+    fn show(&self, value: &String) -> Option<String> {
+        Some(format!("{value:?}"))
+    }
+}
 
 /// `pulsar://host:port` or `pulsar+ssl://host:port`; read with its port filled in.
 pub(super) struct ServiceUrl;

@@ -3,9 +3,9 @@
 /// Longest topic name or filter, in bytes of UTF-8: a length field has 16 bits (MQTT 5.0 §1.5.4, §4.7.3).
 pub const TOPIC_BYTES_MAX: usize = 65_535;
 
-/// Most levels of a topic name or filter. The standard has no limit but the length, that is 65,536 levels. Trees of
-/// subscriptions are walked with one stack frame and one node per level: 128 keep that within some 20 KiB of stack
-/// and are many times what anybody uses (mosquitto takes 200).
+/// Most levels of a topic name or filter. The standard has no limit but the length, that is 65,536 levels. A tree of
+/// filters is walked with a stack frame per level, and what a client subscribes to costs a node per level: 128 keep
+/// that below 64 KiB of stack and are many times what anybody uses (mosquitto takes 200).
 pub const TOPIC_LEVELS_MAX: usize = 128;
 
 /// Where shared subscriptions begin (MQTT 5.0 §4.8.2).

@@ -70,7 +70,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn lane(name: &str, types: &[&str]) -> Lane {
-        Lane { name: name.into(), types: types.iter().map(|t| (*t).to_owned()).collect() }
+        Lane { name: name.into(), types: types.iter().map(|t| (*t).to_owned()).collect(), mqtt: Vec::new() }
     }
 
     #[test]

@@ -14,7 +14,8 @@ pub(crate) fn config(lanes: &[&str]) -> (TempDir, EdgeConfig) {
     let mut config = EdgeConfig::default();
     config.node.data_dir = dir.path().to_owned();
     config.outbox.durability = Durability::Os;
-    config.lanes = lanes.iter().map(|name| Lane { name: (*name).to_owned(), types: Vec::new() }).collect();
+    config.lanes =
+        lanes.iter().map(|name| Lane { name: (*name).to_owned(), types: Vec::new(), mqtt: Vec::new() }).collect();
     (dir, config)
 }
 

@@ -144,7 +144,7 @@ async fn json_with_ce_headers_is_binary_mode_too() {
 #[tokio::test]
 async fn events_go_to_the_lane_of_their_type() {
     let gate = Gate::start(|c| {
-        c.lanes.insert(0, Lane { name: "alarms".into(), types: vec!["*.alarm".into()] });
+        c.lanes.insert(0, Lane { name: "alarms".into(), types: vec!["*.alarm".into()], mqtt: Vec::new() });
     });
     let reply = gate.post("/v1/events?type=fire.alarm", JSON, "1").await;
     assert_eq!(reply.json()["lane"], "alarms");

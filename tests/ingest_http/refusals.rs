@@ -54,7 +54,9 @@ async fn a_subject_that_is_not_the_paths_device_is_400() {
 
 #[tokio::test]
 async fn events_of_two_lanes_in_one_request_are_400() {
-    let gate = Gate::start(|c| c.lanes.insert(0, Lane { name: "alarms".into(), types: vec!["*.alarm".into()] }));
+    let gate = Gate::start(|c| {
+        c.lanes.insert(0, Lane { name: "alarms".into(), types: vec!["*.alarm".into()], mqtt: Vec::new() })
+    });
     let body = json!([event("1", "t"), event("2", "t"), event("3", "x.alarm")]).to_string();
     let reply = gate.post("/v1/events", BATCH, body).await;
     let detail = reply.problem(400, "mixed-lanes");

@@ -27,7 +27,9 @@ impl Tidegate {
         fs::create_dir_all(dir).expect("test directory");
         let http = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let path = dir.join(format!("{mode}.toml"));
-        fs::write(&path, format!("[http]\nlisten = \"{http}\"\n\n{config}")).expect("write the configuration");
+        // Tests of MQTT write their own section; for the others port 1883 would be taken by the first of them.
+        let mqtt = if mode == "edge" && !config.contains("[mqtt]") { "[mqtt]\nlisten = \"off\"\n\n" } else { "" };
+        fs::write(&path, format!("[http]\nlisten = \"{http}\"\n\n{mqtt}{config}")).expect("write the configuration");
         let log = dir.join(format!("{mode}.log"));
         let mut process = Self { binary: binary.to_owned(), mode, config: path, log, http, child: None };
         process.restart();

@@ -10,4 +10,5 @@
 
 pub mod broker;
 pub mod packet;
+pub mod sys_topics;
 pub mod topic;

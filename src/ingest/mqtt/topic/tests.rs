@@ -17,13 +17,14 @@ fn filter(text: &str) -> Filter<'_> {
 }
 
 fn topic() -> impl Strategy<Value = String> {
-    prop::collection::vec(select(&["a", "b", "", "a!", "$SYS", "$"][..]), 1..=4)
+    prop::collection::vec(select(&["a", "b", "", "a!", "a\u{1}", "%", "$SYS", "$"][..]), 1..=4)
         .prop_map(|levels| levels.join("/"))
         .prop_filter("not empty", |topic| !topic.is_empty())
 }
 
 fn pattern() -> impl Strategy<Value = String> {
-    let level = prop_oneof![3 => select(&["a", "b", ""][..]), 1 => select(&["a!", "$SYS", "$"][..]), 2 => Just("+")];
+    let level =
+        prop_oneof![3 => select(&["a", "b", ""][..]), 1 => select(&["a!", "%", "$SYS", "$"][..]), 2 => Just("+")];
     (prop::collection::vec(level, 0..=4), any::<bool>())
         .prop_map(|(mut levels, all_below)| {
             if all_below || levels.is_empty() {
