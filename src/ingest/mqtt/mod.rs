@@ -10,7 +10,7 @@
 
 pub mod broker;
 pub mod packet;
-pub mod sys_topics;
 pub mod shelf;
 pub mod store;
+pub mod sys_topics;
 pub mod topic;
