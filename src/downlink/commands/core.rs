@@ -15,6 +15,7 @@ use bytes::Bytes;
 
 use super::command::{Closed, Command, Config, Millis, Outcome, Status};
 use super::record::Record;
+use crate::journal::time_line::Restored;
 
 #[cfg(test)]
 #[path = "core_tests.rs"]
@@ -177,8 +178,8 @@ pub struct Core {
     next_seq: u64,
     configs: usize,
     bytes: u64,
-    /// The latest time in any record.
-    latest: Millis,
+    /// What the records tell of the time line.
+    time: Restored,
 }
 
 impl Core {
@@ -194,7 +195,7 @@ impl Core {
             next_seq: 1,
             configs: 0,
             bytes: 0,
-            latest: 0,
+            time: Restored::default(),
         }
     }
 
@@ -404,7 +405,7 @@ impl Core {
             }
             Record::Config(config) => self.set_config(config),
             Record::NoConfig { device } => drop(self.take_config(&device)),
-            Record::Time(now) => self.latest = self.latest.max(now),
+            Record::Time(reading) => self.time.reading(reading),
         }
     }
 
@@ -415,9 +416,9 @@ impl Core {
         let _ = self.make_room(0);
     }
 
-    /// The latest time that the records tell of: the time line goes on from there.
-    pub fn latest(&self) -> Millis {
-        self.latest
+    /// What the records tell of the time line, which goes on from there.
+    pub fn time(&self) -> &Restored {
+        &self.time
     }
 
     /// The state in numbers.
@@ -435,7 +436,7 @@ impl Core {
     fn insert(&mut self, command: Arc<Command>) {
         self.bytes += command.cost();
         self.next_seq = self.next_seq.max(command.seq.saturating_add(1));
-        self.latest = self.latest.max(command.created);
+        self.time.at_least(command.created);
         let key = (command.device.clone(), command.id.clone());
         self.deadlines.insert((command.expires, command.seq), key);
         let device = self.devices.entry(command.device.clone()).or_default();
@@ -460,7 +461,7 @@ impl Core {
 
     fn remember(&mut self, closed: Arc<Closed>) {
         self.bytes += closed.cost();
-        self.latest = self.latest.max(closed.closed);
+        self.time.at_least(closed.closed);
         let key = (closed.device.clone(), closed.id.clone());
         if closed.reported {
             self.remembered.insert((closed.closed, closed.seq), key);
@@ -500,7 +501,7 @@ impl Core {
         self.take_config(&config.device.clone());
         self.bytes += config.cost();
         self.configs += 1;
-        self.latest = self.latest.max(config.updated);
+        self.time.at_least(config.updated);
         let device = config.device.clone();
         self.devices.entry(device).or_default().config = Some(config);
     }

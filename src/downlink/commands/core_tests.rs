@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::journal::time_line::Reading;
 
 const LIMITS: Limits = Limits { waiting_max: 3, bytes_max: 8000, payload_bytes_max: 1000 };
 
@@ -385,7 +386,7 @@ impl Run {
         }
         if finish {
             // A crash must find nothing where nothing is alive, not what was before.
-            self.wrote(Record::Time(self.now));
+            self.wrote(Record::Time(Reading { line_ms: self.now, wall_ms: 0 }));
             self.written.drain(..begin);
             self.durable = self.written.len();
             let mut again = Core::new(LIMITS);

@@ -128,7 +128,7 @@ async fn show(commands: &Commands, publisher: &dyn Publisher, change: &Changed) 
     let message = match change {
         Changed::Command(device, id) => match commands.state(device, id).await.map_err(unknown)? {
             Some(State::Waiting(command)) if command.expires > now => {
-                of_command(&command, topics.command(device, id), now)
+                of_command(&command, topics.command(device, id), now, commands.show(command.expires))
             }
             _ => return publisher.clear(topics.command(device, id)).await,
         },
@@ -149,8 +149,7 @@ fn property(name: &str, value: impl Into<String>) -> (String, String) {
     (name.to_owned(), value.into())
 }
 
-fn of_command(command: &Command, topic: String, now: Millis) -> Retained {
-    let expires = Timestamp::from_unix_ms(i64::try_from(command.expires).unwrap_or(i64::MAX));
+fn of_command(command: &Command, topic: String, now: Millis, expires: Timestamp) -> Retained {
     Retained {
         topic,
         payload: if command.payload.is_empty() { NO_DATA } else { command.payload.clone() },

@@ -43,7 +43,7 @@ use answer::event;
 use command::{Closed, Command, Config, Millis, Outcome};
 use core::{Claim, Core, Limits, New, Subject};
 use record::{Record, RecordError};
-use timeline::TimeLine;
+use timeline::Line;
 use topics::Topics;
 
 pub use core::{Added, Counts, Refused, State};
@@ -156,7 +156,7 @@ pub struct Commands(Arc<Inner>);
 struct Inner {
     core: Mutex<Core>,
     journal: Journal,
-    line: TimeLine,
+    line: Line,
     clock: Clock,
     node: String,
     expiry: Duration,
@@ -204,7 +204,7 @@ impl Commands {
         if let Some(reason) = newer {
             return Err(OpenError::Version { dir, reason });
         }
-        let line = TimeLine::after(core.latest(), clock);
+        let line = Line::after(core.time(), clock);
         core.restored(line.now());
         let meters = metrics::Meters::new(metrics);
         meters.show(&core.counts());
@@ -369,6 +369,11 @@ impl Commands {
         self.0.lock().counts()
     }
 
+    /// A point in time as people read it.
+    pub fn show(&self, at: Millis) -> Timestamp {
+        self.0.line.show(at)
+    }
+
     /// `commands.max_wait`
     pub fn wait_max(&self) -> Duration {
         self.0.wait_max
@@ -406,7 +411,10 @@ impl Inner {
     ) -> (T, Result<Position, AppendError>) {
         let mut core = self.lock();
         let (result, records) = work(&mut core, self.line.now());
-        let bytes: Vec<_> = records.iter().map(Record::encode).collect();
+        let mut bytes: Vec<_> = records.iter().map(Record::encode).collect();
+        if !records.is_empty() {
+            bytes.extend(self.line.record_if_due().map(|r| r.encode()));
+        }
         let position = self.journal.append(&bytes);
         if records.is_empty() {
             return (result, position);

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::command::{Closed, Command, Config, Digest, Millis, Outcome, Status};
+use crate::journal::time_line::{READING_LEN, Reading};
 
 /// The version written; a reader refuses others.
 pub const VERSION: u8 = 1;
@@ -50,8 +51,8 @@ pub enum Record {
         /// Whose.
         device: Arc<str>,
     },
-    /// How far the time line is; written now and then.
-    Time(Millis),
+    /// How far the time line and the wall clock are; written now and then.
+    Time(Reading),
 }
 
 /// Why bytes are not a record.
@@ -111,9 +112,9 @@ impl Record {
                 out.u8(NO_CONFIG);
                 out.texts(&[device]);
             }
-            Self::Time(now) => {
+            Self::Time(reading) => {
                 out.u8(TIME);
-                out.u64s(&[*now]);
+                out.0.extend_from_slice(&reading.encode());
             }
         }
         out.0
@@ -152,7 +153,7 @@ impl Record {
                 payload: from.bytes()?,
             })),
             NO_CONFIG => Self::NoConfig { device: from.text()?.into() },
-            TIME => Self::Time(from.u64()?),
+            TIME => Self::Time(Reading::decode(from.take(READING_LEN)?).ok_or(RecordError::Malformed)?),
             _ => return Err(RecordError::Malformed),
         };
         if from.0.is_empty() { Ok(record) } else { Err(RecordError::Malformed) }
@@ -309,7 +310,7 @@ mod tests {
             Record::Closed(Arc::new(closed)),
             Record::Config(Arc::new(config)),
             Record::NoConfig { device },
-            Record::Time(9),
+            Record::Time(Reading { line_ms: 9, wall_ms: -1 }),
         ]
     }
 
@@ -336,7 +337,7 @@ mod tests {
             "01040500646576 2d310200633104006f70656e 010107000000 22737475636b22 0700000000000000 0100000000000000 0200000000000000 0300000000000000 04030201000000000000000000000000",
             "01050500646576 2d310000 0400000000000000 0500000000000000 020000007b7d",
             "01060500646576 2d31",
-            "0107 0900000000000000",
+            "0107 0900000000000000 ffffffffffffffff",
         ];
         for (record, text) in every().into_iter().zip(golden) {
             let hex: Vec<u8> = text.bytes().filter(|b| *b != b' ').collect();

@@ -30,7 +30,6 @@ const REPORTS_MAX: usize = 64;
 /// Runs until `stopping`.
 pub async fn run(commands: &Commands, stopping: &CancellationToken) {
     let inner = &commands.0;
-    let mut timed = inner.line.now();
     let mut journal_ended = false;
     // After a failure nothing is reported before this.
     let mut report_at: Option<Instant> = None;
@@ -38,9 +37,8 @@ pub async fn run(commands: &Commands, stopping: &CancellationToken) {
         let (ended, _) = inner.change(|core, now| {
             let mut records = core.tick(now);
             let count = records.len();
-            if core.counts().waiting > 0 && now.saturating_sub(timed) >= TIME_EVERY_MS {
-                timed = now;
-                records.push(Record::Time(now));
+            if core.counts().waiting > 0 {
+                records.extend(inner.line.record_after(TIME_EVERY_MS));
             }
             (count, records)
         });
@@ -60,7 +58,7 @@ pub async fn run(commands: &Commands, stopping: &CancellationToken) {
                 }
             }
         }
-        let pause = if more { Duration::ZERO } else { pause(commands, timed) };
+        let pause = if more { Duration::ZERO } else { pause(commands) };
         let pause = report_at.map_or(pause, |at| pause.min(at.saturating_duration_since(Instant::now())));
         tokio::select! {
             () = stopping.cancelled() => return,
@@ -82,9 +80,9 @@ async fn attention(commands: &Commands) {
     tokio::time::sleep(PAUSE).await;
 }
 
-fn pause(commands: &Commands, timed: Millis) -> Duration {
+fn pause(commands: &Commands) -> Duration {
     let core = commands.0.lock();
-    let time = (core.counts().waiting > 0).then_some(timed + TIME_EVERY_MS);
+    let time = (core.counts().waiting > 0).then_some(commands.0.line.written() + TIME_EVERY_MS);
     let next = core.next_deadline().into_iter().chain(time).min();
     drop(core);
     let left = next.map_or(PAUSE_MAX, |at| Duration::from_millis(at.saturating_sub(commands.0.line.now())));
@@ -124,7 +122,9 @@ async fn tidy(commands: &Commands) -> Result<(), String> {
         inner.journal.room().await;
         tokio::task::yield_now().await;
     }
-    tidy.append(&[Record::Time(inner.line.now()).encode()]).map_err(text)?;
+    if let Some(time) = inner.line.record_after(0) {
+        tidy.append(&[time.encode()]).map_err(text)?;
+    }
     let done: Position = tidy.finish().map_err(text)?;
     inner.journal.durable(done).await.map_err(|e| e.to_string())
 }

@@ -28,6 +28,7 @@ use tokio::sync::Semaphore;
 use crate::config::edge;
 use crate::downlink::commands::Commands;
 use crate::ingest::Router;
+use crate::ingest::mqtt::local::Local;
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Links;
 use crate::outbox::Outbox;
@@ -56,6 +57,8 @@ pub struct Gateway {
     pub max_event: u64,
     /// Commands and configurations of devices.
     pub commands: Commands,
+    /// Local subscribers, who may want what comes by HTTP.
+    pub local: Option<Local>,
     /// Set once everything is started; until then /readyz says 503. Posts are taken regardless.
     pub ready: Arc<AtomicBool>,
 }

@@ -17,7 +17,8 @@ use warp::filters::BoxedFilter;
 use warp::{Filter, Reply};
 
 use super::{Shared, problem};
-use crate::downlink::commands::Counts;
+use crate::downlink::commands;
+use crate::ingest::mqtt::broker::Counts;
 use crate::ingest::refusal::{Kind, Refusal};
 use crate::observe::metrics;
 use crate::observe::status::LinkStatus;
@@ -124,6 +125,8 @@ struct Status<'a> {
     ready: bool,
     lanes: Vec<Lane>,
     commands: Waiting,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mqtt: Option<Mqtt>,
     limits: Limits,
 }
 
@@ -137,9 +140,20 @@ struct Waiting {
     held_bytes: u64,
 }
 
-fn waiting(counts: &Counts) -> Waiting {
-    let Counts { waiting, unreported, configs, devices, bytes: held_bytes, .. } = *counts;
+fn waiting(counts: &commands::Counts) -> Waiting {
+    let commands::Counts { waiting, unreported, configs, devices, bytes: held_bytes, .. } = *counts;
     Waiting { waiting, unreported, configs, devices, held_bytes }
+}
+
+#[derive(Serialize)]
+struct Mqtt {
+    connections: usize,
+    sessions: usize,
+    subscriptions: usize,
+    retained: usize,
+    retained_bytes: usize,
+    queued: usize,
+    queued_bytes: usize,
 }
 
 #[derive(Serialize)]
@@ -190,6 +204,7 @@ fn status(shared: &Shared) -> Page {
             ready: gateway.ready.load(Ordering::Acquire),
             lanes: lanes.collect(),
             commands: waiting(&gateway.commands.counts()),
+            mqtt: gateway.local.as_ref().map(|local| mqtt_of(&local.counts())),
             limits: Limits {
                 connections_max: http.max_connections,
                 body_bytes_max: http.max_body,
@@ -202,6 +217,18 @@ fn status(shared: &Shared) -> Page {
             },
         },
     )
+}
+
+fn mqtt_of(counts: &Counts) -> Mqtt {
+    Mqtt {
+        connections: counts.connections,
+        sessions: counts.sessions,
+        subscriptions: counts.subscriptions,
+        retained: counts.retained,
+        retained_bytes: counts.retained_bytes,
+        queued: counts.queued,
+        queued_bytes: counts.queued_bytes,
+    }
 }
 
 fn lane_of(lane: LaneStatus, link: LinkStatus, now_ms: i64) -> Lane {

@@ -71,6 +71,9 @@ fn of_json(raw: &RawValue, content_type: &mut Option<String>) -> Result<Bytes, R
     Ok(Bytes::copy_from_slice(raw.get().as_bytes()))
 }
 
+/// How a point in time is shown.
+pub type Show<'a> = &'a dyn Fn(Millis) -> Timestamp;
+
 /// A payload as it is shown.
 #[derive(Serialize)]
 #[serde(untagged)]
@@ -109,7 +112,7 @@ struct Over<'a> {
 }
 
 /// A command that waits.
-pub fn waiting(command: &Command) -> Vec<u8> {
+pub fn waiting(show: Show<'_>, command: &Command) -> Vec<u8> {
     let text = std::str::from_utf8(&command.payload).ok();
     let says_json = command.content_type.as_deref().is_some_and(is_json);
     let data = match text {
@@ -124,37 +127,33 @@ pub fn waiting(command: &Command) -> Vec<u8> {
         device: &command.device,
         name: &command.name,
         state: "waiting",
-        created: time(command.created),
-        expires: time(command.expires),
+        created: show(command.created).to_string(),
+        expires: show(command.expires).to_string(),
         datacontenttype: command.content_type.as_deref(),
         data,
         data_base64: bare.then(|| STANDARD.encode(&command.payload)),
     })
 }
 
-fn over(closed: &Closed) -> Vec<u8> {
+fn over(show: Show<'_>, closed: &Closed) -> Vec<u8> {
     to_json(&Over {
         id: &closed.id,
         device: &closed.device,
         name: &closed.name,
         state: closed.outcome.status.text(),
-        created: time(closed.created),
-        expires: time(closed.expires),
-        ended: time(closed.closed),
+        created: show(closed.created).to_string(),
+        expires: show(closed.expires).to_string(),
+        ended: show(closed.closed).to_string(),
         detail: serde_json::from_slice(&closed.outcome.detail).ok(),
     })
 }
 
 /// A command, wherever it is.
-pub fn state(state: &State) -> Vec<u8> {
+pub fn state(show: Show<'_>, state: &State) -> Vec<u8> {
     match state {
-        State::Waiting(command) => waiting(command),
-        State::Closed(closed) => over(closed),
+        State::Waiting(command) => waiting(show, command),
+        State::Closed(closed) => over(show, closed),
     }
-}
-
-fn time(ms: Millis) -> String {
-    Timestamp::from_unix_ms(i64::try_from(ms).unwrap_or(i64::MAX)).to_string()
 }
 
 #[cfg(test)]
@@ -176,7 +175,7 @@ mod tests {
             created: 0,
             expires: 1000,
         };
-        serde_json::from_slice(&waiting(&command)).unwrap()
+        serde_json::from_slice(&waiting(&|ms| Timestamp::from_unix_ms(i64::try_from(ms).unwrap()), &command)).unwrap()
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub async fn post(
         State::Closed(closed) => &closed.id,
     };
     let place = format!("/v1/devices/{}/commands/{id}", utf8_percent_encode(device, NON_ALPHANUMERIC));
-    let mut response = problem::whole(status, "application/json", json::state(&state));
+    let mut response = problem::whole(status, "application/json", json::state(&|at| commands.show(at), &state));
     if let Ok(place) = HeaderValue::try_from(place) {
         response.headers_mut().insert(LOCATION, place);
     }
@@ -71,7 +71,9 @@ pub async fn cancel(shared: &Shared, device: &str, id: &str) -> Result<Response<
         return Err(Refusal::new(Kind::CommandOver, detail));
     }
     match in_time(commands.cancel(device, id)).await? {
-        Some(state) => Ok(problem::whole(StatusCode::OK, "application/json", json::state(&state))),
+        Some(state) => {
+            Ok(problem::whole(StatusCode::OK, "application/json", json::state(&|at| commands.show(at), &state)))
+        }
         None => Err(super::refusal(&CommandError::Unknown { device: device.to_owned(), id: id.to_owned() })),
     }
 }

@@ -80,7 +80,7 @@ impl Listener {
             if let Some(command) = in_time(next).await.ok()?.first() {
                 self.after = command.seq;
                 self.commands.delivered(Via::Stream);
-                return Some(event(&command.id, &json::waiting(command)));
+                return Some(event(&command.id, &json::waiting(&|at| self.commands.show(at), command)));
             }
             tokio::select! {
                 () = self.stopping.cancelled() => return None,

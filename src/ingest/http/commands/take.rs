@@ -42,7 +42,7 @@ pub async fn all(shared: &Arc<Shared>, device: &str, head: &Parts) -> Result<Ans
         if i > 0 {
             body.push(b',');
         }
-        body.extend_from_slice(&json::waiting(command));
+        body.extend_from_slice(&json::waiting(&|at| commands.show(at), command));
         commands.delivered(Via::Poll);
     }
     body.extend_from_slice(b"]}\n");
@@ -65,7 +65,7 @@ pub async fn one(shared: &Shared, device: &str, id: &str, head: &Parts) -> Resul
             None => in_time(commands.state(device, id)).await?.ok_or_else(unknown)?,
         };
     }
-    Ok(fresh(problem::whole(StatusCode::OK, "application/json", json::state(&state))))
+    Ok(fresh(problem::whole(StatusCode::OK, "application/json", json::state(&|at| commands.show(at), &state))))
 }
 
 /// The device's answer: 200 once it is on its way to Pulsar. Repeated, it is answered the same; another one gets 409.
