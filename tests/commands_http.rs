@@ -168,6 +168,30 @@ fn a_repetition_is_answered_and_a_conflict_and_every_bound_are_refused() {
 }
 
 #[test]
+fn an_answer_means_that_the_disk_was_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let edge = edge(dir.path(), "");
+    let syncs = || -> u64 {
+        let metrics = get(&edge, "/metrics").body;
+        let line = "tidegate_journal_sync_seconds_count{journal=\"commands\"} ";
+        metrics.lines().find_map(|l| l.strip_prefix(line)).unwrap().parse().unwrap()
+    };
+    let mut before = syncs();
+    let mut each = |what: &str, reply: Reply, status: u16| {
+        assert_eq!(reply.status, status, "{what}: {}", reply.body);
+        let now = syncs();
+        assert!(now > before, "{what} was answered without a sync");
+        before = now;
+    };
+    each("add", send(&edge, "d", &json!({ "id": "a", "name": "n" })), 201);
+    each("add", send(&edge, "d", &json!({ "id": "b", "name": "n" })), 201);
+    each("result", call(&edge, "POST", "/v1/devices/d/commands/a/result", &[], ""), 200);
+    each("cancel", call(&edge, "DELETE", "/v1/devices/d/commands/b", &[], ""), 200);
+    each("configure", call(&edge, "PUT", "/v1/devices/d/config", &[], "x"), 201);
+    each("unconfigure", call(&edge, "DELETE", "/v1/devices/d/config", &[], ""), 204);
+}
+
+#[test]
 fn an_unanswered_command_expires_and_a_cancelled_one_ends_and_both_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let mut edge = edge(dir.path(), "");

@@ -29,26 +29,26 @@ const POLL_MAX: Duration = Duration::from_secs(25);
 /// Longest answer that is read: 10,000 commands of a device come in pieces of 256 KiB, but one may have 4 MiB, in base64.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
+const AFTER_SEND: &str = "\
+Examples:
+  tidegate command send press-7 reboot
+  tidegate command send press-7 set-speed --data '{\"rpm\":900}' --wait 30s
+  tidegate command send press-7 firmware --file update.bin --id update-2026-02
+
+Exit codes: 0 taken, or done with --wait; 1 failed, rejected, expired or
+cancelled; 64 refused; 75 no answer in time, or no gateway there (try again).";
+
 /// Commands for devices.
 #[derive(Subcommand, Clone, Debug)]
 pub enum Action {
     /// Send a command to a device
     ///
-    /// Returns once the command is on the gateway's disk. It waits there until the device answers, also across restarts,
-    /// and is given to the device by HTTP or MQTT whenever it asks. Prints the command's id.
+    /// Returns once the command is on the gateway's disk. It waits there until the device answers, also across restarts, and
+    /// is given to the device by HTTP or MQTT whenever it asks. Prints the command's id.
     ///
-    /// With --wait, returns when the device has answered, and prints its answer.
-    ///
-    /// Examples:
-    ///   tidegate command send press-7 reboot
-    ///   tidegate command send press-7 set-speed --data '{"rpm":900}' --expires 1h --wait 30s
-    ///   tidegate command send press-7 firmware --file update.bin --id update-2026-02
-    ///
-    /// With --id the same command can be sent again without harm: it is taken once.
-    ///
-    /// Exit codes: 0 taken, or done with --wait; 1 failed, rejected, expired or cancelled; 64 refused; 75 no answer in time, or
-    /// the gateway cannot be reached.
-    #[command(verbatim_doc_comment)]
+    /// With --wait, returns when the device has answered, and prints its answer. With --id, the same command can be sent again
+    /// without harm: it is taken once.
+    #[command(after_long_help = AFTER_SEND)]
     Send(SendArgs),
     /// List what waits for a device, in the order in which it gets it
     List(ListArgs),

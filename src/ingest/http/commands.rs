@@ -23,6 +23,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Incoming};
+use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response};
 use percent_encoding::percent_decode_str;
@@ -141,7 +142,11 @@ pub async fn serve(shared: &Arc<Shared>, who: &dyn Speaker, request: Request<Inc
     let response = answered.unwrap_or_else(|refusal| {
         shared.counters.refused(refusal.kind);
         tracing::debug!(path = head.uri.path(), status = refusal.kind.facts().status, %refusal, "refused");
-        whole(problem::answer(&refusal))
+        let mut response = problem::answer(&refusal);
+        if let Some(accepted) = response.headers_mut().get_mut("accept-post") {
+            *accepted = HeaderValue::from_static("application/json");
+        }
+        whole(response)
     });
     (response, body_left)
 }
