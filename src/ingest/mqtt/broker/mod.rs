@@ -15,7 +15,6 @@ mod restore;
 mod retained;
 mod route;
 mod session;
-mod size;
 mod subscribe;
 mod table;
 mod take;
