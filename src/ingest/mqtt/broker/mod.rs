@@ -239,3 +239,6 @@ fn wake(session: &mut Session, reaction: &mut Reaction) {
         reaction.wake.push(connection.id);
     }
 }
+
+#[cfg(test)]
+mod tests;
