@@ -112,7 +112,9 @@ impl Broker {
         if message.retain {
             self.retain(&message, keep, &mut reaction);
         }
-        self.route(now, &message, None, &mut reaction);
+        if let Some((id, to)) = self.route(now, &message, None, &mut reaction) {
+            reaction.records.push(Record::Queued { id, message, to, received: None });
+        }
         reaction
     }
 }

@@ -15,7 +15,6 @@ mod restore;
 mod retained;
 mod route;
 mod session;
-mod size;
 mod subscribe;
 mod table;
 mod take;
@@ -240,3 +239,6 @@ fn wake(session: &mut Session, reaction: &mut Reaction) {
         reaction.wake.push(connection.id);
     }
 }
+
+#[cfg(test)]
+mod tests;

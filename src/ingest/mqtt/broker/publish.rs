@@ -302,12 +302,12 @@ impl Broker {
             }
             incoming.stage = Stage::Received;
             let message = incoming.message.take();
-            if let Some(session) = persistent {
-                reaction.records.push(Record::Received { session, packet_id });
-            }
             reaction.replies.push(Packet::Pubrec(ack(packet_id, Reason::SUCCESS)));
-            if let Some(message) = message {
-                self.deliver(now, &message, Some(slot), reaction);
+            let received = persistent.map(|session| (session, packet_id));
+            match (message, received) {
+                (Some(message), received) => self.deliver_received(now, &message, Some(slot), received, reaction),
+                (None, Some((session, packet_id))) => reaction.records.push(Record::Received { session, packet_id }),
+                (None, None) => {}
             }
         }
     }
