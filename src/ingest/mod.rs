@@ -4,6 +4,7 @@
 
 pub mod decode;
 pub mod http;
+pub mod identity;
 pub mod mqtt;
 pub mod refusal;
 pub mod router;
