@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::edge::{Bridge, ClientCertificates, Commands, EdgeConfig, Http, Identity, Lane, Mapping, Mqtt, Tls};
 use super::reader::{KeyPath, Reader};
-use super::rules::{collide, names_differ};
+use super::rules::{collide, is_loopback, names_differ};
 
 /// Checks the sections about devices.
 pub(super) fn check(config: &EdgeConfig, reader: &mut Reader<'_>) {
@@ -94,26 +94,72 @@ fn mappings(config: &EdgeConfig, reader: &mut Reader<'_>) {
             let text = format!("there is no lane {lane:?}; write [[lane]] name = {lane:?}, or name another");
             reader.wrong(KeyPath::in_table::<Mapping>(index, "lane"), text);
         }
+        let topic = &mapping.topic;
+        if let Err(why) = names_levels(topic) {
+            reader.wrong(KeyPath::in_table::<Mapping>(index, "topic"), format!("{topic:?} {why}"));
+            continue;
+        }
         for (key, template) in [("type", &mapping.r#type), ("subject", &mapping.subject)] {
-            let unknown = template.as_deref().and_then(|template| unknown_name(template, &mapping.topic, key));
-            if let Some(name) = unknown {
-                let text =
-                    format!("{{{name}}} is not a level of the topic {:?}; name a level {{{name}}}", mapping.topic);
-                reader.wrong(KeyPath::in_table::<Mapping>(index, key), text);
+            if let Some(Err(why)) = template.as_deref().map(|template| fills(template, topic)) {
+                reader.wrong(KeyPath::in_table::<Mapping>(index, key), why);
             }
         }
     }
 }
 
-/// The first `{name}` in `template` that `topic` does not have.
-fn unknown_name<'t>(template: &'t str, topic: &str, key: &str) -> Option<&'t str> {
-    let names = template.split('{').skip(1).filter_map(|part| part.split('}').next());
-    let given = |name: &str| {
-        name == "client"
-            || (name == "topic" && key == "type")
-            || topic.split('/').any(|level| level == format!("{{{name}}}"))
-    };
-    names.into_iter().find(|name| !given(name))
+/// What a mapping fills in besides the levels that its topic names.
+const FILLED_IN: [&str; 2] = ["topic", "client"];
+
+/// The name in `{name}`.
+fn name_of(level: &str) -> Option<&str> {
+    level.strip_prefix('{')?.strip_suffix('}')
+}
+
+/// `topic` names whole levels, each by a name of its own, and can match something.
+fn names_levels(topic: &str) -> Result<(), String> {
+    if topic.starts_with('$') {
+        return Err(
+            "never matches: topics that begin with $ are the broker's own; leave this [[mapping]] out".to_owned()
+        );
+    }
+    let mut seen: Vec<&str> = Vec::new();
+    for level in topic.split('/').filter(|level| level.contains(['{', '}'])) {
+        let is_name =
+            |name: &&str| !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-');
+        let Some(name) = name_of(level).filter(is_name) else {
+            return Err(format!(
+                "has the level {level:?}; a name is a whole level such as {{device}}: letters, digits, -, _"
+            ));
+        };
+        if FILLED_IN.contains(&name) {
+            return Err(format!("names a level {level}, which has a meaning of its own; choose another name"));
+        }
+        if seen.contains(&name) {
+            return Err(format!("has the level {level} twice; give each a name of its own, or write + for one"));
+        }
+        seen.push(name);
+    }
+    Ok(())
+}
+
+/// Every brace of `template` belongs to a name that there is.
+fn fills(template: &str, topic: &str) -> Result<(), String> {
+    let unpaired = || format!("{template:?} has a {{ or }} that belongs to no {{name}}; take it out");
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once('{') {
+        let (name, after) = after.split_once('}').ok_or_else(unpaired)?;
+        if before.contains('}') || name.contains('{') {
+            return Err(unpaired());
+        }
+        let named = topic.split('/').any(|level| name_of(level) == Some(name));
+        if !named && !FILLED_IN.contains(&name) {
+            return Err(format!(
+                "{{{name}}} is not a level of the topic {topic:?}; name a level {{{name}}}, or use {{topic}} or {{client}}"
+            ));
+        }
+        rest = after;
+    }
+    if rest.contains('}') { Err(unpaired()) } else { Ok(()) }
 }
 
 fn bridges(bridges: &[Bridge], reader: &mut Reader<'_>) {
@@ -130,9 +176,31 @@ fn bridges(bridges: &[Bridge], reader: &mut Reader<'_>) {
             let given = if bridge.key_file.is_some() { "key_file" } else { "certificate_file" };
             reader.wrong(key(given), "certificate_file and key_file belong together; write both".to_owned());
         }
+        let password = if bridge.password.is_some() { "password" } else { "password_file" };
+        let has_password = bridge.password.is_some() || bridge.password_file.is_some();
+        if has_password && bridge.user_name.is_none() {
+            // MQTT 3.1.1 §3.1.2.9.
+            reader.wrong(key(password), "needs user_name as well: MQTT 3.1.1 knows no password without it".to_owned());
+        }
+        if has_password && in_the_clear(&bridge.url) {
+            reader.warn(key(password), format!("goes to {} unencrypted; write mqtts:// to have TLS", bridge.url));
+        }
+        if bridge.topics.is_empty() {
+            reader.wrong(key("topics"), "is empty; name at least one topic, or leave this [[bridge]] out".to_owned());
+        }
+        let twin = |other: &&Bridge| other.url == bridge.url && other.client_id == bridge.client_id;
+        if bridge.client_id.is_some() && bridges[..index].iter().any(|other| twin(&other)) {
+            let text =
+                "is that of an earlier [[bridge]] to the same broker: they would throw each other out; choose another";
+            reader.wrong(key("client_id"), text.to_owned());
+        }
         let tls = bridge.ca_file.is_some() || bridge.certificate_file.is_some();
         if tls && bridge.url.starts_with("mqtt://") {
             reader.wrong(key("url"), "has no TLS, but files for it are given; write mqtts://".to_owned());
         }
     }
+}
+
+fn in_the_clear(url: &str) -> bool {
+    url.starts_with("mqtt://") && !is_loopback(url)
 }

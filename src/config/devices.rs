@@ -55,7 +55,7 @@ section! {
         max_retained: usize = 10_000, key(Count(0, 10_000_000));
         /// Most bytes of retained messages.
         max_retained_bytes: u64 = 16 * MIB, key(Size(0, 64 * GIB));
-        /// What happens to a message on a topic that no `[[mapping]]` names: "upstream" or "local".
+        /// What happens to a message on a topic that no `[[mapping]]` and no lane's `mqtt` names: "upstream" or "local".
         unmapped: Unmapped = Unmapped::Upstream,
             key(Choice(&[("upstream", Unmapped::Upstream), ("local", Unmapped::Local)]));
         /// Topic on which events that came by HTTP are published to local subscribers; {device} and {type} are filled in.
@@ -190,7 +190,8 @@ section! {
         upstream: bool = true, key(Flag);
         /// Lane; by default the one whose `mqtt` or `types` match.
         lane: Option<String> = None, key(Optional(LANE_NAME)).example("\"telemetry\"");
-        /// Type of the event; {names} of the topic are filled in, {topic} is all of it with "." for "/".
+        /// Type of the event; {names} of the topic are filled in, {topic} is all of it with "." for "/", {client} the client id
+        /// or the bridge's name.
         r#type: Option<String> = None, key(Optional(Text(1024))).default_note("mqtt.message").example("\"telemetry\"");
         /// Subject of the event, which keeps events in order; by default {device} if the topic names it, else the
         /// device that sent it, else the topic.
@@ -221,7 +222,8 @@ section! {
         url: String = "mqtt://127.0.0.1:1883".into(), key(MqttUrl).required().example("\"mqtt://192.168.1.5:1883\"");
         /// Topics to subscribe to there.
         topics: Vec<String> = vec!["#".into()], key(List(TopicFilter, 64));
-        /// Highest quality of service of the subscriptions: 1, or 2 where the other broker is trusted to do it well.
+        /// Highest quality of service of the subscriptions. With 2, what was taken just before this gateway was killed may
+        /// come twice, as with 1.
         qos: u8 = 1, key(Count(1, 2));
         /// Protocol version.
         version: BridgeVersion = BridgeVersion::V311,

@@ -197,12 +197,15 @@ mod tests {
         let text = text.replace("#types = [\"*.alarm\"]", "types = [\"*.alarm\"]");
         // What must be set in a table that is wholly in comments.
         let mapping = ("#[[mapping]]", "#topic = ", "[[mapping]]\ntopic = \"{plant}/{device}\"");
-        let bridge_url = ("#[[bridge]]", "#url = \"mqtt", "[[bridge]]\nurl = \"mqtt://b\"\nname = \"b\"");
+        let bridge_url =
+            ("#[[bridge]]", "#url = \"mqtt", "[[bridge]]\nurl = \"mqtt://b\"\nname = \"b\"\nuser_name = \"u\"");
         let text = [mapping, bridge_url].iter().fold(text, |text, (header, required, set)| {
             text.replacen(header, set, 1).replacen(required, &format!("#- {required}"), 1)
         });
-        let text =
-            text.replacen("#name = \"old", "#- name = \"old", 1).replace("#lane = \"telemetry\"", "#lane = \"rest\"");
+        let text = text
+            .replacen("#name = \"old", "#- name = \"old", 1)
+            .replacen("#user_name", "#- user_name", 1)
+            .replace("#lane = \"telemetry\"", "#lane = \"rest\"");
         let load = |text: &str| {
             let read = EdgeConfig::read(&Document::new("edge.toml", text.to_owned()), &env);
             read.map(|(config, _)| config.effective()).map_err(|e| e.to_string())

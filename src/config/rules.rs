@@ -73,7 +73,8 @@ fn read_ca(path: &Path) -> Result<(), String> {
     Err("holds no certificate in PEM form; it must have a line -----BEGIN CERTIFICATE-----".to_owned())
 }
 
-fn is_loopback(url: &str) -> bool {
+/// Whether `url` names this machine.
+pub(super) fn is_loopback(url: &str) -> bool {
     let host = url.split_once("://").map_or(url, |(_, rest)| rest);
     ["127.", "localhost:", "[::1]"].iter().any(|start| host.starts_with(start))
 }

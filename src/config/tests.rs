@@ -154,9 +154,10 @@ const BAD_EDGE: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "[[lane]]\nname = \"a\"\nmqtt = [\"a/#/b\"]\npriority = 10\non_full = \"drop\"",
+        "[[lane]]\nname = \"a\"\nmqtt = [\"a/#/b\", \"$share/g/a\"]\npriority = 10\non_full = \"drop\"",
         &[
-            "edge.toml:3:9: lane.mqtt: \"a/#/b\" is no topic filter; write an MQTT topic filter such as \"devices/+/alarm\"",
+            "edge.toml:3:9: lane.mqtt: \"a/#/b\" is no topic filter: # stands alone and only at the end, as in \"a/#\"; write an MQTT topic filter such as \"devices/+/alarm\"",
+            "edge.toml:3:18: lane.mqtt: \"$share/g/a\" is no topic filter: shared subscriptions are not taken here; write an MQTT topic filter such as \"devices/+/alarm\"",
             "edge.toml:4:12: lane.priority: 10 is out of range; write a whole number from 1 to 9",
             "edge.toml:5:11: lane.on_full: \"drop\" is unknown; write \"refuse\" or \"drop-oldest\" or \"thin\"",
         ],
@@ -541,4 +542,48 @@ fn a_file_full_of_mistakes_is_answered_with_a_bounded_list() {
     assert!(errors.ends_with("… and 950 more errors"), "{errors}");
     let many = "[[lane]]\nname = \"a\"\n".repeat(33);
     assert_eq!(edge(&many).unwrap_err(), ["edge.toml:65:1: lane: is there 33 times; write at most 32"]);
+}
+
+#[test]
+fn a_mapping_must_make_sense() {
+    let refused = |topic: &str, more: &str| edge(&format!("[[mapping]]\ntopic = \"{topic}\"\n{more}")).unwrap_err();
+    for (topic, more, place, why) in [
+        ("a/x{d}/b", "", "2:9", "is a whole level"),
+        ("a/{}/b", "", "2:9", "is a whole level"),
+        ("{d}/{d}", "", "2:9", "twice"),
+        ("{topic}/#", "", "2:9", "a meaning of its own"),
+        ("$SYS/#", "", "2:9", "the broker's own"),
+        ("{d}/#", "type = \"{x}\"", "3:8", "{x} is not a level of the topic"),
+        ("{d}/#", "subject = \"{d\"", "3:11", "belongs to no {name}"),
+        ("{d}/#", "subject = \"{d}}\"", "3:11", "belongs to no {name}"),
+        ("{d}/#", "subject = \"{{d}\"", "3:11", "belongs to no {name}"),
+        ("{d}/#", "lane = \"none\"", "3:8", "there is no lane"),
+    ] {
+        let errors = refused(topic, more);
+        assert!(errors.len() == 1 && errors[0].starts_with(&format!("edge.toml:{place}: mapping.")), "{errors:?}");
+        assert!(errors[0].contains(why), "{errors:?}");
+    }
+    let good = "[[mapping]]\ntopic = \"{a}/{b-1}/+/#\"\ntype = \"{topic}\"\nsubject = \"{a}.{b-1}.{client}.{topic}\"";
+    assert_eq!(edge(good).unwrap().0.mappings.len(), 1);
+}
+
+#[test]
+fn a_bridge_must_make_sense() {
+    let bridge = |more: &str| edge(&format!("[[bridge]]\nname = \"old\"\nurl = \"mqtt://10.0.0.1\"\n{more}"));
+    for (more, why) in [
+        ("password = \"x\"", "bridge.password: needs user_name as well"),
+        ("topics = []", "bridge.topics: is empty"),
+        ("ca_file = \"/x.pem\"", "bridge.url: has no TLS, but files for it are given"),
+        ("certificate_file = \"/x.pem\"", "belong together"),
+        (
+            "client_id = \"a\"\n[[bridge]]\nname = \"b\"\nurl = \"mqtt://10.0.0.1:1883\"\nclient_id = \"a\"",
+            "bridge.client_id: is that of an earlier",
+        ),
+    ] {
+        let errors = bridge(more).unwrap_err();
+        assert!(errors.iter().any(|e| e.contains(why)), "{more}: {errors:?}");
+    }
+    let (config, warnings) = bridge("user_name = \"u\"\npassword = \"x\"").unwrap();
+    assert_eq!(config.bridges[0].url, "mqtt://10.0.0.1:1883");
+    assert!(warnings.iter().any(|w| w.contains("unencrypted")), "{warnings:?}");
 }

@@ -1,7 +1,8 @@
-//! The event: CloudEvents 1.0 context attributes and data, its limits, and its record on disk. [pure]
+//! The event: CloudEvents 1.0 context attributes and data, its limits, and its record on disk; MQTT topics as text. [pure]
 
 pub mod record;
 pub mod time;
+pub mod topic;
 
 use bytes::Bytes;
 

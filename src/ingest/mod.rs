@@ -2,9 +2,11 @@
 //!
 //! Architecture invariant: nothing here knows Pulsar or the uplink; a gateway without a cloud answers the same.
 
+pub mod accept;
 pub mod decode;
 pub mod http;
 pub mod identity;
+pub mod mapping;
 pub mod mqtt;
 pub mod refusal;
 pub mod router;

@@ -30,6 +30,16 @@ impl Router {
         Ok(Self { matching, rest: writer(last)? })
     }
 
+    /// The lane of this name.
+    pub fn lane_named(&self, name: &str) -> Option<&Writer> {
+        self.matching.iter().map(|(_, writer)| writer).chain([&self.rest]).find(|writer| writer.lane() == name)
+    }
+
+    /// The lane for an event of type `ty`, unless its topic or mapping has named one.
+    pub fn choose(&self, named: Option<&str>, ty: &str) -> &Writer {
+        named.and_then(|name| self.lane_named(name)).unwrap_or_else(|| self.lane_for(ty))
+    }
+
     /// The lane for events of type `ty`.
     pub fn lane_for(&self, ty: &str) -> &Writer {
         self.matching
@@ -86,6 +96,10 @@ mod tests {
         assert_eq!(router.lane_for("motor.alarm").lane(), "alarms");
         assert_eq!(router.lane_for("fire").lane(), "alarms");
         assert_eq!(router.lane_for("firewood").lane(), "rest");
+        assert_eq!(router.lane_named("rest").map(Writer::lane), Some("rest"));
+        assert!(router.lane_named("other").is_none());
+        assert_eq!(router.choose(Some("rest"), "fire").lane(), "rest");
+        assert_eq!(router.choose(None, "fire").lane(), "alarms");
         assert_eq!(Router::new(&[], &outbox).err(), Some(RouterError::NoLane));
         let other = Router::new(&[lane("other", &[])], &outbox).err();
         assert_eq!(other, Some(RouterError::Unknown("other".into())));

@@ -79,16 +79,16 @@ pub enum NotQueued {
 }
 
 impl Queue {
-    /// Lets an append wait. One alone may be larger than the queue's bytes.
-    pub fn push(&self, append: Append) -> Result<(), NotQueued> {
+    /// Lets an append wait, or gives it back. One alone may be larger than the queue's bytes.
+    pub fn push(&self, append: Append) -> Result<(), (NotQueued, Append)> {
         let mut state = self.lock();
         if state.closed {
-            return Err(NotQueued::Closed);
+            return Err((NotQueued::Closed, append));
         }
         let bytes = append.records.len();
         let full = state.waiting.len() >= QUEUE_APPENDS_MAX || state.bytes.saturating_add(bytes) > QUEUE_BYTES_MAX;
         if full && !state.waiting.is_empty() {
-            return Err(NotQueued::Busy);
+            return Err((NotQueued::Busy, append));
         }
         state.bytes += bytes;
         state.waiting.push_back(append);
@@ -115,7 +115,7 @@ impl Queue {
     }
 
     /// The next group, empty after [`IDLE_MAX`] without one. `None`: closed, and nothing waits.
-    fn take(&self, gather: Option<(usize, Duration)>) -> Option<Vec<Append>> {
+    pub(super) fn take(&self, gather: Option<(usize, Duration)>) -> Option<Vec<Append>> {
         let mut state = self.wait(self.lock(), 1, IDLE_MAX);
         if let Some((appends, at_most)) = gather {
             state = self.wait(state, appends, at_most);
@@ -283,6 +283,10 @@ impl Committer {
 mod tests {
     use super::*;
 
+    fn push(queue: &Queue, bytes: usize) -> Result<(), NotQueued> {
+        queue.push(append(bytes)).map_err(|(why, _)| why)
+    }
+
     fn append(bytes: usize) -> Append {
         Append { records: vec![0; bytes], ends: vec![bytes], names: vec![None], answer: oneshot::channel().0 }
     }
@@ -290,15 +294,15 @@ mod tests {
     #[test]
     fn the_queue_is_bounded_by_number_and_bytes_and_ends_when_closed() {
         let queue = Queue::default();
-        assert_eq!(queue.push(append(QUEUE_BYTES_MAX + 1)), Ok(()), "one alone may be larger");
-        assert_eq!(queue.push(append(1)), Err(NotQueued::Busy));
+        assert_eq!(push(&queue, QUEUE_BYTES_MAX + 1), Ok(()), "one alone may be larger");
+        assert_eq!(push(&queue, 1), Err(NotQueued::Busy));
         assert_eq!(queue.take(None).map(|g| g.len()), Some(1));
         for _ in 0..QUEUE_APPENDS_MAX {
-            assert_eq!(queue.push(append(1)), Ok(()));
+            assert_eq!(push(&queue, 1), Ok(()));
         }
-        assert_eq!(queue.push(append(1)), Err(NotQueued::Busy));
+        assert_eq!(push(&queue, 1), Err(NotQueued::Busy));
         queue.close();
-        assert_eq!(queue.push(append(1)), Err(NotQueued::Closed));
+        assert_eq!(push(&queue, 1), Err(NotQueued::Closed));
         assert_eq!(queue.take(None).map(|g| g.len()), Some(QUEUE_APPENDS_MAX), "what waits is still committed");
         assert!(queue.take(None).is_none());
     }
@@ -307,7 +311,7 @@ mod tests {
     fn a_group_is_bounded_by_bytes() {
         let queue = Queue::default();
         for _ in 0..5 {
-            assert_eq!(queue.push(append(GROUP_BYTES_MAX / 2)), Ok(()));
+            assert_eq!(push(&queue, GROUP_BYTES_MAX / 2), Ok(()));
         }
         assert_eq!(queue.take(None).map(|g| g.len()), Some(2));
     }

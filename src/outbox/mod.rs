@@ -34,6 +34,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod window;
+mod writer;
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -42,17 +43,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
 use crate::config::EdgeConfig;
 use crate::config::edge::Durability;
-use crate::event::{Event, record};
 use crate::observe::metrics::Metrics;
 use crate::sys::clock::Clock;
 use crate::sys::files::{self, DirLock};
 use crate::sys::{sync_barrier, tasks};
 use budget::Budget;
-use commit::{Append, NotQueued};
 use lane::{Lane, Settings};
 use meter::Meters;
 use notes::Identity;
@@ -60,6 +58,7 @@ use window::Fingerprints;
 
 pub use inspect::{InspectedLane, Inspection, inspect};
 pub use reader::Reader;
+pub use writer::{Batch, Receipt, Writer};
 
 /// Position of an event in its lane: 1, 2, 3 … without gaps.
 pub type Seq = u64;
@@ -254,7 +253,7 @@ impl Outbox {
     /// The way in for one lane; `None`: there is no such lane.
     pub fn writer(&self, lane: &str) -> Option<Writer> {
         let lane = self.0.lanes.iter().find(|l| l.name == lane)?.clone();
-        Some(Writer { lane, fingerprints: self.0.fingerprints.clone() })
+        Some(Writer::new(lane, self.0.fingerprints.clone()))
     }
 
     /// The way out for one lane; there should be one reader per lane.
@@ -355,60 +354,5 @@ fn lock(data: &Path) -> Result<DirLock, OpenError> {
             }
             Err(e) => return Err(no_place("lock", data, &e)),
         }
-    }
-}
-
-/// The way in for one lane. Cheap to clone.
-#[derive(Clone)]
-pub struct Writer {
-    lane: Arc<Lane>,
-    fingerprints: Fingerprints,
-}
-
-impl Writer {
-    /// The lane's name.
-    pub fn lane(&self) -> &str {
-        &self.lane.name
-    }
-
-    /// Puts all of `events` on disk or none. They must have passed [`Event::check`].
-    /// Dropping the future does not undo the append: the events may still be stored.
-    pub async fn append(&self, events: Vec<Event>) -> Result<Durable, AppendError> {
-        if events.is_empty() {
-            return Ok(Durable { accepted: 0, repeated: 0, first: 0, last: 0 });
-        }
-        let (answer, answered) = oneshot::channel();
-        let append = self.encode(&events, answer)?;
-        drop(events);
-        self.lane.queue.push(append).map_err(|why| match why {
-            NotQueued::Busy => AppendError::Busy { lane: self.lane.name.clone() },
-            NotQueued::Closed => AppendError::Closed,
-        })?;
-        // The committer answers everything it takes; without an answer it has panicked.
-        answered.await.unwrap_or_else(|_| {
-            let reason = "the commit ended unexpectedly, and the log says why; the events may still be stored".into();
-            Err(AppendError::Disk { lane: self.lane.name.clone(), reason })
-        })
-    }
-
-    fn encode(
-        &self,
-        events: &[Event],
-        answer: oneshot::Sender<Result<Durable, AppendError>>,
-    ) -> Result<Append, AppendError> {
-        let max = self.lane.settings.record_bytes_max;
-        let mut records = Vec::with_capacity(events.iter().map(record::encoded_len).sum());
-        let mut ends = Vec::with_capacity(events.len());
-        let mut names = Vec::with_capacity(events.len());
-        for (index, event) in events.iter().enumerate() {
-            let bytes = record::encoded_len(event);
-            if bytes as u64 > max {
-                return Err(AppendError::TooLarge { index, bytes, max });
-            }
-            record::encode(event, &mut records);
-            ends.push(records.len());
-            names.push((!event.id_is_ours).then(|| self.fingerprints.of(&event.source, &event.id)));
-        }
-        Ok(Append { records, ends, names, answer })
     }
 }

@@ -60,6 +60,7 @@ impl Gate {
             metrics,
             http: config.http.clone(),
             max_event: config.outbox.max_event,
+            local: None,
             ready: ready.clone(),
         };
         listener.start(&tasks, gateway);

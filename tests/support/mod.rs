@@ -11,6 +11,8 @@ pub mod edge;
 pub mod files;
 pub mod fleet;
 pub mod gateway;
+pub mod mqtt;
+pub mod mqtt_mutator;
 pub mod oracle;
 pub mod process;
 pub mod provision;

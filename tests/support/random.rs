@@ -15,6 +15,14 @@ impl Random {
         Self { seed, state: seed }
     }
 
+    /// The same numbers for the same seed; two seeds that are close give numbers that are not.
+    pub fn seeded(seed: u64) -> Self {
+        // The last steps of splitmix64: xorshift alone begins alike for 1 and 2.
+        let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        Self { seed, state: (mixed ^ (mixed >> 31)).max(1) }
+    }
+
     /// The seed, for the failure's message.
     pub fn seed(&self) -> u64 {
         self.seed

@@ -1,4 +1,4 @@
-//! CloudEvents' HTTP binary mode: attributes in `ce-*` headers, the body is the data. [pure]
+//! CloudEvents' binary mode: attributes in `ce-*` headers (HTTP) or user properties (MQTT 5.0), the body is the data. [pure]
 
 use bytes::Bytes;
 use hyper::header::{HeaderMap, HeaderValue};
@@ -27,6 +27,22 @@ impl Attributes {
             draft.datacontenttype = Some(content_type.to_owned());
         }
         Ok(any.then_some(Self(draft)))
+    }
+
+    /// Takes the user properties of an MQTT 5.0 message, each of which is an attribute (MQTT binding 1.0.2 §3.1.3). What cannot be an
+    /// attribute's name is for somebody else: there is no prefix that would tell them apart.
+    pub fn of_properties(properties: &[(String, String)], content_type: Option<&str>) -> Result<Self, Refusal> {
+        let mut draft = Draft::default();
+        let named = |name: &str| name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        for (name, value) in properties.iter().filter(|(name, _)| !name.is_empty() && named(name)) {
+            let set = match name.as_str() {
+                "datacontenttype" => Err("is the message's content type in binary mode; leave it out".to_owned()),
+                name => draft.set(name, value.clone()),
+            };
+            set.map_err(|reason| Refusal::new(Kind::InvalidEvent, format!("user property {name:?}: {reason}")))?;
+        }
+        draft.datacontenttype = content_type.map(str::to_owned);
+        Ok(Self(draft))
     }
 
     /// The event whose data is `body`.

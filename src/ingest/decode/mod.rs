@@ -145,7 +145,7 @@ impl Context {
 }
 
 /// What a path segment of a URI may not contain as it is (RFC 3986 §3.3).
-const SEGMENT: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS
+pub const SEGMENT: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS
     .add(b' ')
     .add(b'"')
     .add(b'#')

@@ -9,7 +9,7 @@
 
 mod accept;
 mod body;
-mod budget;
+pub(in crate::ingest) mod budget;
 mod connection;
 mod events;
 mod inflate;
@@ -26,12 +26,13 @@ use tokio::sync::Semaphore;
 
 use crate::config::edge;
 use crate::ingest::Router;
+use crate::ingest::mqtt::local::Local;
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Links;
 use crate::outbox::Outbox;
 use crate::sys::clock::Clock;
 
-pub use accept::{BindError, Listener};
+pub use accept::Listener;
 
 /// Everything the HTTP way in needs to know of its gateway.
 #[derive(Clone)]
@@ -52,6 +53,8 @@ pub struct Gateway {
     pub http: edge::Http,
     /// `outbox.max_event`
     pub max_event: u64,
+    /// Local subscribers, who may want what comes by HTTP.
+    pub local: Option<Local>,
     /// Set once everything is started; until then /readyz says 503. Posts are taken regardless.
     pub ready: Arc<AtomicBool>,
 }

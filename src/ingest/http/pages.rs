@@ -17,6 +17,7 @@ use warp::filters::BoxedFilter;
 use warp::{Filter, Reply};
 
 use super::{Shared, problem};
+use crate::ingest::mqtt::broker::Counts;
 use crate::ingest::refusal::{Kind, Refusal};
 use crate::observe::metrics;
 use crate::observe::status::LinkStatus;
@@ -121,7 +122,20 @@ struct Status<'a> {
     uptime_seconds: u64,
     ready: bool,
     lanes: Vec<Lane>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mqtt: Option<Mqtt>,
     limits: Limits,
+}
+
+#[derive(Serialize)]
+struct Mqtt {
+    connections: usize,
+    sessions: usize,
+    subscriptions: usize,
+    retained: usize,
+    retained_bytes: usize,
+    queued: usize,
+    queued_bytes: usize,
 }
 
 #[derive(Serialize)]
@@ -171,6 +185,7 @@ fn status(shared: &Shared) -> Page {
             uptime_seconds: shared.started.elapsed().as_secs(),
             ready: gateway.ready.load(Ordering::Acquire),
             lanes: lanes.collect(),
+            mqtt: gateway.local.as_ref().map(|local| mqtt_of(&local.counts())),
             limits: Limits {
                 connections_max: http.max_connections,
                 body_bytes_max: http.max_body,
@@ -183,6 +198,18 @@ fn status(shared: &Shared) -> Page {
             },
         },
     )
+}
+
+fn mqtt_of(counts: &Counts) -> Mqtt {
+    Mqtt {
+        connections: counts.connections,
+        sessions: counts.sessions,
+        subscriptions: counts.subscriptions,
+        retained: counts.retained,
+        retained_bytes: counts.retained_bytes,
+        queued: counts.queued,
+        queued_bytes: counts.queued_bytes,
+    }
 }
 
 fn lane_of(lane: LaneStatus, link: LinkStatus, now_ms: i64) -> Lane {

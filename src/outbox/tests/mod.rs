@@ -10,10 +10,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
+use super::commit::Append;
 use super::testing::{config, open};
 use super::*;
 use crate::event::tests::sample;
+use crate::event::{Event, record};
 
 fn ours(data: impl Into<Bytes>) -> Event {
     Event { id_is_ours: true, data: data.into(), ..sample("x") }

@@ -3,10 +3,20 @@
 //! [`decode`] turns a client's bytes into packets and refuses what the standards forbid; [`encode`] writes the
 //! server's packets. Field names are those of MQTT 5.0; what 3.1.1 does not have stays at its default.
 
+pub mod decode;
+pub mod encode;
+mod error;
+mod properties;
+mod reader;
+
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use bytes::Bytes;
+
+pub use decode::Decoder;
+pub use encode::{EncodeError, encode, encode_up_to, encoded_len};
+pub use error::{Answer, PacketError};
 
 /// A packet identifier: never zero (MQTT 5.0 §2.2.1, 3.1.1 §2.3.1).
 pub type PacketId = NonZeroU16;
@@ -288,3 +298,6 @@ pub struct Disconnect {
     /// For people.
     pub reason_string: Option<String>,
 }
+
+#[cfg(test)]
+mod tests;
