@@ -17,11 +17,13 @@ use warp::filters::BoxedFilter;
 use warp::{Filter, Reply};
 
 use super::{Shared, problem};
+use crate::ingest::identity::IdentityStatus;
 use crate::ingest::mqtt::broker::Counts;
 use crate::ingest::refusal::{Kind, Refusal};
 use crate::observe::metrics;
 use crate::observe::status::LinkStatus;
 use crate::outbox::LaneStatus;
+use crate::security::server::{ServerTls, TlsStatus};
 
 /// The pages, for hyper to call. Cheap to clone.
 #[derive(Clone)]
@@ -124,6 +126,9 @@ struct Status<'a> {
     lanes: Vec<Lane>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mqtt: Option<Mqtt>,
+    identity: IdentityStatus,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<TlsStatus>,
     limits: Limits,
 }
 
@@ -186,6 +191,8 @@ fn status(shared: &Shared) -> Page {
             ready: gateway.ready.load(Ordering::Acquire),
             lanes: lanes.collect(),
             mqtt: gateway.local.as_ref().map(|local| mqtt_of(&local.counts())),
+            identity: gateway.gate.status(),
+            tls: gateway.tls.as_ref().map(ServerTls::status),
             limits: Limits {
                 connections_max: http.max_connections,
                 body_bytes_max: http.max_body,
