@@ -240,6 +240,8 @@ async fn tidegate(dir: PathBuf) {
             http: config.http.clone(),
             max_event: config.outbox.max_event,
             local: None,
+            gate: tidegate::ingest::identity::Gate::open(),
+            tls: None,
             ready: Arc::new(AtomicBool::new(true)),
         },
     );

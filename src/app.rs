@@ -20,6 +20,7 @@ use crate::journal::Meters;
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Links;
 use crate::outbox::Outbox;
+use crate::security::server::{ServerTls, ServerTlsError};
 use crate::sys::clock::Clock;
 use crate::sys::tasks::Tasks;
 use crate::uplink;
@@ -64,6 +65,9 @@ pub fn edge(config: EdgeConfig) -> Result<(), AppError> {
 async fn run_edge(config: EdgeConfig, http: Listener, mqtt: mqtt::Listener) -> Result<(), AppError> {
     let stop = Stop::listen()?;
     let (clock, metrics, links) = (Clock::system(), Metrics::default(), Links::default());
+    let (ingest, uplink) = (Tasks::new(), Tasks::new());
+    let gate = Gate::start(&ingest, &config, clock.clone(), &metrics).map_err(|e| AppError::Setup(e.to_string()))?;
+    let tls = server_tls(&config, &ingest, &clock, &metrics).map_err(|e| AppError::Setup(e.to_string()))?;
     let outbox = Outbox::open(&config, &clock, &metrics).map_err(|e| AppError::Unavailable(e.to_string()))?;
     let router = Router::new(&config.lanes, &outbox).map_err(|e| AppError::Setup(e.to_string()))?;
     let readers = config.lanes.iter().filter_map(|lane| outbox.reader(&lane.name)).collect();
@@ -72,7 +76,6 @@ async fn run_edge(config: EdgeConfig, http: Listener, mqtt: mqtt::Listener) -> R
     let commands = Commands::open(&config, &clock, &metrics, journals.of("commands"), results)
         .map_err(|e| AppError::Unavailable(e.to_string()))?;
     let hub = Hub::open(&config, &clock, &journals).map_err(|e| AppError::Unavailable(e.to_string()))?;
-    let (ingest, uplink) = (Tasks::new(), Tasks::new());
     uplink::start(&uplink, &config, outbox.incarnation(), readers, links.clone(), clock.clone(), &metrics)
         .map_err(|e| AppError::Setup(e.to_string()))?;
     commands.start(&ingest);
@@ -84,8 +87,8 @@ async fn run_edge(config: EdgeConfig, http: Listener, mqtt: mqtt::Listener) -> R
         commands: commands.clone(),
         outbox: outbox.clone(),
         links: links.clone(),
-        gate: Gate::open(),
-        tls: None,
+        gate: gate.clone(),
+        tls: tls.clone(),
         clock: clock.clone(),
     };
     mqtt.start(&ingest, around, &metrics);
@@ -103,6 +106,8 @@ async fn run_edge(config: EdgeConfig, http: Listener, mqtt: mqtt::Listener) -> R
             max_event: config.outbox.max_event,
             commands: commands.clone(),
             local: Some(Local::new(hub.clone(), config.mqtt.http_topic.clone())),
+            gate,
+            tls,
             ready: Arc::new(AtomicBool::new(true)),
         },
     );
@@ -118,6 +123,21 @@ async fn run_edge(config: EdgeConfig, http: Listener, mqtt: mqtt::Listener) -> R
     hub.close().await;
     outbox.close().await;
     ended(&[&ingest, &uplink], in_time)
+}
+
+/// The certificate that devices see, where one is configured.
+fn server_tls(
+    config: &EdgeConfig,
+    tasks: &Tasks,
+    clock: &Clock,
+    metrics: &Metrics,
+) -> Result<Option<ServerTls>, ServerTlsError> {
+    if config.tls.certificate_file.is_none() {
+        return Ok(None);
+    }
+    let tls = ServerTls::load(&config.tls, clock)?;
+    tls.watch(tasks, metrics)?;
+    Ok(Some(tls))
 }
 
 /// Runs the cloud mode until it is asked to stop. Returns when what it held is stored and acknowledged.

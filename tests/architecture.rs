@@ -12,7 +12,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("event", &["sys"]),
     ("config", &["event", "sys"]),
     ("observe", &["config", "event", "sys"]),
-    ("security", &["config", "event", "sys"]),
+    ("security", &["config", "event", "sys", "observe"]),
     ("pulsar", &["config", "event", "sys", "security"]),
     ("outbox", &["config", "event", "sys", "observe"]),
     ("journal", &["event", "sys", "observe"]),
@@ -27,12 +27,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "observe", "security",
         ],
     ),
-    ("cli", &["app", "outbox", "cloud", "pulsar", "config", "event", "sys", "observe", "security"]),
+    ("cli", &["app", "ingest", "outbox", "cloud", "pulsar", "config", "event", "sys", "observe", "security"]),
 ];
 
 /// Files and directories that decide and never act.
 const PURE: &[&str] = &[
     "src/event",
+    "src/ingest/identity/limiter.rs",
+    "src/ingest/identity/quota.rs",
+    "src/ingest/identity/rules.rs",
+    "src/ingest/identity/throttle.rs",
     "src/ingest/mapping",
     "src/ingest/mqtt/packet",
     "src/ingest/mqtt/topic",

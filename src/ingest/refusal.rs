@@ -1,6 +1,7 @@
 //! Why a request was not taken: one table of every reason, its status and what the sender should do. [pure]
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use crate::outbox::AppendError;
 
@@ -13,12 +14,22 @@ pub enum Kind {
     MalformedBody,
     /// One event breaks a rule of CloudEvents or one of our limits on attributes.
     InvalidEvent,
+    /// No credential, or a wrong one.
+    Unauthorized,
+    /// Known, and not allowed.
+    Forbidden,
+    /// The address has shown too many wrong credentials.
+    LockedOut,
+    /// The device's quota is used up.
+    QuotaExceeded,
+    /// The device has as many connections as it may.
+    TooManyConnections,
+    /// Too many passwords wait to be checked.
+    TooManyLogins,
     /// An event names another device than the path.
     SubjectMismatch,
     /// The events of one request belong to more than one lane.
     MixedLanes,
-    /// Whoever asks may not do this.
-    Forbidden,
     /// No such path.
     NotFound,
     /// The path exists, the method does not.
@@ -82,13 +93,18 @@ pub struct Facts {
 
 impl Kind {
     /// Every reason, for metrics that exist before their first event.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 34] = [
         Self::BadRequest,
         Self::MalformedBody,
         Self::InvalidEvent,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::LockedOut,
+        Self::QuotaExceeded,
+        Self::TooManyConnections,
+        Self::TooManyLogins,
         Self::SubjectMismatch,
         Self::MixedLanes,
-        Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::BodyTimeout,
@@ -120,9 +136,15 @@ impl Kind {
             Self::BadRequest => (400, "bad-request", "The request does not make sense", None),
             Self::MalformedBody => (400, "malformed-body", "The body is not what its type says", None),
             Self::InvalidEvent => (400, "invalid-event", "An event is not valid", None),
+            Self::Unauthorized => (401, "unauthorized", "A right credential is needed", None),
+            Self::Forbidden => (403, "forbidden", "This is not allowed", None),
+            Self::LockedOut => (429, "locked-out", "Too many wrong credentials came from this address", Some(1)),
+            Self::QuotaExceeded => (429, "quota-exceeded", "The quota is used up", Some(1)),
+            // Its other connections end when their idle time is over.
+            Self::TooManyConnections => (429, "too-many-connections", "The device has too many connections", Some(10)),
+            Self::TooManyLogins => (503, "too-many-logins", "Too many logins at once", Some(5)),
             Self::SubjectMismatch => (400, "subject-mismatch", "An event names another device than the path", None),
             Self::MixedLanes => (400, "mixed-lanes", "The events belong to more than one lane", None),
-            Self::Forbidden => (403, "forbidden", "Whoever asks may not do this", None),
             Self::NotFound => (404, "not-found", "There is nothing at this path", None),
             Self::MethodNotAllowed => (405, "method-not-allowed", "The path does not take this method", None),
             Self::BodyTimeout => (408, "body-timeout", "The body did not arrive in time", None),
@@ -183,12 +205,21 @@ pub struct Refusal {
     pub place: Option<Place>,
     /// A sentence for the sender: what was wrong and the way out.
     pub detail: Cow<'static, str>,
+    /// Seconds after which trying again makes sense, where it is known better than for all of this kind.
+    pub retry_after_s: Option<u64>,
 }
 
 impl Refusal {
     /// A refusal of the whole request.
     pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, place: None, detail: detail.into() }
+        Self { kind, place: None, detail: detail.into(), retry_after_s: None }
+    }
+
+    /// The same, to be tried again after `wait`.
+    #[must_use]
+    pub fn after(self, wait: Option<Duration>) -> Self {
+        let seconds = wait.map(|wait| (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1));
+        Self { retry_after_s: seconds.or(self.retry_after_s), ..self }
     }
 
     /// The same, about one event: the sentence begins with its place.
@@ -196,9 +227,7 @@ impl Refusal {
     pub fn at(self, place: Option<Place>) -> Self {
         match place {
             None => self,
-            Some(place) => {
-                Self { kind: self.kind, place: Some(place), detail: format!("{place}: {}", self.detail).into() }
-            }
+            Some(place) => Self { place: Some(place), detail: format!("{place}: {}", self.detail).into(), ..self },
         }
     }
 }

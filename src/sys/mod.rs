@@ -6,3 +6,4 @@ pub mod limits;
 pub mod random;
 pub mod sync_barrier;
 pub mod tasks;
+pub mod watch;

@@ -67,6 +67,8 @@ impl Gate {
             http: config.http.clone(),
             max_event: config.outbox.max_event,
             local: None,
+            gate: tidegate::ingest::identity::Gate::open(),
+            tls: None,
             ready: ready.clone(),
         };
         listener.start(&tasks, gateway);

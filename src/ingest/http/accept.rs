@@ -14,15 +14,18 @@ use crate::sys::tasks::Tasks;
 #[derive(Debug)]
 pub struct Listener {
     socket: Bound,
+    tls_socket: Option<Bound>,
     connections_wanted: usize,
     connections_elsewhere: usize,
 }
 
 impl Listener {
-    /// Binds `http.listen`. Needs no runtime, so that a taken port is known before anything slow begins.
+    /// Binds `http.listen` and `http.tls_listen`. Needs no runtime, so that a taken port is known before anything slow begins.
     pub fn bind(http: &Http) -> Result<Self, BindError> {
         let socket = Bound::bind("HTTP", "http.listen", http.listen)?;
-        Ok(Self { socket, connections_wanted: http.max_connections, connections_elsewhere: 0 })
+        let tls = |address| Bound::bind("HTTPS", "http.tls_listen", address);
+        let tls_socket = http.tls_listen.map(tls).transpose()?;
+        Ok(Self { socket, tls_socket, connections_wanted: http.max_connections, connections_elsewhere: 0 })
     }
 
     /// Leaves open files for so many connections of other ways in.
@@ -36,26 +39,37 @@ impl Listener {
         self.socket.local_addr()
     }
 
+    /// The same of `http.tls_listen`, if that is set.
+    pub fn tls_local_addr(&self) -> Option<SocketAddr> {
+        self.tls_socket.as_ref().map(Bound::local_addr)
+    }
+
     /// Accepts and answers until `tasks` stops; then finishes what is in flight, each connection within
     /// [`connection::SHUTDOWN_GRACE`].
     pub fn start(self, tasks: &Tasks, gateway: Gateway) {
-        let group = tasks.clone();
         let connections_max =
             connections_max("http.max_connections", self.connections_wanted, self.connections_elsewhere);
-        tracing::info!(address = %self.local_addr(), connections_max, "HTTP ingest listens");
-        tasks.spawn("http accept", async move {
-            let shared = Shared::new(gateway, group.stopping().clone());
-            let serve = connection::Server::new(shared.clone());
-            let permits = Arc::new(Semaphore::new(connections_max));
-            let errors = &shared.counters.accept_errors;
-            let connection = |stream, peer, permit| {
-                let connection = serve.connection(stream, peer);
-                group.spawn_contained("http connection", async move {
-                    let _permit = permit;
-                    connection.await;
-                });
-            };
-            self.socket.accept(permits, &shared.stopping, errors, connection).await
-        });
+        let tls = gateway.tls.as_ref().map(|tls| tls.speaking(&[b"http/1.1"]));
+        let shared = Shared::new(gateway, tasks.stopping().clone());
+        let server = connection::Server::new(shared.clone());
+        let sockets = [Some((self.socket, None)), self.tls_socket.map(|socket| (socket, tls))];
+        let sockets: Vec<_> = sockets.into_iter().flatten().collect();
+        // Each port holds a permit while it waits for the next client; see the MQTT listener.
+        let permits = Arc::new(Semaphore::new(connections_max + sockets.len() - 1));
+        for (socket, tls) in sockets {
+            tracing::info!(address = %socket.local_addr(), tls = tls.is_some(), connections_max, "HTTP ingest listens");
+            let (group, shared, server, permits) = (tasks.clone(), shared.clone(), server.clone(), permits.clone());
+            tasks.spawn("http accept", async move {
+                let errors = &shared.counters.accept_errors;
+                let connection = |stream, peer, permit| {
+                    let connection = server.connection(stream, peer, tls.clone());
+                    group.spawn_contained("http connection", async move {
+                        let _permit = permit;
+                        connection.await;
+                    });
+                };
+                socket.accept(permits, &shared.stopping, errors, connection).await
+            });
+        }
     }
 }

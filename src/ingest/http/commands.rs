@@ -36,6 +36,7 @@ use super::problem::{self, Answer};
 use crate::config::units::parse_duration;
 use crate::downlink::commands::command::{check_device, check_id};
 use crate::downlink::commands::{CommandError, NotStored, Refused};
+use crate::ingest::identity::Identity;
 use crate::ingest::refusal::{Kind, Refusal};
 use crate::journal::{AppendError, JournalError};
 
@@ -105,17 +106,13 @@ pub trait Speaker: Sync {
     fn may_speak_for(&self, device: &str) -> bool;
 }
 
-/// In open mode: everybody may do everything.
-#[derive(Debug)]
-pub struct Everybody;
-
-impl Speaker for Everybody {
+impl Speaker for Identity {
     fn is_operator(&self) -> bool {
-        true
+        Identity::is_operator(self)
     }
 
-    fn may_speak_for(&self, _: &str) -> bool {
-        true
+    fn may_speak_for(&self, device: &str) -> bool {
+        Identity::may_speak_for(self, device)
     }
 }
 
@@ -350,12 +347,24 @@ mod tests {
         }
     }
 
+    struct Operator;
+
+    impl Speaker for Operator {
+        fn is_operator(&self) -> bool {
+            true
+        }
+
+        fn may_speak_for(&self, _: &str) -> bool {
+            false
+        }
+    }
+
     #[test]
     fn a_device_takes_its_own_and_sends_nothing() {
         assert_eq!(authorize(&Device("d"), "d", Action::Take), Ok(()));
         assert_eq!(authorize(&Device("d"), "e", Action::Take).unwrap_err().kind, Kind::Forbidden);
         assert_eq!(authorize(&Device("d"), "d", Action::Send).unwrap_err().kind, Kind::Forbidden);
-        assert_eq!(authorize(&Everybody, "d", Action::Send), Ok(()));
+        assert_eq!(authorize(&Operator, "d", Action::Send), Ok(()));
     }
 
     #[test]

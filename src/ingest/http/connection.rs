@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::future;
 use http_body_util::{BodyExt, Either};
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONNECTION, HeaderValue};
@@ -17,11 +18,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::commands::{self, Everybody};
+use super::caller::Caller;
+use super::commands;
 use super::events::{self, Target};
-use super::problem::{Answer, AnswerBody};
+use super::problem::{self, Answer, AnswerBody};
 use super::stream::Guarded;
 use super::{Shared, pages};
+use crate::ingest::refusal::Refusal;
+use crate::security::server::ServerTls;
 
 /// Time for a connection to finish its request once the gateway stops. A commit takes milliseconds; a body
 /// that is still coming is not acknowledged, so its sender repeats it.
@@ -31,7 +35,8 @@ pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// possible but not sensible. With hyper's default of 400 KiB, 10,000 slow heads could take 4 GB.
 const BUFFER_BYTES_MAX: usize = 32 << 10;
 
-/// Makes connections out of streams.
+/// Makes connections out of streams. Cheap to clone.
+#[derive(Clone)]
 pub struct Server {
     shared: Arc<Shared>,
     http: http1::Builder,
@@ -52,26 +57,56 @@ impl Server {
     }
 
     /// Serves `stream` until either side ends it or the gateway stops.
-    pub fn connection(&self, stream: TcpStream, peer: SocketAddr) -> impl Future<Output = ()> + Send + 'static {
+    pub fn connection(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        tls: Option<ServerTls>,
+    ) -> impl Future<Output = ()> + Send + 'static {
         // Answers are small and waited for. A failure only costs time.
         let _ = stream.set_nodelay(true);
-        self.serve(stream, peer)
+        match tls {
+            None => future::Either::Left(self.serve(stream, Caller::new(peer, None), peer)),
+            Some(tls) => future::Either::Right(self.clone().shake_hands(stream, peer, tls)),
+        }
+    }
+
+    async fn shake_hands(self, stream: TcpStream, peer: SocketAddr, tls: ServerTls) {
+        let stopping = self.shared.stopping.child_token();
+        let accepted = tokio::select! {
+            accepted = tls.accept(stream, self.shared.gateway.http.header_timeout) => accepted,
+            () = stopping.cancelled() => return,
+        };
+        match accepted {
+            // On the heap: a connection without TLS must not be as large as one with it.
+            Ok((stream, certificate)) => Box::pin(self.serve(stream, Caller::new(peer, certificate), peer)).await,
+            Err(reason) => {
+                self.shared.counters.tls_failed.inc();
+                tracing::debug!(%peer, %reason, "no TLS");
+            }
+        }
     }
 
     /// The seam for TLS: any byte stream, after its handshake.
-    fn serve<S>(&self, stream: S, peer: SocketAddr) -> impl Future<Output = ()> + Send + 'static
+    fn serve<S>(
+        &self,
+        stream: S,
+        caller: Caller,
+        peer: SocketAddr,
+    ) -> impl Future<Output = ()> + Send + use<S> + 'static
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let unread = Arc::new(AtomicBool::new(false));
         let io = TokioIo::new(Guarded::new(stream, unread.clone()));
         let (shared, pages) = (self.shared.clone(), self.pages.clone());
+        let caller = Arc::new(caller);
         let open = Open::new(&shared);
         // A child: waiting on the one token of all connections would make each request take its lock.
         let stopping = shared.stopping.child_token();
         let connection = self.http.serve_connection(
             io,
-            service_fn(move |request| answer(shared.clone(), pages.clone(), unread.clone(), request)),
+            service_fn(move |request| answer(shared.clone(), caller.clone(), pages.clone(), unread.clone(), request)),
         );
         async move {
             let _open = open;
@@ -96,6 +131,7 @@ impl Server {
 
 async fn answer(
     shared: Arc<Shared>,
+    caller: Arc<Caller>,
     pages: pages::Pages,
     unread: Arc<AtomicBool>,
     request: Request<Incoming>,
@@ -104,14 +140,28 @@ async fn answer(
     // routing beyond the noise (8.9 to 9.1 us CPU a request against 8.5 to 9.6 without it). But warp hands out the
     // body as an opaque stream, and a refusal must know whether a part of the body is left on the wire.
     let (mut response, body_left) = if Target::wanted(&request) {
-        let (response, body_left) = events::post(&shared, request).await;
+        let (response, body_left) = events::post(&shared, &caller, request).await;
         (response.map(Either::Left), body_left)
     } else if commands::Target::of(request.uri().path()).is_some() {
-        commands::serve(&shared, &Everybody, request).await
+        match caller.identify(&shared.gateway.gate, request.headers()).await {
+            Ok(identity) => commands::serve(&shared, &identity, request).await,
+            Err(refusal) => {
+                shared.counters.refused(refusal.kind);
+                (problem::answer(&refusal).map(Either::Left), !request.body().is_end_stream())
+            }
+        }
     } else {
         let has_body = !request.body().is_end_stream();
-        let Ok(response) = pages.call(request).await;
-        (response.map(|body| Either::Right(body.map_err(Into::into).boxed_unsync())), has_body)
+        match admitted(&shared, &caller, &request).await {
+            Ok(()) => {
+                let Ok(response) = pages.call(request).await;
+                (response.map(|body| Either::Right(body.map_err(Into::into).boxed_unsync())), has_body)
+            }
+            Err(refusal) => {
+                shared.counters.refused(refusal.kind);
+                (problem::answer(&refusal).map(Either::Left), has_body)
+            }
+        }
     };
     if body_left {
         unread.store(true, Ordering::Relaxed);
@@ -119,6 +169,16 @@ async fn answer(
     }
     shared.counters.answered(response.status());
     Ok(response)
+}
+
+/// Whether the pages may be seen. What tells of this gateway's inside is for operators, and for who is on this
+/// machine: its supervisor and its agent for metrics. Whether it lives and is ready, everybody may know.
+async fn admitted(shared: &Shared, caller: &Caller, request: &Request<Incoming>) -> Result<(), Refusal> {
+    let path = request.uri().path();
+    match path.strip_suffix('/').unwrap_or(path) {
+        page @ ("/metrics" | "/v1/status") => caller.operates(&shared.gateway.gate, request.headers(), page).await,
+        _ => Ok(()),
+    }
 }
 
 /// What is left of the body would be read as the next request's head: this was the last one.

@@ -12,10 +12,12 @@ use percent_encoding::percent_decode_str;
 use super::Shared;
 use super::body::{Bounds, gather, memory_full};
 use super::budget::Lease;
+use super::caller::{self, Caller};
 use super::inflate::{self, Encoding};
 use super::problem;
 use crate::event::{Event, Timestamp, record};
 use crate::ingest::decode::{self, Context, Decoded, Format, Places};
+use crate::ingest::identity::{Identity, Refused};
 use crate::ingest::refusal::{Kind, Refusal};
 use crate::outbox::{AppendError, Durable, Writer};
 
@@ -68,10 +70,10 @@ struct Receipt<'a> {
 }
 
 /// Answers a POST of events. `true`: a part of the body was left on the wire.
-pub async fn post(shared: &Shared, request: Request<Incoming>) -> (Response<Full<Bytes>>, bool) {
+pub async fn post(shared: &Shared, caller: &Caller, request: Request<Incoming>) -> (Response<Full<Bytes>>, bool) {
     let begun = Instant::now();
     let (head, mut body) = request.into_parts();
-    let taken = take(shared, &head, &mut body).await;
+    let taken = take(shared, caller, &head, &mut body).await;
     // (A chunked body never says that it has ended, so is_end_stream alone would not do.)
     let body_left = taken.is_err() && !body.is_end_stream();
     let stored = match taken {
@@ -91,23 +93,26 @@ pub async fn post(shared: &Shared, request: Request<Incoming>) -> (Response<Full
 }
 
 /// Judges the head, then takes the body off the wire.
-async fn take(shared: &Shared, head: &Parts, body: &mut Incoming) -> Result<Work, Refusal> {
+async fn take(shared: &Shared, caller: &Caller, head: &Parts, body: &mut Incoming) -> Result<Work, Refusal> {
     let http = &shared.gateway.http;
+    let identity = caller.identify(&shared.gateway.gate, &head.headers).await?;
     let encoding = Encoding::of(&head.headers)?;
     let format = Format::of(&head.headers)?;
-    let context = context(shared, head)?;
+    let context = context(shared, &identity, head)?;
     let mut lease = shared.budget.lease();
     let bounds = Bounds { max_bytes: http.max_body, timeout: http.body_timeout };
     let raw = gather(body, bounds, &mut lease).await?;
-    Ok(Work { raw, encoding, format, context, lease, max_inflated: http.max_inflated })
+    Ok(Work { raw, encoding, format, context, identity, lease, max_inflated: http.max_inflated })
 }
 
 /// Makes events of the body and puts them on disk.
 async fn store(shared: &Shared, work: Work) -> Result<Receipt<'_>, Refusal> {
+    let identity = work.identity.clone();
     let (decoded, mut lease) = if work.is_light() { work.run() } else { on_other_thread(shared, work).await }?;
-    let writer = check(shared, &decoded)?;
+    let writer = check(shared, &identity, &decoded)?;
     let Decoded { events, places } = decoded;
     let data_bytes: usize = events.iter().map(|e| e.data.len()).sum();
+    admit(shared, &identity, events.len(), data_bytes)?;
     if events.len() > 1 {
         let attributes: usize = events.iter().map(|e| record::encoded_len(e) + EVENT_BYTES).sum::<usize>() - data_bytes;
         lease.grow(attributes).map_err(memory_full)?;
@@ -146,12 +151,35 @@ fn disk_slow(lane: &str) -> Refusal {
     )
 }
 
-/// The one lane of all events, and that each of them fits into the outbox.
-fn check<'a>(shared: &'a Shared, decoded: &Decoded) -> Result<&'a Writer, Refusal> {
+/// What comes last before the disk: the credential still holds, and the quota allows it.
+fn admit(shared: &Shared, identity: &Identity, events: usize, bytes: usize) -> Result<(), Refusal> {
+    if identity.is_revoked() {
+        return Err(caller::revoked());
+    }
+    identity.admit(events, bytes).map_err(|wait| {
+        shared.gateway.gate.refused(identity, &Refused::Quota(wait));
+        caller::over_quota(wait)
+    })
+}
+
+/// That the sender may speak for `subject`.
+fn may_speak(shared: &Shared, identity: &Identity, subject: &str) -> Result<(), Refusal> {
+    if identity.may_speak_for(subject) {
+        return Ok(());
+    }
+    shared.gateway.gate.refused(identity, &Refused::Subject(subject));
+    Err(caller::wrong_subject(identity, subject))
+}
+
+/// The one lane of all events, that each is the sender's own, and that each of them fits into the outbox.
+fn check<'a>(shared: &'a Shared, identity: &Identity, decoded: &Decoded) -> Result<&'a Writer, Refusal> {
     let router = &shared.gateway.router;
     let max = shared.gateway.max_event;
     let mut lane: Option<&Writer> = None;
     for (i, event) in decoded.events.iter().enumerate() {
+        if let Some(subject) = &event.subject {
+            may_speak(shared, identity, subject).map_err(|refusal| refusal.at(decoded.places.of(i)))?;
+        }
         let bytes = record::encoded_len(event) as u64;
         if bytes > max {
             let detail =
@@ -179,7 +207,7 @@ fn mixed(event: &Event, first: &str, other: &str) -> Refusal {
     )
 }
 
-fn context(shared: &Shared, head: &Parts) -> Result<Context, Refusal> {
+fn context(shared: &Shared, identity: &Identity, head: &Parts) -> Result<Context, Refusal> {
     let device = match Target::of(head.uri.path()) {
         Some(Target::Device(encoded)) => Some(
             percent_decode_str(encoded)
@@ -202,6 +230,13 @@ fn context(shared: &Shared, head: &Parts) -> Result<Context, Refusal> {
     };
     for pair in head.uri.query().unwrap_or_default().split('&').filter(|p| !p.is_empty()) {
         parameter(&mut context, pair)?;
+    }
+    // Before the body is on its way: its events are that device's or it is refused anyway.
+    if let Some(device) = &context.device {
+        may_speak(shared, identity, device)?;
+    }
+    if context.subject.is_none() && !identity.name().is_empty() {
+        context.subject = Some(identity.name().to_owned());
     }
     Ok(context)
 }
@@ -239,6 +274,7 @@ struct Work {
     encoding: Option<Encoding>,
     format: Format,
     context: Context,
+    identity: Identity,
     lease: Lease,
     max_inflated: u64,
 }

@@ -32,6 +32,7 @@ pub struct Counters {
     pub connections: Counter,
     pub connections_open: Gauge,
     pub accept_errors: Counter,
+    pub tls_failed: Counter,
     pub body_memory: Gauge,
     pub listeners_open: Gauge,
     pub duration: Histogram,
@@ -52,6 +53,7 @@ impl Counters {
             connections: Counter::default(),
             connections_open: Gauge::default(),
             accept_errors: Counter::default(),
+            tls_failed: Counter::default(),
             body_memory: Gauge::default(),
             listeners_open: Gauge::default(),
             duration: Histogram::new(DURATION_BUCKETS_S),
@@ -70,6 +72,7 @@ impl Counters {
             r.register("http_connections", "Connections accepted", c.connections);
             r.register("http_connections_open", "Connections open now", c.connections_open);
             r.register("http_accept_errors", "Failures to accept a connection", c.accept_errors);
+            r.register("http_tls_failed", "Connections that ended before or in the TLS handshake", c.tls_failed);
             r.register("http_body_memory_bytes", "Bytes held for bodies and their events now", c.body_memory);
             r.register(
                 "http_listeners_open",

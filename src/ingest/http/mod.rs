@@ -1,15 +1,16 @@
 //! HTTP ingest: an accept loop of our own, the POST of events, and the pages for operators.
 //!
 //! ```text
-//! kernel ─► accept (permits) ─► stream (stall, linger) ─► hyper ─┬─ POST events ─► events ─► outbox ─► 202
-//!                                                                └─ everything else ─► pages (warp)
+//! kernel ─► accept (permits) ─► [TLS] ─► stream (stall, linger) ─► hyper ─► caller (who) ─┬─ POST events ─► events ─► outbox ─► 202
+//!                                                                                       └─ everything else ─► pages (warp)
 //! ```
-//! HTTP/1.1 only: without TLS there is no way to agree on HTTP/2 that devices use, and hyper-util's protocol
-//! detection has no time-out for a connection that says nothing (read in its 0.1.21).
+//! HTTP/1.1 only, also over TLS (ALPN): one event per request gains nothing from HTTP/2, and hyper-util's protocol detection
+//! has no time-out for a connection that says nothing (read in its 0.1.21).
 
 mod accept;
 mod body;
 pub(in crate::ingest) mod budget;
+mod caller;
 mod commands;
 mod connection;
 mod events;
@@ -28,10 +29,12 @@ use tokio::sync::Semaphore;
 use crate::config::edge;
 use crate::downlink::commands::Commands;
 use crate::ingest::Router;
+use crate::ingest::identity::Gate;
 use crate::ingest::mqtt::local::Local;
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Links;
 use crate::outbox::Outbox;
+use crate::security::server::ServerTls;
 use crate::sys::clock::Clock;
 
 pub use accept::Listener;
@@ -59,6 +62,10 @@ pub struct Gateway {
     pub commands: Commands,
     /// Local subscribers, who may want what comes by HTTP.
     pub local: Option<Local>,
+    /// Who may come in.
+    pub gate: Gate,
+    /// The certificate, for `http.tls_listen`.
+    pub tls: Option<ServerTls>,
     /// Set once everything is started; until then /readyz says 503. Posts are taken regardless.
     pub ready: Arc<AtomicBool>,
 }

@@ -18,11 +18,13 @@ use warp::{Filter, Reply};
 
 use super::{Shared, problem};
 use crate::downlink::commands;
+use crate::ingest::identity::IdentityStatus;
 use crate::ingest::mqtt::broker::Counts;
 use crate::ingest::refusal::{Kind, Refusal};
 use crate::observe::metrics;
 use crate::observe::status::LinkStatus;
 use crate::outbox::LaneStatus;
+use crate::security::server::{ServerTls, TlsStatus};
 
 /// The pages, for hyper to call. Cheap to clone.
 #[derive(Clone)]
@@ -127,6 +129,9 @@ struct Status<'a> {
     commands: Waiting,
     #[serde(skip_serializing_if = "Option::is_none")]
     mqtt: Option<Mqtt>,
+    identity: IdentityStatus,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<TlsStatus>,
     limits: Limits,
 }
 
@@ -205,6 +210,8 @@ fn status(shared: &Shared) -> Page {
             lanes: lanes.collect(),
             commands: waiting(&gateway.commands.counts()),
             mqtt: gateway.local.as_ref().map(|local| mqtt_of(&local.counts())),
+            identity: gateway.gate.status(),
+            tls: gateway.tls.as_ref().map(ServerTls::status),
             limits: Limits {
                 connections_max: http.max_connections,
                 body_bytes_max: http.max_body,

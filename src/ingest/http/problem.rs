@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http_body_util::{Either, Full, combinators::UnsyncBoxBody};
-use hyper::header::{ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
@@ -47,16 +47,20 @@ pub fn answer(refusal: &Refusal) -> Response<Full<Bytes>> {
     };
     let status = StatusCode::from_u16(facts.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = whole(status, "application/problem+json", to_json(&document));
-    if let Some(seconds) = facts.retry_after_s {
+    if let Some(seconds) = refusal.retry_after_s.or(facts.retry_after_s.map(u64::from)) {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     match refusal.kind {
+        Kind::Unauthorized => set(&mut response, WWW_AUTHENTICATE, CHALLENGE),
         Kind::UnsupportedEncoding => set(&mut response, ACCEPT_ENCODING, inflate::ACCEPTED),
         Kind::UnsupportedMediaType => set(&mut response, HeaderName::from_static("accept-post"), ACCEPT_POST),
         _ => {}
     }
     response
 }
+
+/// What a sender without a right credential is told to show (RFC 9110 §11.6.1, RFC 6750 §3, RFC 7617 §2.1).
+const CHALLENGE: &str = "Bearer realm=\"tidegate\", Basic realm=\"tidegate\", charset=\"UTF-8\"";
 
 /// What POST takes, for a sender that got it wrong (W3C LDP's Accept-Post).
 const ACCEPT_POST: &str =

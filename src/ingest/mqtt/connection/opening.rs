@@ -201,8 +201,16 @@ async fn identify(
     Ok((identity, guard))
 }
 
-fn reason_of(_: &Denied) -> Reason {
-    Reason::BAD_USER_NAME_OR_PASSWORD
+/// MQTT 5.0 §3.2.2.2, table 3-1.
+fn reason_of(denied: &Denied) -> Reason {
+    match denied {
+        Denied::NoCredential => Reason::NOT_AUTHORIZED,
+        Denied::BadCredential | Denied::NotTaken(_) => Reason::BAD_USER_NAME_OR_PASSWORD,
+        Denied::Disabled => Reason::BANNED,
+        Denied::LockedOut { .. } => Reason::CONNECTION_RATE_EXCEEDED,
+        Denied::TooManyConnections { .. } => Reason::QUOTA_EXCEEDED,
+        Denied::Busy { .. } => Reason::SERVER_BUSY,
+    }
 }
 
 /// CONNACK, if the broker took the client.

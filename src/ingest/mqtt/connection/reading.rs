@@ -129,7 +129,7 @@ impl Connection {
             if now >= work.since + RATE_WAIT_MAX {
                 return self.end(Reason::MESSAGE_RATE_TOO_HIGH, "more messages or bytes a second than allowed");
             }
-            work.until = now + wait.0.min(RATE_WAIT_MAX);
+            work.until = now + wait.time.min(RATE_WAIT_MAX);
             self.paused = Some(Box::new(work));
             return;
         }
