@@ -33,6 +33,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// Files and directories that decide and never act.
 const PURE: &[&str] = &[
     "src/event",
+    "src/ingest/bridge/window.rs",
     "src/ingest/mapping",
     "src/ingest/mqtt/packet",
     "src/ingest/mqtt/topic",
@@ -47,7 +48,7 @@ const PURE: &[&str] = &[
     "src/uplink/resume.rs",
     "src/uplink/batch.rs",
     "src/cloud/audit.rs",
-    "src/cloud/backoff.rs",
+    "src/sys/backoff.rs",
     "src/cloud/intervals.rs",
     "src/cloud/line.rs",
     "src/pulsar/provision/plan.rs",
