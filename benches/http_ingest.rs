@@ -233,6 +233,7 @@ async fn tidegate(dir: PathBuf) {
             metrics,
             http: config.http.clone(),
             max_event: config.outbox.max_event,
+            bridges: Default::default(),
             ready: Arc::new(AtomicBool::new(true)),
         },
     );

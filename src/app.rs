@@ -9,7 +9,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cloud;
 use crate::config::{CloudConfig, EdgeConfig};
+use crate::ingest::bridge;
 use crate::ingest::http::{Gateway, Listener};
+use crate::ingest::mqtt::upstream::Upstream;
 use crate::ingest::router::Router;
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Links;
@@ -62,6 +64,8 @@ async fn run_edge(config: EdgeConfig, listener: Listener) -> Result<(), AppError
     let (ingest, uplink) = (Tasks::new(), Tasks::new());
     uplink::start(&uplink, &config, outbox.incarnation(), readers, links.clone(), clock.clone(), &metrics)
         .map_err(|e| AppError::Setup(e.to_string()))?;
+    let upstream = Upstream::new(&config, router.clone(), clock.clone());
+    let bridges = bridge::start(&ingest, &config, &upstream, None, &clock, &metrics);
     let address = listener.local_addr();
     listener.start(
         &ingest,
@@ -74,6 +78,7 @@ async fn run_edge(config: EdgeConfig, listener: Listener) -> Result<(), AppError
             metrics,
             http: config.http.clone(),
             max_event: config.outbox.max_event,
+            bridges,
             ready: Arc::new(AtomicBool::new(true)),
         },
     );

@@ -60,6 +60,7 @@ impl Gate {
             metrics,
             http: config.http.clone(),
             max_event: config.outbox.max_event,
+            bridges: Default::default(),
             ready: ready.clone(),
         };
         listener.start(&tasks, gateway);

@@ -88,12 +88,3 @@ impl BridgeError {
         }
     }
 }
-
-/// What helps against a refusal.
-pub const CREDENTIALS: &str = "check bridge.user_name and bridge.password_file, and what that broker lets us do";
-/// What helps against a refusal.
-pub const CLIENT_ID: &str = "set another bridge.client_id";
-/// What helps against a refusal.
-pub const VERSION: &str = "set bridge.version to what that broker speaks";
-/// What helps against a refusal.
-pub const LATER: &str = "it is tried again";

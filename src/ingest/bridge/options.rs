@@ -3,26 +3,15 @@
 
 use std::io::Read;
 use std::path::Path;
-use std::time::Duration;
 
-use rumqttc::{NetworkOptions, TlsConfiguration, Transport, v5};
-
-use super::client::{Options, PACKET_BYTES_MAX};
+use super::codec::{Codec, Login};
+use super::connection::Target;
 use super::error::BridgeError;
-use crate::config::edge::{Bridge, BridgeVersion};
+use crate::config::edge::Bridge;
 use crate::security::tls;
-
-/// Time to connect, TLS and CONNACK included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Longest password (MQTT 3.1.1 §3.1.3.5).
 const PASSWORD_BYTES_MAX: u64 = 65_535;
-
-/// Outgoing messages that wait for an answer: none are sent, but 5.0's event loop makes room for 65,536 (10 MB) otherwise.
-const OUTGOING_MAX: u16 = 8;
-
-/// Largest packet sent: a SUBSCRIBE of 64 topics of 64 KiB.
-const OUTGOING_BYTES_MAX: usize = 5 << 20;
 
 /// Client id of `bridge` unless it names one.
 pub fn client_id(bridge: &Bridge, node: &str) -> String {
@@ -30,54 +19,27 @@ pub fn client_id(bridge: &Bridge, node: &str) -> String {
 }
 
 /// Reads the files and puts everything together. Blocks on the disk.
-pub fn read(bridge: &Bridge, node: &str) -> Result<Options, BridgeError> {
+pub fn read(bridge: &Bridge, node: &str) -> Result<Target, BridgeError> {
     let (secure, host, port) = address(&bridge.url);
-    let transport = if secure {
-        let identity = bridge.certificate_file.as_deref().zip(bridge.key_file.as_deref());
-        Transport::tls_with_config(TlsConfiguration::Rustls(tls::client_as(bridge.ca_file.as_deref(), identity)?))
-    } else {
-        Transport::tcp()
-    };
+    let identity = bridge.certificate_file.as_deref().zip(bridge.key_file.as_deref());
+    let tls = if secure { Some(tls::client_as(bridge.ca_file.as_deref(), identity)?) } else { None };
     let password = match (&bridge.password, &bridge.password_file) {
-        (_, Some(path)) => Some(password_in(path)?),
-        (Some(password), None) => Some(password.reveal().to_owned()),
-        (None, None) => None,
+        (_, Some(path)) => password_in(path)?,
+        (Some(password), None) => password.reveal().to_owned(),
+        (None, None) => String::new(),
     };
-    let credentials = bridge.user_name.clone().map(|user| (user, password.unwrap_or_default()));
-    let (id, keep_alive) = (client_id(bridge, node), bridge.keep_alive);
-    Ok(match bridge.version {
-        BridgeVersion::V311 => {
-            let mut options = rumqttc::MqttOptions::new(id, host, port);
-            options.set_clean_session(false).set_manual_acks(true).set_keep_alive(keep_alive).set_transport(transport);
-            options.set_max_packet_size(PACKET_BYTES_MAX as usize, OUTGOING_BYTES_MAX).set_inflight(OUTGOING_MAX);
-            if let Some((user, password)) = credentials {
-                options.set_credentials(user, password);
-            }
-            let mut network = NetworkOptions::new();
-            network.set_connection_timeout(CONNECT_TIMEOUT.as_secs());
-            network.set_tcp_nodelay(true);
-            Options::V4(options, network)
-        }
-        BridgeVersion::V5 => {
-            let mut options = v5::MqttOptions::new(id, host, port);
-            options.set_clean_start(false).set_manual_acks(true).set_keep_alive(keep_alive).set_transport(transport);
-            // Never (§3.1.2.11.2): what the other broker keeps for us may wait for weeks.
-            options.set_session_expiry_interval(Some(u32::MAX)).set_receive_maximum(Some(bridge.in_flight));
-            options.set_max_packet_size(Some(PACKET_BYTES_MAX)).set_outgoing_inflight_upper_limit(OUTGOING_MAX);
-            options.set_connection_timeout(CONNECT_TIMEOUT.as_secs());
-            if let Some((user, password)) = credentials {
-                options.set_credentials(user, password);
-            }
-            let mut network = NetworkOptions::new();
-            network.set_tcp_nodelay(true);
-            options.set_network_options(network);
-            Options::V5(options)
-        }
-    })
+    let login = Login {
+        client_id: client_id(bridge, node),
+        // The configuration has the protocol's limit.
+        keep_alive_s: u16::try_from(bridge.keep_alive.as_secs()).unwrap_or(u16::MAX),
+        credentials: bridge.user_name.clone().map(|user| (user, password)),
+        receive_max: bridge.in_flight,
+    };
+    let (host, codec) = (host.to_owned(), Codec(bridge.version));
+    Ok(Target { url: bridge.url.clone(), host, port, tls, codec, login })
 }
 
-/// Whether with TLS, host, port. An IPv6 address without its brackets: with them TLS finds no name in it, and without them
-/// `lookup_host("::1:1883")` takes what follows the last colon as the port.
+/// Whether with TLS, host (an IPv6 address without its brackets), port.
 fn address(url: &str) -> (bool, &str, u16) {
     let (scheme, rest) = url.split_once("://").unwrap_or(("mqtt", url));
     let (host, port) = rest.rsplit_once(':').unwrap_or((rest, ""));
@@ -127,13 +89,10 @@ mod tests {
     }
 
     #[test]
-    fn both_versions_keep_their_session() {
+    fn the_session_has_one_name_for_good() {
         let bridge = Bridge { name: "old".into(), url: "mqtt://b:1".into(), ..Bridge::default() };
-        let Ok(Options::V4(options, _)) = read(&bridge, "n") else { panic!() };
-        assert_eq!((options.client_id().as_str(), options.clean_session()), ("tidegate-n-old", false));
-        let bridge = Bridge { version: BridgeVersion::V5, client_id: Some("c".into()), ..bridge };
-        let Ok(Options::V5(options)) = read(&bridge, "n") else { panic!() };
-        assert_eq!((options.client_id().as_str(), options.clean_start()), ("c", false));
-        assert_eq!(options.session_expiry_interval(), Some(u32::MAX));
+        assert_eq!(read(&bridge, "n").unwrap_or_else(|e| panic!("{e}")).login.client_id, "tidegate-n-old");
+        let bridge = Bridge { client_id: Some("c".into()), ..bridge };
+        assert_eq!(read(&bridge, "n").unwrap_or_else(|e| panic!("{e}")).login.client_id, "c");
     }
 }

@@ -1,5 +1,6 @@
 //! One bridge's task: connects, subscribes, takes messages, acknowledges what is stored, and begins again after any trouble.
 
+use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
 use std::convert::Infallible;
 use std::hash::{Hash, Hasher};
@@ -8,10 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::client::{self, Delivery, Events, Incoming, Sender};
+use super::codec::{Delivery, Incoming};
+use super::connection::Connection;
 use super::error::BridgeError;
 use super::options;
 use super::status::Report;
@@ -56,7 +58,7 @@ pub async fn run(setup: Setup, jobs: mpsc::Sender<Job>, stored: mpsc::Receiver<V
         window: Window::default(),
         jobs,
         stored,
-        unstored: std::collections::HashMap::new(),
+        unstored: HashMap::new(),
         unstored_bytes: 0,
         names: random::bits(),
         report: setup.report.clone(),
@@ -88,116 +90,94 @@ pub async fn run(setup: Setup, jobs: mpsc::Sender<Job>, stored: mpsc::Receiver<V
 
 /// One connection, from its making to its end.
 async fn life(setup: &Setup, taking: &mut Taking) -> End {
-    let (bridge, node) = (setup.bridge.clone(), setup.node.clone());
-    let read = tokio::task::spawn_blocking(move || options::read(&bridge, &node)).await;
-    let options = match read {
-        Ok(Ok(options)) => options,
-        Ok(Err(e)) => return End::Failed(e),
-        Err(e) => {
-            return End::Failed(BridgeError::Lost { url: setup.bridge.url.clone(), reason: e.to_string() });
+    let opening = async {
+        let (bridge, node) = (setup.bridge.clone(), setup.node.clone());
+        let read = tokio::task::spawn_blocking(move || options::read(&bridge, &node)).await;
+        let ended =
+            |e: tokio::task::JoinError| BridgeError::Lost { url: setup.bridge.url.clone(), reason: e.to_string() };
+        Connection::open(read.map_err(ended)??).await
+    };
+    let mut opening = pin!(opening);
+    let mut connection = loop {
+        tokio::select! {
+            biased;
+            () = setup.stopping.cancelled() => return End::Stopped,
+            Some(tickets) = taking.stored.recv() => taking.done(&tickets),
+            opened = &mut opening => match opened {
+                Ok(connection) => break connection,
+                Err(e) => return End::Failed(e),
+            },
         }
     };
-    let (sender, mut events) = client::connect(options, &setup.bridge.url);
-    let mut link = Link { setup, sender, plan: Plan::default(), connected: false };
-    let quiet = quiet_max(setup.bridge.keep_alive);
-    loop {
-        let mut next = pin!(events.next());
-        let mut deadline = Instant::now() + quiet;
-        let heard = loop {
-            let room = taking.has_room();
-            if !room {
-                deadline = Instant::now() + quiet;
-            }
-            tokio::select! {
-                biased;
-                () = setup.stopping.cancelled() => break None,
-                Some(tickets) = taking.stored.recv() => {
-                    taking.done(&tickets);
-                    taking.acknowledge(&link);
-                }
-                heard = &mut next, if room => break Some(heard),
-                () = sleep_until(deadline), if room => {
-                    let url = setup.bridge.url.clone();
-                    return End::Failed(BridgeError::Silent { url, seconds: quiet.as_secs() });
-                }
-            }
-        };
-        match heard {
-            None => break,
-            Some(Err(e)) => return End::Failed(e),
-            Some(Ok(Some(incoming))) => link.take(incoming, taking).await,
-            Some(Ok(None)) => {}
-        }
-        taking.acknowledge(&link);
+    let mut link = Link { setup, plan: Plan::default() };
+    if let Err(e) = link.begin(&mut connection, taking).await {
+        return End::Failed(e);
     }
-    finish(&link, taking, &mut events).await;
-    End::Stopped
+    match talk(&mut link, taking, &mut connection).await {
+        Err(e) => End::Failed(e),
+        Ok(()) => {
+            let _ = tokio::time::timeout(FINISH_MAX, finish(taking, connection)).await;
+            End::Stopped
+        }
+    }
 }
 
-/// An event loop that works says something at every keep-alive: its own PINGREQ. (In 5.0 it can hang for ever in a
-/// flush to a peer that does not read.) The first time is the time to connect.
-fn quiet_max(keep_alive: Duration) -> Duration {
-    keep_alive * 2 + Duration::from_secs(15)
+/// Takes messages and acknowledges what is stored, until the gateway stops.
+async fn talk(link: &mut Link<'_>, taking: &mut Taking, connection: &mut Connection) -> Result<(), BridgeError> {
+    loop {
+        let room = taking.has_room();
+        tokio::select! {
+            biased;
+            () = link.setup.stopping.cancelled() => return Ok(()),
+            Some(tickets) = taking.stored.recv() => taking.done(&tickets),
+            incoming = connection.next(room) => match incoming? {
+                Incoming::Message(delivery) => taking.take(*delivery),
+                Incoming::Subscribed(granted) => link.subscribed(&granted).await,
+                Incoming::Released(packet_id) => taking.window.released(packet_id),
+                Incoming::Closed(reason) => return Err(connection.lost(reason)),
+                Incoming::Other | Incoming::Connected { .. } | Incoming::Refused(..) => {}
+            },
+        }
+        connection.acknowledge(&mut taking.window)?;
+        taking.report.unacknowledged(taking.window.len());
+    }
 }
 
 /// At the end: what was taken is stored and acknowledged, so that it does not come again.
-async fn finish(link: &Link<'_>, taking: &mut Taking, events: &mut Events) {
-    if !link.connected {
-        return;
-    }
-    let mut give_up = pin!(sleep(FINISH_MAX));
-    let mut said = false;
-    loop {
-        let mut next = pin!(events.next());
-        let heard = loop {
-            taking.acknowledge(link);
-            if taking.window.next_ack().is_none() && taking.unstored.is_empty() && !said {
-                said = link.sender.disconnect().is_ok();
-            }
-            tokio::select! {
-                biased;
-                () = &mut give_up => return,
-                Some(tickets) = taking.stored.recv() => taking.done(&tickets),
-                heard = &mut next => break heard,
-            }
-        };
-        // What still comes is not taken: it comes again to whoever connects next.
-        if matches!(heard, Ok(Some(Incoming::Disconnected)) | Err(_)) {
+async fn finish(taking: &mut Taking, mut connection: Connection) {
+    while !taking.unstored.is_empty() {
+        tokio::select! {
+            Some(tickets) = taking.stored.recv() => taking.done(&tickets),
+            // It only writes.
+            _ = connection.next(false) => return,
+        }
+        if connection.acknowledge(&mut taking.window).is_err() {
             return;
         }
     }
+    let _ = connection.close().await;
 }
 
-/// The connection as it is now.
+/// The connection's subscriptions.
 struct Link<'s> {
     setup: &'s Setup,
-    sender: Sender,
     plan: Plan,
-    connected: bool,
 }
 
 impl Link<'_> {
-    async fn take(&mut self, incoming: Incoming, taking: &mut Taking) {
-        match incoming {
-            Incoming::Connected { session_present } => self.connected(session_present, taking).await,
-            Incoming::Message(delivery) => taking.take(*delivery),
-            Incoming::Subscribed(granted) => self.subscribed(&granted).await,
-            Incoming::Released(packet_id) => taking.window.released(packet_id),
-            Incoming::Disconnected => {}
-        }
-    }
-
-    async fn connected(&mut self, session_present: bool, taking: &mut Taking) {
+    async fn begin(&mut self, connection: &mut Connection, taking: &mut Taking) -> Result<(), BridgeError> {
         let Setup { bridge, note, report, .. } = self.setup;
+        let session_present = connection.session_present;
         taking.window.connected(session_present);
-        self.connected = true;
+        let (planned, wanted) = (note.clone(), bridge.topics.clone());
+        let planned = tokio::task::spawn_blocking(move || (planned.exists(), planned.plan(session_present, &wanted)));
+        let everything = |_| (false, Plan { subscribe: bridge.topics.clone(), ..Plan::default() });
+        let (subscribed_before, plan) = planned.await.unwrap_or_else(everything);
+        self.plan = plan;
         report.connects.inc();
         report.connected(true);
-        let (planned, bridge_too) = (note.clone(), bridge.clone());
-        let plan = tokio::task::spawn_blocking(move || planned.plan(session_present, &bridge_too.topics)).await;
-        self.plan = plan.unwrap_or_else(|_| Plan { subscribe: bridge.topics.clone(), ..Plan::default() });
         tracing::info!(bridge = bridge.name, url = bridge.url, session_present, "bridge is connected");
-        if !session_present && note.exists() {
+        if !session_present && subscribed_before {
             report.sessions_lost.inc();
             tracing::warn!(
                 bridge = bridge.name,
@@ -206,15 +186,11 @@ impl Link<'_> {
                 bridge.url
             );
         }
-        // The requests' channel is empty: these fit.
-        for topic in &self.plan.unsubscribe {
-            let _ = self.sender.unsubscribe(topic);
-        }
-        if !self.plan.subscribe.is_empty() {
-            let _ = self.sender.subscribe(&self.plan.subscribe, bridge.qos == 2);
-        } else if !self.plan.unsubscribe.is_empty() {
+        connection.subscribe(&self.plan.subscribe, bridge.qos == 2, &self.plan.unsubscribe)?;
+        if self.plan.subscribe.is_empty() && !self.plan.unsubscribe.is_empty() {
             self.note().await;
         }
+        Ok(())
     }
 
     async fn subscribed(&mut self, granted: &[Result<u8, String>]) {
@@ -257,7 +233,7 @@ struct Taking {
     jobs: mpsc::Sender<Job>,
     stored: mpsc::Receiver<Vec<Ticket>>,
     /// Handed to the store, with their bytes.
-    unstored: std::collections::HashMap<Ticket, usize>,
+    unstored: HashMap<Ticket, usize>,
     unstored_bytes: usize,
     /// With the ticket it names a message for good.
     names: u64,
@@ -266,9 +242,10 @@ struct Taking {
 }
 
 impl Taking {
-    /// Whether one more message can be taken.
+    /// Whether one more message can be taken. It is not left to the other broker: see the module.
     fn has_room(&self) -> bool {
-        self.unstored.len() < self.in_flight && self.unstored_bytes < UNSTORED_BYTES_MAX
+        let taken = self.unstored.len().max(self.window.open());
+        taken < self.in_flight && self.unstored_bytes < UNSTORED_BYTES_MAX
     }
 
     fn take(&mut self, delivery: Delivery) {
@@ -308,20 +285,6 @@ impl Taking {
             self.unstored_bytes -= self.unstored.remove(ticket).unwrap_or(0);
             self.window.stored(*ticket);
         }
-    }
-
-    /// Acknowledges what is stored, in order, as far as the event loop takes it.
-    fn acknowledge(&mut self, link: &Link<'_>) {
-        if !link.connected {
-            return;
-        }
-        while let Some(handle) = self.window.next_ack() {
-            if link.sender.ack(handle).is_err() {
-                break;
-            }
-            self.window.acked();
-        }
-        self.report.unacknowledged(self.window.len());
     }
 }
 

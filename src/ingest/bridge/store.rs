@@ -57,31 +57,51 @@ impl Store {
     pub async fn run(mut self) -> Result<(), Infallible> {
         let mut round = Vec::new();
         while self.jobs.recv_many(&mut round, ROUND_MAX).await > 0 {
-            if let Some(local) = &self.local {
-                round.iter().for_each(|job| local(job.message.clone()));
-            }
-            let mut rest = std::mem::take(&mut round);
-            while !rest.is_empty() {
-                let before = rest.len();
-                let (done, wait) = self.once(&mut rest).await;
+            self.tell(&round);
+            loop {
+                let (done, failed) = self.once(&mut round).await;
                 if !done.is_empty() && self.done.send(done).await.is_err() {
                     return Ok(());
                 }
-                if rest.is_empty() || rest.len() < before && wait == BUSY_RETRY {
-                    continue;
+                let wait = match failed.as_ref().map(|e| (matches!(e, AppendError::Busy { .. }), e)) {
+                    None => {
+                        self.report.waiting(None);
+                        break;
+                    }
+                    Some((true, _)) => BUSY_RETRY,
+                    Some((false, e)) => {
+                        self.report.waiting(Some(&e.to_string()));
+                        FULL_RETRY
+                    }
+                };
+                if round.is_empty() {
+                    break;
                 }
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
                     () = self.stopping.cancelled() => return Ok(()),
                 }
+                let had = round.len();
+                while round.len() < ROUND_MAX
+                    && let Ok(job) = self.jobs.try_recv()
+                {
+                    round.push(job);
+                }
+                self.tell(round.get(had..).unwrap_or_default());
             }
-            self.report.waiting(None);
         }
         Ok(())
     }
 
-    /// Tries `jobs` once. Those that are done with are taken out of it and named; for the others, how long to wait.
-    async fn once(&self, jobs: &mut Vec<Job>) -> (Vec<Ticket>, Duration) {
+    /// Our own subscribers need not wait for the disk.
+    fn tell(&self, jobs: &[Job]) {
+        if let Some(local) = &self.local {
+            jobs.iter().for_each(|job| local(job.message.clone()));
+        }
+    }
+
+    /// Tries `jobs` once. Those that are done with are taken out of it and named; what kept some from the disk.
+    async fn once(&self, jobs: &mut Vec<Job>) -> (Vec<Ticket>, Option<AppendError>) {
         let mut done = Vec::new();
         let mut lanes: Vec<Lane> = Vec::new();
         for job in jobs.drain(..) {
@@ -94,7 +114,6 @@ impl Store {
                 }
             }
         }
-        let mut wait = BUSY_RETRY;
         let mut failed: Option<AppendError> = None;
         // All lanes are handed to the disk before any is waited for.
         let mut receipts = Vec::new();
@@ -116,11 +135,7 @@ impl Store {
                 }
             }
         }
-        if let Some(e) = failed
-            && !matches!(e, AppendError::Busy { .. })
-        {
-            wait = FULL_RETRY;
-            self.report.waiting(Some(&e.to_string()));
+        if !matches!(failed, None | Some(AppendError::Busy { .. })) {
             // Nobody keeps these: to hold them would keep the others out.
             let (lost, kept) = std::mem::take(jobs).into_iter().partition(|job| job.message.qos == QoS::AtMostOnce);
             *jobs = kept;
@@ -129,7 +144,7 @@ impl Store {
             done.extend(lost.iter().map(|job| job.ticket));
         }
         jobs.sort_by_key(|job| job.ticket);
-        (done, wait)
+        (done, failed)
     }
 
     /// Adds the event of `job` to its lane's batch; `None`: it stays here.

@@ -119,6 +119,12 @@ impl Window {
         self.received.remove(&packet_id);
     }
 
+    /// Messages of this connection not acknowledged. (Of QoS 2, those that wait for PUBREL do not count: it comes on the
+    /// same way as further messages, and who stops reading never sees it.)
+    pub fn open(&self) -> usize {
+        self.open.len()
+    }
+
     /// Messages not acknowledged.
     pub fn len(&self) -> usize {
         self.open.len() + self.earlier.len()

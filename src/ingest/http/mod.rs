@@ -26,6 +26,7 @@ use tokio::sync::Semaphore;
 
 use crate::config::edge;
 use crate::ingest::Router;
+use crate::ingest::bridge::Bridges;
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Links;
 use crate::outbox::Outbox;
@@ -52,6 +53,8 @@ pub struct Gateway {
     pub http: edge::Http,
     /// `outbox.max_event`
     pub max_event: u64,
+    /// Bridges to other brokers, for the status page.
+    pub bridges: Bridges,
     /// Set once everything is started; until then /readyz says 503. Posts are taken regardless.
     pub ready: Arc<AtomicBool>,
 }

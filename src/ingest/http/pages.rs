@@ -17,6 +17,7 @@ use warp::filters::BoxedFilter;
 use warp::{Filter, Reply};
 
 use super::{Shared, problem};
+use crate::ingest::bridge::BridgeStatus;
 use crate::ingest::refusal::{Kind, Refusal};
 use crate::observe::metrics;
 use crate::observe::status::LinkStatus;
@@ -121,6 +122,8 @@ struct Status<'a> {
     uptime_seconds: u64,
     ready: bool,
     lanes: Vec<Lane>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    bridges: BTreeMap<String, BridgeStatus>,
     limits: Limits,
 }
 
@@ -171,6 +174,7 @@ fn status(shared: &Shared) -> Page {
             uptime_seconds: shared.started.elapsed().as_secs(),
             ready: gateway.ready.load(Ordering::Acquire),
             lanes: lanes.collect(),
+            bridges: gateway.bridges.snapshot(),
             limits: Limits {
                 connections_max: http.max_connections,
                 body_bytes_max: http.max_body,

@@ -12,3 +12,4 @@ pub mod broker;
 pub mod packet;
 pub mod sys_topics;
 pub mod topic;
+pub mod upstream;
