@@ -234,6 +234,7 @@ async fn tidegate(dir: PathBuf) {
             http: config.http.clone(),
             max_event: config.outbox.max_event,
             bridges: Default::default(),
+            local: None,
             ready: Arc::new(AtomicBool::new(true)),
         },
     );

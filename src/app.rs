@@ -9,10 +9,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cloud;
 use crate::config::{CloudConfig, EdgeConfig};
+use crate::ingest::accept::BindError;
 use crate::ingest::bridge;
 use crate::ingest::http::{Gateway, Listener};
+use crate::ingest::identity::Gate;
+use crate::ingest::mqtt::local::Local;
 use crate::ingest::mqtt::upstream::Upstream;
+use crate::ingest::mqtt::{self, Hub, Surroundings};
 use crate::ingest::router::Router;
+use crate::journal::Meters;
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Links;
 use crate::outbox::Outbox;
@@ -51,23 +56,39 @@ pub enum AppError {
 pub fn edge(config: EdgeConfig) -> Result<(), AppError> {
     // Ports before anything slow: a mistake in the address shows at once. A taken port may be free a moment later,
     // when the process before this one has ended.
-    let listener = Listener::bind(&config.http).map_err(|e| AppError::Unavailable(e.to_string()))?;
-    run(run_edge(config, listener))
+    let unavailable = |e: BindError| AppError::Unavailable(e.to_string());
+    let http = Listener::bind(&config.http).map_err(unavailable)?.beside(config.mqtt.max_connections);
+    let mqtt = mqtt::Listener::bind(&config.mqtt, config.http.max_connections).map_err(unavailable)?;
+    run(run_edge(config, http, mqtt))
 }
 
-async fn run_edge(config: EdgeConfig, listener: Listener) -> Result<(), AppError> {
+async fn run_edge(config: EdgeConfig, http: Listener, mqtt: mqtt::Listener) -> Result<(), AppError> {
     let stop = Stop::listen()?;
     let (clock, metrics, links) = (Clock::system(), Metrics::default(), Links::default());
     let outbox = Outbox::open(&config, &clock, &metrics).map_err(|e| AppError::Unavailable(e.to_string()))?;
     let router = Router::new(&config.lanes, &outbox).map_err(|e| AppError::Setup(e.to_string()))?;
     let readers = config.lanes.iter().filter_map(|lane| outbox.reader(&lane.name)).collect();
+    let journals = Meters::new(&metrics);
+    let hub = Hub::open(&config, &clock, &journals).map_err(|e| AppError::Unavailable(e.to_string()))?;
     let (ingest, uplink) = (Tasks::new(), Tasks::new());
     uplink::start(&uplink, &config, outbox.incarnation(), readers, links.clone(), clock.clone(), &metrics)
         .map_err(|e| AppError::Setup(e.to_string()))?;
+    let around = Surroundings {
+        config: &config,
+        hub: hub.clone(),
+        router: router.clone(),
+        outbox: outbox.clone(),
+        links: links.clone(),
+        gate: Gate::open(),
+        tls: None,
+        clock: clock.clone(),
+    };
+    mqtt.start(&ingest, around, &metrics);
+    let local = Local::new(hub.clone(), config.mqtt.http_topic.clone());
     let upstream = Upstream::new(&config, router.clone(), clock.clone());
-    let bridges = bridge::start(&ingest, &config, &upstream, None, &clock, &metrics);
-    let address = listener.local_addr();
-    listener.start(
+    let bridges = bridge::start(&ingest, &config, &upstream, &local, &clock, &metrics);
+    let address = http.local_addr();
+    http.start(
         &ingest,
         Gateway {
             node: config.node.id.clone(),
@@ -79,6 +100,7 @@ async fn run_edge(config: EdgeConfig, listener: Listener) -> Result<(), AppError
             http: config.http.clone(),
             max_event: config.outbox.max_event,
             bridges,
+            local: Some(local),
             ready: Arc::new(AtomicBool::new(true)),
         },
     );
@@ -90,6 +112,7 @@ async fn run_edge(config: EdgeConfig, listener: Listener) -> Result<(), AppError
     stop.requested(&[&ingest, &uplink]).await;
     // Stop accepting, finish what is in flight and commit it; then the uplink; the outbox last.
     let in_time = ingest.stop(STOP_INGEST_MAX).await & uplink.stop(STOP_UPLINK_MAX).await;
+    hub.close().await;
     outbox.close().await;
     ended(&[&ingest, &uplink], in_time)
 }

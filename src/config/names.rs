@@ -2,6 +2,7 @@
 
 use super::kinds::{Kind, echo, quoted};
 use crate::event::ATTRIBUTE_BYTES_MAX;
+use crate::event::topic::Filter;
 
 /// Longest node id: it is part of topic, producer and file names.
 pub(super) const NODE_ID_MAX: usize = 64;
@@ -88,7 +89,7 @@ impl Kind for TypePattern {
     }
 }
 
-/// An MQTT topic filter (MQTT 5.0 §4.7): `#` only as the last level, `+` only as a whole one.
+/// An MQTT topic filter (MQTT 5.0 §4.7), not a shared subscription.
 pub(super) struct TopicFilter;
 
 impl Kind for TopicFilter {
@@ -99,21 +100,12 @@ impl Kind for TopicFilter {
     }
 
     fn text(&self, text: &str) -> Result<String, String> {
-        let levels: Vec<&str> = text.split('/').collect();
-        let last = levels.len() - 1;
-        let good = !text.is_empty()
-            && text.len() <= usize::from(u16::MAX)
-            && !text.contains('\0')
-            && levels.iter().enumerate().all(|(i, level)| match *level {
-                "+" => true,
-                "#" => i == last,
-                other => !other.contains(['+', '#']),
-            });
-        if good {
-            Ok(text.to_owned())
-        } else {
-            Err(format!("{} is no topic filter; write {}", echo(text), self.takes()))
-        }
+        let wrong = match Filter::parse(text) {
+            Ok(filter) if filter.group().is_none() => return Ok(text.to_owned()),
+            Ok(_) => "shared subscriptions are not taken here".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        Err(format!("{} is no topic filter: {wrong}; write {}", echo(text), self.takes()))
     }
 
     fn show(&self, value: &String) -> Option<String> {

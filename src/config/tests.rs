@@ -154,9 +154,10 @@ const BAD_EDGE: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "[[lane]]\nname = \"a\"\nmqtt = [\"a/#/b\"]\npriority = 10\non_full = \"drop\"",
+        "[[lane]]\nname = \"a\"\nmqtt = [\"a/#/b\", \"$share/g/a\"]\npriority = 10\non_full = \"drop\"",
         &[
-            "edge.toml:3:9: lane.mqtt: \"a/#/b\" is no topic filter; write an MQTT topic filter such as \"devices/+/alarm\"",
+            "edge.toml:3:9: lane.mqtt: \"a/#/b\" is no topic filter: # stands alone and only at the end, as in \"a/#\"; write an MQTT topic filter such as \"devices/+/alarm\"",
+            "edge.toml:3:18: lane.mqtt: \"$share/g/a\" is no topic filter: shared subscriptions are not taken here; write an MQTT topic filter such as \"devices/+/alarm\"",
             "edge.toml:4:12: lane.priority: 10 is out of range; write a whole number from 1 to 9",
             "edge.toml:5:11: lane.on_full: \"drop\" is unknown; write \"refuse\" or \"drop-oldest\" or \"thin\"",
         ],

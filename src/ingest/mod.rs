@@ -6,6 +6,7 @@ pub mod accept;
 pub mod bridge;
 pub mod decode;
 pub mod http;
+pub mod identity;
 pub mod mapping;
 pub mod mqtt;
 pub mod refusal;

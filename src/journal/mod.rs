@@ -24,6 +24,7 @@ mod segment;
 mod shared;
 #[cfg(test)]
 mod tests;
+pub mod time_line;
 mod writer;
 
 use std::fmt;

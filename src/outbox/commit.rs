@@ -115,7 +115,7 @@ impl Queue {
     }
 
     /// The next group, empty after [`IDLE_MAX`] without one. `None`: closed, and nothing waits.
-    fn take(&self, gather: Option<(usize, Duration)>) -> Option<Vec<Append>> {
+    pub(super) fn take(&self, gather: Option<(usize, Duration)>) -> Option<Vec<Append>> {
         let mut state = self.wait(self.lock(), 1, IDLE_MAX);
         if let Some((appends, at_most)) = gather {
             state = self.wait(state, appends, at_most);

@@ -66,6 +66,11 @@ impl std::fmt::Debug for Batch {
 }
 
 impl Batch {
+    /// The lane's name.
+    pub fn lane(&self) -> &str {
+        self.writer.lane()
+    }
+
     /// Adds an event, which must have passed [`Event::check`]; one that is too large is left out.
     pub fn push(&mut self, event: &Event) -> Result<(), AppendError> {
         let bytes = record::encoded_len(event);

@@ -1,3 +1,4 @@
 //! Rustls set-up: trust, credentials.
 
+pub mod server;
 pub mod tls;

@@ -61,6 +61,7 @@ impl Gate {
             http: config.http.clone(),
             max_event: config.outbox.max_event,
             bridges: Default::default(),
+            local: None,
             ready: ready.clone(),
         };
         listener.start(&tasks, gateway);

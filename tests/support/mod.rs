@@ -12,6 +12,7 @@ pub mod files;
 pub mod fleet;
 pub mod gateway;
 pub mod mosquitto;
+pub mod mqtt;
 pub mod mqtt_mutator;
 pub mod oracle;
 pub mod process;

@@ -33,7 +33,7 @@ use tokio::sync::mpsc;
 
 use crate::config::EdgeConfig;
 use crate::config::edge::Bridge;
-use crate::ingest::mqtt::broker::record::Message;
+use crate::ingest::mqtt::local::Local;
 use crate::ingest::mqtt::upstream::Upstream;
 use crate::observe::metrics::Metrics;
 use crate::sys::clock::Clock;
@@ -41,9 +41,6 @@ use crate::sys::tasks::Tasks;
 
 pub use error::BridgeError;
 pub use status::{BridgeStatus, Bridges};
-
-/// Hands a message to our own subscribers; does not wait.
-pub type LocalSite = Arc<dyn Fn(Message) + Send + Sync>;
 
 /// Directory of the bridges' notes in the data directory.
 const DIR: &str = "bridges";
@@ -54,7 +51,7 @@ pub fn start(
     tasks: &Tasks,
     config: &EdgeConfig,
     upstream: &Upstream,
-    local: Option<&LocalSite>,
+    local: &Local,
     clock: &Clock,
     metrics: &Metrics,
 ) -> Bridges {
@@ -72,7 +69,7 @@ pub fn start(
         let store = store::Store {
             upstream: upstream.clone(),
             origin: upstream.origin("", &bridge.name),
-            local: local.filter(|_| bridge.local).cloned(),
+            local: bridge.local.then(|| local.clone()),
             report: report.clone(),
             jobs: queue,
             done,

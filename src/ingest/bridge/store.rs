@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::LocalSite;
 use super::status::Report;
 use super::window::Ticket;
 use crate::ingest::mqtt::broker::EventName;
 use crate::ingest::mqtt::broker::record::Message;
+use crate::ingest::mqtt::local::Local;
 use crate::ingest::mqtt::packet::QoS;
 use crate::ingest::mqtt::upstream::{Origin, Refused, Upstream, Why};
 use crate::outbox::{AppendError, Batch, Writer};
@@ -41,7 +41,7 @@ pub struct Store {
     /// Where the messages are from.
     pub origin: Origin,
     /// Our own subscribers, where the bridge serves them too.
-    pub local: Option<LocalSite>,
+    pub local: Option<Local>,
     /// Status and metrics.
     pub report: Report,
     /// Messages to store; their number is bounded by who sends them.
@@ -96,7 +96,7 @@ impl Store {
     /// Our own subscribers need not wait for the disk.
     fn tell(&self, jobs: &[Job]) {
         if let Some(local) = &self.local {
-            jobs.iter().for_each(|job| local(job.message.clone()));
+            local.publish(jobs.iter().map(|job| job.message.clone()).collect());
         }
     }
 

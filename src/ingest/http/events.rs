@@ -112,10 +112,14 @@ async fn store(shared: &Shared, work: Work) -> Result<Receipt<'_>, Refusal> {
         let attributes: usize = events.iter().map(|e| record::encoded_len(e) + EVENT_BYTES).sum::<usize>() - data_bytes;
         lease.grow(attributes).map_err(memory_full)?;
     }
+    let local = shared.gateway.local.as_ref().map(|local| (local, local.messages(&events)));
     let durable = match tokio::time::timeout(COMMIT_TIMEOUT, writer.append(events)).await {
         Ok(result) => result.map_err(|e| refused_by_outbox(e, &places))?,
         Err(_) => return Err(disk_slow(writer.lane())),
     };
+    if let Some((local, messages)) = local.filter(|_| durable.repeated < durable.accepted) {
+        local.publish(messages);
+    }
     let counters = &shared.counters;
     counters.accepted_events.inc_by(durable.accepted);
     counters.accepted_bytes.inc_by(data_bytes as u64);

@@ -27,6 +27,7 @@ use tokio::sync::Semaphore;
 use crate::config::edge;
 use crate::ingest::Router;
 use crate::ingest::bridge::Bridges;
+use crate::ingest::mqtt::local::Local;
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Links;
 use crate::outbox::Outbox;
@@ -55,6 +56,8 @@ pub struct Gateway {
     pub max_event: u64,
     /// Bridges to other brokers, for the status page.
     pub bridges: Bridges,
+    /// Local subscribers, who may want what comes by HTTP.
+    pub local: Option<Local>,
     /// Set once everything is started; until then /readyz says 503. Posts are taken regardless.
     pub ready: Arc<AtomicBool>,
 }

@@ -18,6 +18,7 @@ use warp::{Filter, Reply};
 
 use super::{Shared, problem};
 use crate::ingest::bridge::BridgeStatus;
+use crate::ingest::mqtt::broker::Counts;
 use crate::ingest::refusal::{Kind, Refusal};
 use crate::observe::metrics;
 use crate::observe::status::LinkStatus;
@@ -124,7 +125,20 @@ struct Status<'a> {
     lanes: Vec<Lane>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     bridges: BTreeMap<String, BridgeStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mqtt: Option<Mqtt>,
     limits: Limits,
+}
+
+#[derive(Serialize)]
+struct Mqtt {
+    connections: usize,
+    sessions: usize,
+    subscriptions: usize,
+    retained: usize,
+    retained_bytes: usize,
+    queued: usize,
+    queued_bytes: usize,
 }
 
 #[derive(Serialize)]
@@ -175,6 +189,7 @@ fn status(shared: &Shared) -> Page {
             ready: gateway.ready.load(Ordering::Acquire),
             lanes: lanes.collect(),
             bridges: gateway.bridges.snapshot(),
+            mqtt: gateway.local.as_ref().map(|local| mqtt_of(&local.counts())),
             limits: Limits {
                 connections_max: http.max_connections,
                 body_bytes_max: http.max_body,
@@ -187,6 +202,18 @@ fn status(shared: &Shared) -> Page {
             },
         },
     )
+}
+
+fn mqtt_of(counts: &Counts) -> Mqtt {
+    Mqtt {
+        connections: counts.connections,
+        sessions: counts.sessions,
+        subscriptions: counts.subscriptions,
+        retained: counts.retained,
+        retained_bytes: counts.retained_bytes,
+        queued: counts.queued,
+        queued_bytes: counts.queued_bytes,
+    }
 }
 
 fn lane_of(lane: LaneStatus, link: LinkStatus, now_ms: i64) -> Lane {

@@ -9,7 +9,111 @@
 //! it promises is on disk.
 
 pub mod broker;
+mod connection;
+pub mod hub;
+pub mod listener;
+pub mod local;
+pub mod metrics;
 pub mod packet;
+pub mod shelf;
+mod signal;
+pub mod store;
 pub mod sys_topics;
 pub mod topic;
+pub mod transport;
 pub mod upstream;
+mod websocket;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{EdgeConfig, edge};
+use crate::ingest::Router;
+use crate::ingest::http::budget::Budget;
+use crate::ingest::identity::Gate;
+use crate::observe::metrics::Metrics;
+use crate::observe::status::Links;
+use crate::outbox::Outbox;
+use crate::security::server::ServerTls;
+use crate::sys::clock::Clock;
+use crate::sys::tasks::Tasks;
+
+pub use hub::Hub;
+pub use listener::Listener;
+
+/// Bytes of large packets that are still coming, and of messages on their way to the disk, over all connections; as many as
+/// HTTP's bodies may take by default.
+pub const MEMORY_BYTES_MAX: u64 = 64 << 20;
+
+/// What all connections share.
+pub struct Shared {
+    /// The broker.
+    pub hub: Hub,
+    /// The way into the outbox.
+    pub upstream: upstream::Upstream,
+    /// Who may come in.
+    pub gate: Gate,
+    /// The certificate, where one is configured.
+    pub tls: Option<ServerTls>,
+    /// `[mqtt]`
+    pub mqtt: edge::Mqtt,
+    /// What is counted.
+    pub counters: metrics::Counters,
+    /// See [`MEMORY_BYTES_MAX`].
+    pub memory: Budget,
+    /// The gateway goes down.
+    pub stopping: CancellationToken,
+}
+
+/// What the MQTT way in needs to know of its gateway.
+pub struct Surroundings<'a> {
+    /// The whole of it: node, lanes, mappings, `[mqtt]`.
+    pub config: &'a EdgeConfig,
+    /// The broker.
+    pub hub: Hub,
+    /// The lanes.
+    pub router: Router,
+    /// For `$SYS`; events go through `router`.
+    pub outbox: Outbox,
+    /// For `$SYS`.
+    pub links: Links,
+    /// Who may come in.
+    pub gate: Gate,
+    /// The certificate, where one is configured.
+    pub tls: Option<ServerTls>,
+    /// Labels events without a time.
+    pub clock: Clock,
+}
+
+impl Shared {
+    /// Also starts what the hub does by itself.
+    fn new(around: Surroundings<'_>, tasks: &Tasks, metrics: &Metrics) -> Arc<Self> {
+        let Surroundings { config, hub, router, outbox, links, gate, tls, clock } = around;
+        let counters = metrics::Counters::new(metrics);
+        let upstream = upstream::Upstream::new(config, router, clock);
+        let work = hub::Work {
+            upstream: upstream.clone(),
+            counters: counters.clone(),
+            outbox,
+            links,
+            sys_interval: config.mqtt.sys_interval,
+        };
+        hub.start(tasks, work);
+        metrics.register(|r| r.register_collector(Box::new(hub::Collector::new(hub.clone()))));
+        Arc::new(Self {
+            hub,
+            upstream,
+            gate,
+            tls,
+            mqtt: config.mqtt.clone(),
+            memory: Budget::new(MEMORY_BYTES_MAX, counters.memory()),
+            counters,
+            stopping: tasks.stopping().clone(),
+        })
+    }
+
+    fn max_packet(&self) -> u32 {
+        u32::try_from(self.mqtt.max_packet).unwrap_or(u32::MAX)
+    }
+}

@@ -11,6 +11,7 @@ use crate::config::EdgeConfig;
 use crate::event::{Event, Timestamp};
 use crate::ingest::Router;
 use crate::ingest::mapping::{self, Id, Mapper, MessageView, Route, Sender, Unfit};
+use crate::journal::JournalError;
 use crate::outbox::{AppendError, Writer};
 use crate::sys::clock::Clock;
 use crate::sys::random;
@@ -95,26 +96,28 @@ impl From<Unfit> for Refused {
 
 impl From<AppendError> for Refused {
     fn from(e: AppendError) -> Self {
+        // PUBACK and PUBREC have few codes (MQTT 5.0 §3.4.2.1): none for a message that is too large.
         let (why, reason, way_out) = match &e {
             AppendError::Full { .. } => (Why::Full, Reason::QUOTA_EXCEEDED, "nothing was stored; send it again later"),
             AppendError::Busy { .. } => {
                 (Why::Busy, Reason::QUOTA_EXCEEDED, "nothing was stored; send it again in a moment")
             }
             AppendError::TooLarge { .. } => {
-                (Why::TooLarge, Reason::PACKET_TOO_LARGE, "split it, or raise outbox.max_event")
+                (Why::TooLarge, Reason::QUOTA_EXCEEDED, "split it, or raise outbox.max_event")
             }
             AppendError::Disk { .. } => {
                 (Why::Disk, Reason::IMPLEMENTATION_SPECIFIC, "it is not acknowledged; send it again later")
             }
-            AppendError::Closed => (Why::Closed, Reason::SERVER_SHUTTING_DOWN, "send it again when it is back"),
-        };
-        // PUBACK has no 0x95 (MQTT 5.0 §3.4.2.1), nor 0x8B.
-        let reason = match reason {
-            Reason::PACKET_TOO_LARGE => Reason::QUOTA_EXCEEDED,
-            Reason::SERVER_SHUTTING_DOWN => Reason::IMPLEMENTATION_SPECIFIC,
-            reason => reason,
+            AppendError::Closed => (Why::Closed, Reason::IMPLEMENTATION_SPECIFIC, "send it again when it is back"),
         };
         Self { reason, text: format!("{e}; {way_out}"), why }
+    }
+}
+
+impl Refused {
+    /// The journal did not take what must be there before the message.
+    pub fn unnamed(e: &JournalError) -> Self {
+        Self { reason: Reason::IMPLEMENTATION_SPECIFIC, text: format!("{e}; send it again later"), why: Why::Disk }
     }
 }
 
@@ -140,12 +143,11 @@ impl Upstream {
         let inner = &*self.0;
         let sender = Sender { device: &origin.device, client: &origin.client };
         let Route::Upstream(route) = inner.mapper.route(&message.topic, sender) else { return Ok(None) };
-        let source =
-            origin.source.as_ref().map_err(|text| Refused {
-                reason: Reason::IMPLEMENTATION_SPECIFIC,
-                text: text.clone(),
-                why: Why::Unfit,
-            })?;
+        let source = origin.source.as_ref().map_err(|text| Refused {
+            reason: Reason::IMPLEMENTATION_SPECIFIC,
+            text: text.clone(),
+            why: Why::Unfit,
+        })?;
         let properties = message.properties.as_deref();
         let view = MessageView {
             topic: &message.topic,

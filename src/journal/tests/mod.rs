@@ -12,7 +12,7 @@ fn meter() -> Meter {
 }
 
 fn small() -> Settings {
-    Settings { durable: true, segment_bytes_max: 64 << 10, total_bytes_max: 6 * 64 << 10 }
+    Settings { durable: true, segment_bytes_max: 64 << 10, total_bytes_max: (6 * 64) << 10 }
 }
 
 /// Opens it; the records that it held.

@@ -3,13 +3,56 @@
 //! A method takes an input and the time, changes the state, and says in a [`Reaction`] what the shell must do:
 //! put records on disk, answer once they are there, wake other connections, close some. It never waits.
 
+mod connect;
+mod counts;
+mod end;
+mod inbound;
+mod outgoing;
+mod packets;
+mod publish;
 pub mod record;
+mod restore;
+mod retained;
+mod route;
+mod session;
+mod size;
+mod subscribe;
+mod table;
+mod take;
+mod tidy;
+mod will;
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use record::{Message, Millis, Record};
+pub use counts::Counts;
+use record::{Message, MessageId, Millis, Record, SessionId};
+use retained::Kept;
+use route::Target;
+use session::{Options, Session, Slot};
+use table::Table;
+pub use tidy::TidyCursor;
 
-use super::packet::{Packet, PacketId, Reason};
+use super::packet::{Packet, Reason};
+use super::topic::retained::Retained;
+use super::topic::subscriptions::Subscriptions;
+
+/// Most QoS 1 and 2 messages under way to one client, also where it takes more (MQTT 5.0 §4.9; 3.1.1 clients cannot
+/// say). Small, because all of them are sent again after a lost connection and are looked through at each answer; at
+/// 50 ms to and fro still 2,000 messages a second to each client.
+pub const WINDOW_MAX: u16 = 100;
+
+/// Most QoS 0 messages that wait for one client's socket; then the oldest go. A second of a busy topic.
+pub const UNRELIABLE_QUEUED_MAX: usize = 1_000;
+
+/// Most bytes of a client id: 3.1.1 §3.1.3.1 asks for 23 at least; ids are in records, logs and maps.
+pub const CLIENT_ID_BYTES_MAX: usize = 256;
+
+/// Most topics with an alias towards one client: they are searched one by one.
+pub const ALIASES_OUT_MAX: u16 = 32;
+
+/// Most bytes of all filters of one session: they are in one record.
+pub const SUBSCRIPTION_BYTES_MAX: usize = 256 * 1024;
 
 /// One connection, for as long as it lasts. Never used twice in a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -52,6 +95,10 @@ pub struct Limits {
 
 /// What the shell must do, in this order: append `records` to the journal; send `replies` on this connection once the
 /// records are on disk (at once if there are none); wake; kick; close.
+///
+/// Two things are up to the shell: records are appended in the order in which the broker gave them out, over all
+/// connections; and the replies of one connection leave in the order of its reactions, also where a later one has no
+/// records to wait for.
 #[derive(Debug, Default)]
 pub struct Reaction {
     /// To be put on disk.
@@ -64,14 +111,16 @@ pub struct Reaction {
     pub kick: Vec<(ConnectionId, Reason)>,
     /// Messages that the broker itself publishes (wills): they go upstream like any other where the mapping says so.
     pub published: Vec<Arc<Message>>,
-    /// This connection must end after the replies: with DISCONNECT and this reason in 5.0, silently in 3.1.1.
+    /// This connection must end after the replies: with DISCONNECT and this reason in 5.0, silently in 3.1.1 and after
+    /// a CONNACK that refuses [MQTT-3.14.0-1]. [`Broker::closed`] follows as ever.
     pub close: Option<(Reason, &'static str)>,
 }
 
 /// What became of a PUBLISH.
 #[derive(Debug)]
 pub enum Published {
-    /// Map it, store it upstream where the mapping says so, then call [`Broker::stored`] (QoS 1 and 2; also when it stays local).
+    /// Map it, store it upstream where the mapping says so, wait for the reaction's records, then call
+    /// [`Broker::stored`] (QoS 1 and 2; also when it stays local).
     /// QoS 0 and 1 have been handed to local subscribers already, QoS 2 will be by `stored`.
     New {
         /// The message, topic alias resolved.
@@ -80,7 +129,8 @@ pub enum Published {
         /// before it was stored. The intent must be written (not synced) before the outbox is asked.
         name: Option<EventName>,
     },
-    /// The answer is in the reaction: a QoS 2 packet that was stored before, or a refusal.
+    /// Nothing to store: a QoS 2 packet that was stored before, or a refusal. The answer is in the reaction, or comes
+    /// after those that are due before it.
     Answered,
     /// A QoS 2 packet that is being stored right now was sent again: the answer to the first serves both.
     Pending,
@@ -95,27 +145,98 @@ pub struct EventName {
     pub number: u64,
 }
 
-// Broker: to be written in this module's other files. Its interface:
-//
-// impl Broker {
-//     pub fn new(limits: Limits, first_session: SessionId /* random start, so that ids never repeat */) -> Self;
-//     pub fn restore(&mut self, record: Record);              // at start, in order, before any connection; then:
-//     pub fn restored(&mut self, now: Millis) -> Reaction;     // wills of connections that the crash ended, expiry
-//     pub fn connect(&mut self, now, ConnectionId, Connect, Who) -> Reaction;     // CONNACK in replies; close on refusal; kick on take-over
-//     pub fn publish(&mut self, now, ConnectionId, Publish) -> (Published, Reaction);
-//     pub fn stored(&mut self, now, ConnectionId, &[(PacketId, Result<(), Reason>)]) -> Reaction;   // PUBACK/PUBREC in replies, in the order of arrival (MQTT-4.6.0-2)
-//     pub fn packet(&mut self, now, ConnectionId, Packet) -> Reaction;            // every other packet
-//     pub fn take(&mut self, now, ConnectionId, max_bytes: usize) -> Reaction;    // PUBLISH (and PUBREL of resumed sessions) to send; empty: nothing now
-//     pub fn closed(&mut self, now, ConnectionId, graceful: bool) -> Reaction;    // the connection is gone, whatever the cause
-//     pub fn tick(&mut self, now) -> Reaction;                 // expiry of sessions, messages, delayed wills; call at next_deadline
-//     pub fn next_deadline(&self) -> Option<Millis>;
-//     pub fn publish_own(&mut self, now, Message, keep: bool) -> Reaction;   // $SYS (keep = false: retained in memory only), HTTP events, commands
-//     pub fn tidy(&mut self, now, position: TidyCursor, max_bytes: usize) -> (Vec<Record>, Option<TidyCursor>);  // everything alive again, in pieces
-//     pub fn counts(&self) -> Counts;                          // for $SYS and metrics
-// }
+/// All sessions, subscriptions, retained messages and wills.
+///
+/// Architecture Invariant: what a reply promises is in the records of its reaction, or of an earlier one.
+#[derive(Debug)]
+pub struct Broker {
+    limits: Limits,
+    sessions: Table,
+    connections: HashMap<ConnectionId, Slot>,
+    clients: HashMap<Arc<str>, Slot>,
+    by_id: HashMap<SessionId, Slot>,
+    subscriptions: Subscriptions<Slot, Options>,
+    retained: Retained<Kept>,
+    due: BTreeSet<(Millis, Due)>,
+    next_session: SessionId,
+    next_name: u64,
+    next_message: MessageId,
+    next_turn: u64,
+    /// Bytes that wait in all sessions.
+    queued_bytes: usize,
+    counts: Counts,
+    /// Used again for each message.
+    targets: Vec<Target>,
+    /// The topic of a PUBLISH with an alias.
+    no_topic: Arc<str>,
+}
 
-// Used by the shell; kept here so that both sides agree.
-#[allow(dead_code)]
-type Stored = (PacketId, Result<(), Reason>);
-#[allow(dead_code)]
-type Clock = Millis;
+/// What happens by itself at a point in time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Will(SessionId),
+    Session(SessionId),
+    Retained(Arc<str>),
+}
+
+impl Broker {
+    /// An empty one. `first`: a random number, so that the ids of sessions and the names of messages that begin there
+    /// are not those of an earlier run.
+    pub fn new(limits: Limits, first: SessionId) -> Self {
+        Self {
+            limits,
+            sessions: Table::default(),
+            connections: HashMap::new(),
+            clients: HashMap::new(),
+            by_id: HashMap::new(),
+            subscriptions: Subscriptions::new(),
+            retained: Retained::new(),
+            due: BTreeSet::new(),
+            next_session: first,
+            next_name: first,
+            next_message: 1,
+            next_turn: 1,
+            queued_bytes: 0,
+            counts: Counts::default(),
+            targets: Vec::new(),
+            no_topic: Arc::from(""),
+        }
+    }
+
+    /// The session of a connection that still counts: not kicked, closed, or about to be.
+    fn slot_of(&self, connection: ConnectionId) -> Option<Slot> {
+        let slot = *self.connections.get(&connection)?;
+        let open = self.sessions.get(slot)?.connection.as_ref().is_some_and(|c| !c.closing);
+        open.then_some(slot)
+    }
+
+    fn new_session_id(&mut self) -> SessionId {
+        while self.by_id.contains_key(&self.next_session) {
+            self.next_session = self.next_session.wrapping_add(1);
+        }
+        let id = self.next_session;
+        self.next_session = id.wrapping_add(1);
+        id
+    }
+
+    fn new_message_id(&mut self) -> MessageId {
+        self.next_message += 1;
+        self.next_message - 1
+    }
+
+    /// Tells the shell to close the connection, and takes nothing more from it.
+    fn close(&mut self, slot: Slot, reason: Reason, why: &'static str, reaction: &mut Reaction) {
+        if let Some(connection) = self.sessions.get_mut(slot).and_then(|s| s.connection.as_mut()) {
+            connection.closing = true;
+            reaction.close = Some((reason, why));
+        }
+    }
+}
+
+/// Tells the shell that a connection has something to take, unless it knows.
+fn wake(session: &mut Session, reaction: &mut Reaction) {
+    if let Some(connection) = session.connection.as_mut().filter(|c| !c.awake && !c.closing) {
+        connection.awake = true;
+        reaction.wake.push(connection.id);
+    }
+}

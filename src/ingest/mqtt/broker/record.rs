@@ -48,7 +48,8 @@ pub enum Record {
     SessionExpiry {
         session: SessionId,
         expires_at: Option<Millis>,
-        never: bool,
+        /// What counts from the end of the connection, also if a crash ends it; `u32::MAX`: never ends.
+        expiry_s: u32,
     },
     Subscribed {
         session: SessionId,
@@ -76,7 +77,7 @@ pub enum Record {
         session: SessionId,
         packet_id: PacketId,
     },
-    /// A message waits for these sessions.
+    /// A message waits for these sessions. Queues are in the order of the ids; one that is there already is replaced.
     Queued {
         id: MessageId,
         message: Arc<Message>,
@@ -133,13 +134,16 @@ pub struct SessionState {
     pub client_id: String,
     /// Name of the identity that it belongs to; empty: anonymous.
     pub owner: String,
+    /// `None`: it is in use or never ends.
     pub expires_at: Option<Millis>,
-    pub never_expires: bool,
-    /// Seconds, as the client asked last; counted from the end of its connection.
+    /// Seconds, as granted last; counted from the end of its connection. `u32::MAX`: never.
     pub expiry_s: u32,
     pub subscriptions: Vec<(FilterOptions, Option<u32>)>,
     pub intents: Vec<(PacketId, u64)>,
     pub received: Vec<PacketId>,
+    /// In the order of their ids.
     pub queue: Vec<(MessageId, Arc<Message>, Waiting)>,
+    /// More than fits one record: what is known of the queue beyond these stays, and the rest follows as `Queued`.
+    pub queue_continues: bool,
     pub will: Option<(Arc<Message>, u32, Option<Millis>)>,
 }

@@ -1,0 +1,259 @@
+//! CONNECT: a new session, one resumed, or a refusal (MQTT 5.0 §3.1, §3.2). [pure]
+
+use std::sync::Arc;
+
+use super::inbound::Inbound;
+use super::outgoing::{Outgoing, Queue};
+use super::record::{Message, Millis, Record};
+use super::session::{Connection, Session, Slot, Will};
+use super::{ALIASES_OUT_MAX, Broker, CLIENT_ID_BYTES_MAX, ConnectionId, Due, Reaction, WINDOW_MAX, Who, wake};
+use crate::ingest::mqtt::packet::{Connack, Connect, Packet, Reason, Version, Will as SentWill};
+use crate::ingest::mqtt::topic::Filter;
+
+impl Broker {
+    /// CONNECT came on a new connection. The reply is CONNACK, after which the connection counts, or is closed.
+    pub fn connect(&mut self, now: Millis, connection: ConnectionId, connect: Connect, who: Who) -> Reaction {
+        let mut reaction = Reaction::default();
+        self.happen(now, &mut reaction);
+        let version = connect.version;
+        if let Err((reason, why)) = self.welcome(now, connection, connect, who, &mut reaction) {
+            let reason = match (reason, version) {
+                // 3.1.1 has no code for these: 3, server unavailable.
+                (Reason::QUOTA_EXCEEDED, Version::V311) => Reason::SERVER_UNAVAILABLE,
+                // 5, not authorized.
+                (Reason::TOPIC_NAME_INVALID, Version::V311) => Reason::NOT_AUTHORIZED,
+                (reason, _) => reason,
+            };
+            reaction.replies.push(Packet::Connack(Box::new(connack(reason))));
+            reaction.close = Some((reason, why));
+        }
+        reaction
+    }
+
+    fn welcome(
+        &mut self,
+        now: Millis,
+        id: ConnectionId,
+        connect: Connect,
+        who: Who,
+        reaction: &mut Reaction,
+    ) -> Result<(), (Reason, &'static str)> {
+        if self.connections.contains_key(&id) {
+            return Err((Reason::PROTOCOL_ERROR, "second CONNECT"));
+        }
+        check(&connect, &who)?;
+        let (client_id, assigned) = self.client_id(&connect, id);
+        let known = self.clients.get(client_id.as_str()).copied();
+        if let Some(session) = known.and_then(|slot| self.sessions.get(slot))
+            && session.owner != who.owner
+        {
+            return Err((Reason::NOT_AUTHORIZED, "the session belongs to another identity"));
+        }
+        if known.is_none() && self.sessions.len() >= self.limits.max_sessions {
+            // The absent ones are what other clients were promised.
+            return Err((Reason::QUOTA_EXCEEDED, "as many sessions as there may be"));
+        }
+        let resumed = known.and_then(|slot| self.take_over(now, slot, connect.clean_start, reaction));
+        let asked = connect.session_expiry_s.unwrap_or(0);
+        let expiry_s = asked.min(self.limits.session_expiry_max_s);
+        let link = self.link(id, &connect, who.rules);
+        let will = connect.will.as_ref().map(will);
+        let slot = match resumed {
+            Some(slot) => {
+                self.resume(slot, link, expiry_s, will, reaction);
+                slot
+            }
+            None => self.begin_session(client_id.as_str().into(), who.owner, link, expiry_s, will, reaction)?,
+        };
+        self.connections.insert(id, slot);
+        let mut connack = connack(Reason::SUCCESS);
+        connack.session_present = resumed.is_some();
+        if connect.version == Version::V5 {
+            self.announce(&connect, expiry_s, assigned.then_some(client_id), &mut connack);
+        }
+        reaction.replies.push(Packet::Connack(Box::new(connack)));
+        if let Some(session) = self.sessions.get_mut(slot).filter(|s| s.outgoing.len() > 0) {
+            wake(session, reaction);
+        }
+        Ok(())
+    }
+
+    /// The client id, and whether we made it.
+    fn client_id(&mut self, connect: &Connect, id: ConnectionId) -> (String, bool) {
+        if !connect.client_id.is_empty() {
+            return (connect.client_id.clone(), false);
+        }
+        loop {
+            let name = format!("auto-{:x}-{:x}", self.new_session_id(), id.0);
+            if !self.clients.contains_key(name.as_str()) {
+                return (name, true);
+            }
+        }
+    }
+
+    /// The client has a session: ends the other connection [MQTT-3.1.4-3], and the session where it has to. Returns the
+    /// session that is left.
+    fn take_over(&mut self, now: Millis, slot: Slot, clean_start: bool, reaction: &mut Reaction) -> Option<Slot> {
+        let session = self.sessions.get(slot)?;
+        let id = session.id;
+        if let Some(connection) = &session.connection {
+            if !connection.closing {
+                reaction.kick.push((connection.id, Reason::SESSION_TAKEN_OVER));
+            }
+            self.detach(now, slot, reaction);
+        }
+        // Gone if it was not to outlive its connection.
+        self.by_id.get(&id)?;
+        if clean_start {
+            self.end_session(now, slot, reaction);
+            return None;
+        }
+        Some(slot)
+    }
+
+    fn link(&self, id: ConnectionId, connect: &Connect, rules: Arc<dyn super::Rules>) -> Box<Connection> {
+        Box::new(Connection {
+            id,
+            version: connect.version,
+            rules,
+            asked_expiry_s: connect.session_expiry_s.unwrap_or(0),
+            quota: self.limits.receive_max,
+            window: usize::from(connect.receive_maximum.get().min(WINDOW_MAX)),
+            max_packet: connect.maximum_packet_size.map_or(usize::MAX, |max| max as usize),
+            aliases_in: Vec::new(),
+            aliases_out: Vec::new(),
+            aliases_out_max: connect.topic_alias_maximum.min(self.limits.topic_alias_max).min(ALIASES_OUT_MAX),
+            unreliable: Queue::default(),
+            awake: false,
+            closing: false,
+        })
+    }
+
+    fn resume(
+        &mut self,
+        slot: Slot,
+        link: Box<Connection>,
+        expiry_s: u32,
+        will: Option<Box<Will>>,
+        reaction: &mut Reaction,
+    ) {
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        if let Some(at) = session.expires_at.take() {
+            self.due.remove(&(at, Due::Session(session.id)));
+        }
+        session.expiry_s = expiry_s;
+        let rules = link.rules.clone();
+        session.connection = Some(link);
+        let id = session.id;
+        reaction.records.push(if expiry_s == 0 {
+            // It ends with this connection, and with the gateway: nothing of it is needed on disk any more.
+            session.persistent = false;
+            Record::SessionEnded { session: id }
+        } else {
+            Record::SessionExpiry { session: id, expires_at: None, expiry_s }
+        });
+        let denied = |filter: &str| Filter::parse(filter).is_ok_and(|f| !rules.may_subscribe(f.pattern()));
+        let denied: Vec<_> = session.subscriptions.iter().filter(|(f, _)| denied(f)).map(|(f, _)| f.clone()).collect();
+        for filter in denied {
+            self.remove_subscription(slot, &filter, reaction);
+        }
+        // The will of the last connection is not published any more [MQTT-3.1.3-9].
+        self.set_will(slot, will, reaction);
+    }
+
+    fn begin_session(
+        &mut self,
+        client_id: Arc<str>,
+        owner: Arc<str>,
+        link: Box<Connection>,
+        expiry_s: u32,
+        will: Option<Box<Will>>,
+        reaction: &mut Reaction,
+    ) -> Result<Slot, (Reason, &'static str)> {
+        let id = self.new_session_id();
+        let session = Box::new(Session {
+            id,
+            client_id: client_id.clone(),
+            owner,
+            persistent: expiry_s > 0,
+            expiry_s,
+            expires_at: None,
+            subscriptions: Vec::new(),
+            subscription_bytes: 0,
+            inbound: Inbound::default(),
+            outgoing: Outgoing::default(),
+            will,
+            connection: Some(link),
+            shared_turn: 0,
+        });
+        if session.persistent {
+            reaction.records.push(Record::Session(Box::new(session.state())));
+        }
+        let slot = self.sessions.insert(session).ok_or((Reason::QUOTA_EXCEEDED, "no place for a session"))?;
+        self.clients.insert(client_id, slot);
+        self.by_id.insert(id, slot);
+        Ok(slot)
+    }
+
+    /// What the client has to know of our limits (MQTT 5.0 §3.2.2.3).
+    fn announce(&self, connect: &Connect, expiry_s: u32, assigned: Option<String>, connack: &mut Connack) {
+        let limits = &self.limits;
+        connack.session_expiry_s = (connect.session_expiry_s.unwrap_or(0) != expiry_s).then_some(expiry_s);
+        connack.receive_maximum = Some(limits.receive_max);
+        connack.maximum_packet_size = Some(limits.max_packet);
+        connack.assigned_client_id = assigned;
+        connack.topic_alias_maximum = (limits.topic_alias_max > 0).then_some(limits.topic_alias_max);
+        // None at all is longer than any. 3.1.1 cannot be told: there the client's is taken as it is.
+        let too_long = connect.keep_alive_s == 0 || connect.keep_alive_s > limits.keep_alive_max_s;
+        connack.server_keep_alive_s = too_long.then_some(limits.keep_alive_max_s);
+    }
+}
+
+/// What is wrong with a CONNECT in itself, and for this identity.
+fn check(connect: &Connect, who: &Who) -> Result<(), (Reason, &'static str)> {
+    if connect.authentication_method.is_some() {
+        return Err((Reason::BAD_AUTHENTICATION_METHOD, "enhanced authentication is not offered"));
+    }
+    if connect.client_id.len() > CLIENT_ID_BYTES_MAX {
+        return Err((Reason::CLIENT_ID_NOT_VALID, "client id too long"));
+    }
+    if connect.client_id.is_empty() && !connect.clean_start && connect.version == Version::V311 {
+        return Err((Reason::CLIENT_ID_NOT_VALID, "no client id for a session that is kept")); // [MQTT-3.1.3-8]
+    }
+    match &connect.will {
+        Some(will) if will.message.topic.starts_with('$') => {
+            Err((Reason::TOPIC_NAME_INVALID, "will on a topic that begins with $"))
+        }
+        Some(will) if !who.rules.may_publish(&will.message.topic) => {
+            Err((Reason::NOT_AUTHORIZED, "will on a topic that the client may not publish to"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn will(sent: &SentWill) -> Box<Will> {
+    let publish = &sent.message;
+    let message = Message {
+        topic: publish.topic.clone(),
+        qos: publish.qos,
+        retain: publish.retain,
+        payload: publish.payload.clone(),
+        properties: publish.properties.clone(),
+        expires_at: None,
+    };
+    Box::new(Will { message: Arc::new(message), delay_s: sent.delay_s, due_at: None })
+}
+
+fn connack(reason: Reason) -> Connack {
+    Connack {
+        session_present: false,
+        reason,
+        reason_string: None,
+        session_expiry_s: None,
+        receive_maximum: None,
+        maximum_packet_size: None,
+        assigned_client_id: None,
+        topic_alias_maximum: None,
+        server_keep_alive_s: None,
+    }
+}

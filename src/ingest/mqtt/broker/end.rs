@@ -1,0 +1,118 @@
+//! The ends of connections and sessions, and what happens by itself as time passes. [pure]
+
+use super::record::{Message, Millis, Record, SessionId};
+use super::session::{NEVER, Slot};
+use super::{Broker, ConnectionId, Due, Reaction};
+use crate::ingest::mqtt::topic::Filter;
+
+impl Broker {
+    /// The connection is gone, whatever the cause. Its will is published unless DISCONNECT came: also when it is the
+    /// gateway that stops (MQTT 5.0 §3.1.2.5).
+    pub fn closed(&mut self, now: Millis, connection: ConnectionId) -> Reaction {
+        let mut reaction = Reaction::default();
+        if let Some(&slot) = self.connections.get(&connection) {
+            self.detach(now, slot, &mut reaction);
+        }
+        reaction
+    }
+
+    /// What is due by now: expiry of sessions and retained messages, wills. To be called at [`Self::next_deadline`].
+    pub fn tick(&mut self, now: Millis) -> Reaction {
+        let mut reaction = Reaction::default();
+        self.happen(now, &mut reaction);
+        reaction
+    }
+
+    /// When [`Self::tick`] has something to do.
+    pub fn next_deadline(&self) -> Option<Millis> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    pub(super) fn happen(&mut self, now: Millis, reaction: &mut Reaction) {
+        while self.due.first().is_some_and(|(at, _)| *at <= now)
+            && let Some((_, due)) = self.due.pop_first()
+        {
+            match due {
+                Due::Retained(topic) => self.expire_retained(now, &topic, reaction),
+                Due::Will(session) => {
+                    if let Some(&slot) = self.by_id.get(&session) {
+                        self.publish_will(now, slot, reaction);
+                    }
+                }
+                Due::Session(session) => {
+                    if let Some(&slot) = self.by_id.get(&session) {
+                        self.counts.sessions_expired += 1;
+                        self.end_session(now, slot, reaction);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the connection off its session, which ends too or waits to be resumed.
+    pub(super) fn detach(&mut self, now: Millis, slot: Slot, reaction: &mut Reaction) {
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        if let Some(connection) = session.connection.take() {
+            self.connections.remove(&connection.id);
+            self.queued_bytes -= connection.unreliable.bytes;
+        }
+        session.outgoing.requeue();
+        session.inbound.disconnect();
+        if !session.persistent || session.expiry_s == 0 {
+            self.end_session(now, slot, reaction);
+            return;
+        }
+        self.start_expiry(now, slot, reaction);
+        self.delay_will(now, slot, reaction);
+    }
+
+    /// From now on the session waits to be resumed (MQTT 5.0 §3.1.2.11.2).
+    pub(super) fn start_expiry(&mut self, now: Millis, slot: Slot, reaction: &mut Reaction) {
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        let expiry_s = session.expiry_s;
+        session.expires_at = (expiry_s != NEVER).then(|| now + u64::from(expiry_s) * 1000);
+        if let Some(at) = session.expires_at {
+            self.due.insert((at, Due::Session(session.id)));
+        }
+        let (session, expires_at) = (session.id, session.expires_at);
+        reaction.records.push(Record::SessionExpiry { session, expires_at, expiry_s });
+    }
+
+    /// The session is over. Its will does not outlive it [MQTT-3.1.3-9].
+    pub(super) fn end_session(&mut self, now: Millis, slot: Slot, reaction: &mut Reaction) {
+        self.publish_will(now, slot, reaction);
+        if let Some(session) = self.remove_session(slot) {
+            reaction.records.extend(session.map(|session| Record::SessionEnded { session }));
+        }
+    }
+
+    /// Takes a session out of everything. Returns its id where it is on disk.
+    pub(super) fn remove_session(&mut self, slot: Slot) -> Option<Option<SessionId>> {
+        let session = self.sessions.remove(slot)?;
+        let filters = session.subscriptions.iter().filter_map(|(filter, _)| Filter::parse(filter).ok());
+        self.subscriptions.remove_all(filters, slot);
+        self.clients.remove(&session.client_id);
+        self.by_id.remove(&session.id);
+        if let Some(at) = session.expires_at {
+            self.due.remove(&(at, Due::Session(session.id)));
+        }
+        if let Some(at) = session.will.as_ref().and_then(|will| will.due_at) {
+            self.due.remove(&(at, Due::Will(session.id)));
+        }
+        self.counts.queued -= session.outgoing.len();
+        self.queued_bytes -= session.outgoing.bytes;
+        Some(session.persistent.then_some(session.id))
+    }
+
+    /// Publishes a message of the gateway's own: to local subscribers, and retained where it says so; `keep`: on disk
+    /// too, else only in memory. It does not go upstream.
+    pub fn publish_own(&mut self, now: Millis, message: Message, keep: bool) -> Reaction {
+        let mut reaction = Reaction::default();
+        let message = std::sync::Arc::new(message);
+        if message.retain {
+            self.retain(&message, keep, &mut reaction);
+        }
+        self.route(now, &message, None, &mut reaction);
+        reaction
+    }
+}

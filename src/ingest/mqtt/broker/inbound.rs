@@ -1,0 +1,118 @@
+//! Messages of one client that are not answered yet, and the QoS 2 receiver (MQTT 5.0 §4.3.3). [pure]
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::record::Message;
+use crate::ingest::mqtt::packet::{PacketId, QoS, Reason};
+
+/// How far a PUBLISH has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// QoS 2 that a lost connection or a crash left before it was stored: sent again, it keeps its name.
+    Intended,
+    /// The shell stores it.
+    Storing,
+    /// It is stored, and those before it are not yet answered.
+    Stored,
+    /// The same, refused.
+    Refused(Reason),
+    /// QoS 2: PUBREC is given, PUBREL not come.
+    Received,
+}
+
+/// A PUBLISH with a packet id.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub packet_id: PacketId,
+    pub qos: QoS,
+    pub stage: Stage,
+    /// QoS 2: its name in the outbox. `None`: it never got as far.
+    pub name: Option<u64>,
+    /// QoS 2 until it is stored: handed to subscribers then. `None` also where it is acknowledged and dropped.
+    pub message: Option<Arc<Message>>,
+}
+
+/// All of a session. Bounded by the receive maximum, in 3.1.1 by the number of packet ids.
+#[derive(Debug, Default)]
+pub(super) struct Inbound {
+    /// Sorted by packet id. Clients count them up and get answers in order, so that most changes are at the ends.
+    all: VecDeque<Incoming>,
+    /// In order of arrival.
+    unanswered: VecDeque<PacketId>,
+}
+
+impl Inbound {
+    fn at(&self, id: PacketId) -> Result<usize, usize> {
+        match self.all.back() {
+            Some(last) if last.packet_id < id => Err(self.all.len()),
+            _ => self.all.binary_search_by_key(&id, |i| i.packet_id),
+        }
+    }
+
+    pub fn get_mut(&mut self, id: PacketId) -> Option<&mut Incoming> {
+        let at = self.at(id).ok()?;
+        self.all.get_mut(at)
+    }
+
+    /// Adds one, or puts it in the place of the one with its id.
+    pub fn put(&mut self, incoming: Incoming) {
+        match self.at(incoming.packet_id) {
+            Ok(at) => self.all[at] = incoming,
+            Err(at) => self.all.insert(at, incoming),
+        }
+    }
+
+    /// Adds one that is to be answered, after all others that are.
+    pub fn put_unanswered(&mut self, incoming: Incoming) {
+        self.unanswered.push_back(incoming.packet_id);
+        self.put(incoming);
+    }
+
+    pub fn remove(&mut self, id: PacketId) -> Option<Incoming> {
+        let at = self.at(id).ok()?;
+        self.all.remove(at)
+    }
+
+    /// The first that is to be answered, if it can be: not while the shell still stores it [MQTT-4.6.0-2],
+    /// [MQTT-4.6.0-3].
+    pub fn next_answer(&mut self) -> Option<&mut Incoming> {
+        let id = *self.unanswered.front()?;
+        let at = self.at(id).ok()?;
+        let first = self.all.get_mut(at)?;
+        if !matches!(first.stage, Stage::Stored | Stage::Refused(_)) {
+            return None;
+        }
+        self.unanswered.pop_front();
+        Some(first)
+    }
+
+    /// The connection is gone: what is not answered will come again. QoS 2 keeps its name for that.
+    pub fn disconnect(&mut self) {
+        self.unanswered = VecDeque::new();
+        self.all.retain_mut(|incoming| {
+            if incoming.stage != Stage::Received {
+                incoming.stage = Stage::Intended;
+                incoming.message = None;
+            }
+            incoming.qos == QoS::ExactlyOnce && (incoming.stage == Stage::Received || incoming.name.is_some())
+        });
+        if self.all.is_empty() {
+            self.all = VecDeque::new();
+        }
+    }
+
+    /// QoS 2 that has a name and is not stored, as it is on disk.
+    pub fn intents(&self) -> impl Iterator<Item = (PacketId, u64)> {
+        self.of_qos_2().filter(|i| i.stage != Stage::Received).filter_map(|i| Some((i.packet_id, i.name?)))
+    }
+
+    /// QoS 2 that is stored and not released.
+    pub fn received(&self) -> impl Iterator<Item = PacketId> {
+        self.of_qos_2().filter(|i| i.stage == Stage::Received).map(|i| i.packet_id)
+    }
+
+    fn of_qos_2(&self) -> impl Iterator<Item = &Incoming> {
+        self.all.iter().filter(|i| i.qos == QoS::ExactlyOnce)
+    }
+}

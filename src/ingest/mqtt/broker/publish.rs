@@ -1,0 +1,353 @@
+//! PUBLISH from clients, and what becomes of it once it is stored (MQTT 5.0 §3.3, §4.3). [pure]
+
+use std::sync::Arc;
+
+use super::inbound::{Incoming, Stage};
+use super::outgoing;
+use super::packets::ack;
+use super::record::{Message, Millis, Record};
+use super::session::Slot;
+use super::{Broker, ConnectionId, EventName, Published, Reaction};
+use crate::ingest::mqtt::packet::{Packet, PacketId, Publish, QoS, Reason, Version};
+
+/// What is done with a PUBLISH that may not be taken.
+enum Verdict {
+    Take,
+    Refuse(Reason),
+    /// Acknowledged, and forgotten.
+    Ignore,
+}
+
+impl Broker {
+    /// A PUBLISH came. Its records have to be on disk before [`Self::stored`] is told of it.
+    pub fn publish(&mut self, now: Millis, connection: ConnectionId, publish: Publish) -> (Published, Reaction) {
+        let mut reaction = Reaction::default();
+        let published = match self.slot_of(connection) {
+            Some(slot) => self.arrived(now, slot, publish, &mut reaction).unwrap_or(Published::Answered),
+            None => Published::Answered,
+        };
+        (published, reaction)
+    }
+
+    /// `None`: answered, dropped, or the connection is closed.
+    fn arrived(&mut self, now: Millis, slot: Slot, publish: Publish, reaction: &mut Reaction) -> Option<Published> {
+        self.counts.received += 1;
+        self.counts.received_bytes += publish.payload.len() as u64;
+        let topic = self.topic(slot, &publish, reaction)?;
+        let verdict = self.judge(slot, &topic);
+        let packet_id = match (publish.qos, publish.packet_id) {
+            (QoS::AtMostOnce, _) => None,
+            (_, Some(id)) => Some(id),
+            (_, None) => {
+                self.close(slot, Reason::MALFORMED_PACKET, "PUBLISH without packet identifier", reaction);
+                return None;
+            }
+        };
+        if let Some(id) = packet_id
+            && let Some(known) = self.known(slot, id, publish.qos, reaction)
+        {
+            return Some(known);
+        }
+        if packet_id.is_some() && !self.spend_quota(slot, reaction) {
+            return None;
+        }
+        let message = match verdict {
+            Verdict::Take => Some(Arc::new(message(now, topic, &publish))),
+            _ => None,
+        };
+        let Some(packet_id) = packet_id else {
+            let Some(message) = message else {
+                self.counts.dropped.not_allowed += 1;
+                return None;
+            };
+            self.deliver(now, &message, Some(slot), reaction);
+            return Some(Published::New { message, name: None });
+        };
+        match (verdict, message) {
+            (Verdict::Take, Some(message)) => Some(self.begin(now, slot, packet_id, message, reaction)),
+            (Verdict::Refuse(reason), _) => {
+                self.decline(now, slot, packet_id, publish.qos, Stage::Refused(reason), reaction);
+                None
+            }
+            _ => {
+                self.decline(now, slot, packet_id, publish.qos, Stage::Stored, reaction);
+                None
+            }
+        }
+    }
+
+    /// The topic of a PUBLISH, its alias resolved or learnt (MQTT 5.0 §3.3.2.3.4).
+    fn topic(&mut self, slot: Slot, publish: &Publish, reaction: &mut Reaction) -> Option<Arc<str>> {
+        let alias = publish.properties.as_deref().and_then(|p| p.topic_alias);
+        let Some(alias) = alias else {
+            if publish.topic.is_empty() {
+                self.close(slot, Reason::PROTOCOL_ERROR, "PUBLISH with neither topic nor topic alias", reaction);
+                return None;
+            }
+            return Some(publish.topic.clone());
+        };
+        let aliases = &mut self.sessions.get_mut(slot)?.connection.as_mut()?.aliases_in;
+        let at = usize::from(alias.get()) - 1;
+        if alias.get() > self.limits.topic_alias_max {
+            self.close(slot, Reason::TOPIC_ALIAS_INVALID, "topic alias above the maximum", reaction);
+            return None;
+        }
+        if publish.topic.is_empty() {
+            let known = aliases.get(at).cloned().flatten();
+            if known.is_none() {
+                self.close(slot, Reason::TOPIC_ALIAS_INVALID, "unknown topic alias", reaction);
+            }
+            return known;
+        }
+        if aliases.len() <= at {
+            aliases.resize(at + 1, None);
+        }
+        aliases[at] = Some(publish.topic.clone());
+        Some(publish.topic.clone())
+    }
+
+    fn judge(&self, slot: Slot, topic: &str) -> Verdict {
+        let Some(connection) = self.sessions.get(slot).and_then(|s| s.connection.as_ref()) else {
+            return Verdict::Ignore;
+        };
+        if topic.starts_with('$') {
+            // §4.7.2: these are the server's. 3.1.1 cannot be told; to close the connection would only bring the
+            // message back, and nobody else is allowed it either [MQTT-3.3.5-2].
+            return match connection.version {
+                Version::V5 => Verdict::Refuse(Reason::TOPIC_NAME_INVALID),
+                Version::V311 => Verdict::Ignore,
+            };
+        }
+        if !connection.rules.may_publish(topic) {
+            return Verdict::Refuse(Reason::NOT_AUTHORIZED);
+        }
+        Verdict::Take
+    }
+
+    /// A packet id that is in use: what that means. `None`: it is not, or the QoS 2 packet is stored anew.
+    fn known(&mut self, slot: Slot, id: PacketId, qos: QoS, reaction: &mut Reaction) -> Option<Published> {
+        let session = self.sessions.get_mut(slot)?;
+        let incoming = session.inbound.get_mut(id)?;
+        match (incoming.stage, incoming.qos) {
+            (Stage::Intended, _) if qos == QoS::ExactlyOnce => None,
+            (Stage::Received, _) if qos == QoS::ExactlyOnce => {
+                reaction.replies.push(Packet::Pubrec(ack(id, Reason::SUCCESS)));
+                Some(Published::Answered)
+            }
+            (Stage::Received | Stage::Intended, _) => {
+                // A client that has forgotten its QoS 2 exchange and counts from 1 again. To close the connection
+                // would bring it back with the same packet, for good.
+                session.inbound.remove(id);
+                if session.persistent {
+                    reaction.records.push(Record::Released { session: session.id, packet_id: id });
+                }
+                None
+            }
+            (_, same) if same == qos => Some(Published::Pending),
+            _ => {
+                // [MQTT-2.2.1-3]: it is not free before the exchange has ended.
+                self.close(slot, Reason::PROTOCOL_ERROR, "packet identifier in use", reaction);
+                Some(Published::Answered)
+            }
+        }
+    }
+
+    /// One more QoS 1 or 2 message under way (MQTT 5.0 §4.9); 3.1.1 has no such limit, there the shell reads no faster
+    /// than it stores.
+    fn spend_quota(&mut self, slot: Slot, reaction: &mut Reaction) -> bool {
+        let Some(connection) = self.sessions.get_mut(slot).and_then(|s| s.connection.as_mut()) else { return false };
+        if connection.version == Version::V311 {
+            return true;
+        }
+        match connection.quota.checked_sub(1) {
+            Some(left) => {
+                connection.quota = left;
+                true
+            }
+            None => {
+                self.close(slot, Reason::RECEIVE_MAXIMUM_EXCEEDED, "more messages under way than allowed", reaction);
+                false
+            }
+        }
+    }
+
+    /// A QoS 1 or 2 message that is taken: it is stored next.
+    fn begin(
+        &mut self,
+        now: Millis,
+        slot: Slot,
+        packet_id: PacketId,
+        message: Arc<Message>,
+        reaction: &mut Reaction,
+    ) -> Published {
+        let room =
+            !message.retain || self.may_retain(&message.topic, outgoing::bytes(&message), message.payload.is_empty());
+        let version = self.sessions.get(slot).and_then(|s| s.connection.as_ref()).map(|c| c.version);
+        if !room && version == Some(Version::V5) {
+            // Who is there gets it once: QoS 2 that is refused may come again.
+            if message.qos == QoS::AtLeastOnce {
+                self.deliver(now, &message, Some(slot), reaction);
+            } else {
+                self.counts.dropped.not_retained += 1;
+            }
+            self.decline(now, slot, packet_id, message.qos, Stage::Refused(Reason::QUOTA_EXCEEDED), reaction);
+            return Published::Answered;
+        }
+        if message.qos == QoS::AtLeastOnce {
+            let stage = Stage::Storing;
+            let incoming = Incoming { packet_id, qos: message.qos, stage, name: None, message: None };
+            if let Some(session) = self.sessions.get_mut(slot) {
+                session.inbound.put_unanswered(incoming);
+            }
+            self.deliver(now, &message, Some(slot), reaction);
+            return Published::New { message, name: None };
+        }
+        let name = self.intend(slot, packet_id, &message, reaction);
+        Published::New { message, name }
+    }
+
+    /// QoS 2: gives it its name, or finds it.
+    fn intend(
+        &mut self,
+        slot: Slot,
+        packet_id: PacketId,
+        message: &Arc<Message>,
+        reaction: &mut Reaction,
+    ) -> Option<EventName> {
+        let session = self.sessions.get_mut(slot)?;
+        let known = session.inbound.get_mut(packet_id).and_then(|incoming| incoming.name);
+        let name = match known {
+            Some(name) => Some(name),
+            None if session.persistent => {
+                let name = self.next_name;
+                self.next_name = name.wrapping_add(1);
+                reaction.records.push(Record::Intent { session: session.id, packet_id, name });
+                Some(name)
+            }
+            None => None,
+        };
+        let (stage, message) = (Stage::Storing, Some(message.clone()));
+        session.inbound.put_unanswered(Incoming { packet_id, qos: QoS::ExactlyOnce, stage, name, message });
+        name.map(|number| EventName { session: session.id, number })
+    }
+
+    /// Answers without storing, in its turn.
+    fn decline(
+        &mut self,
+        now: Millis,
+        slot: Slot,
+        packet_id: PacketId,
+        qos: QoS,
+        stage: Stage,
+        reaction: &mut Reaction,
+    ) {
+        self.counts.dropped.not_allowed += u64::from(stage != Stage::Refused(Reason::QUOTA_EXCEEDED));
+        if let Some(session) = self.sessions.get_mut(slot) {
+            let name = session.inbound.get_mut(packet_id).and_then(|incoming| incoming.name);
+            session.inbound.put_unanswered(Incoming { packet_id, qos, stage, name, message: None });
+        }
+        self.answer(now, slot, reaction);
+    }
+
+    /// These are stored, or cannot be: PUBACK and PUBREC in the order of arrival [MQTT-4.6.0-2], [MQTT-4.6.0-3].
+    pub fn stored(
+        &mut self,
+        now: Millis,
+        connection: ConnectionId,
+        results: &[(PacketId, Result<(), Reason>)],
+    ) -> Reaction {
+        let mut reaction = Reaction::default();
+        let Some(slot) = self.slot_of(connection) else { return reaction };
+        if let Some(session) = self.sessions.get_mut(slot) {
+            for &(id, result) in results {
+                if let Some(incoming) = session.inbound.get_mut(id).filter(|i| i.stage == Stage::Storing) {
+                    incoming.stage = result.map_or_else(Stage::Refused, |()| Stage::Stored);
+                }
+            }
+        }
+        self.answer(now, slot, &mut reaction);
+        reaction
+    }
+
+    /// Gives the answers that are due.
+    fn answer(&mut self, now: Millis, slot: Slot, reaction: &mut Reaction) {
+        while let Some(session) = self.sessions.get_mut(slot) {
+            let persistent = session.persistent.then_some(session.id);
+            let Some(connection) = session.connection.as_mut().filter(|c| !c.closing) else { return };
+            let Some(incoming) = session.inbound.next_answer() else { return };
+            let (packet_id, qos, stage) = (incoming.packet_id, incoming.qos, incoming.stage);
+            let refused = match stage {
+                Stage::Refused(reason) => Some(reason),
+                _ => None,
+            };
+            if let (Some(reason), Version::V311) = (refused, connection.version) {
+                // It has no negative answer, and "taken" would be a lie: the message comes again with a new connection.
+                self.close(slot, reason, "message refused", reaction);
+                return;
+            }
+            let reason = refused.unwrap_or(Reason::SUCCESS);
+            if qos == QoS::AtLeastOnce || refused.is_some() {
+                connection.quota = connection.quota.saturating_add(1).min(self.limits.receive_max);
+                let incoming = session.inbound.remove(packet_id);
+                let answer = ack(packet_id, reason);
+                if qos == QoS::AtLeastOnce {
+                    reaction.replies.push(Packet::Puback(answer));
+                    continue;
+                }
+                if let (Some(session), Some(_)) = (persistent, incoming.and_then(|i| i.name)) {
+                    reaction.records.push(Record::Released { session, packet_id });
+                }
+                reaction.replies.push(Packet::Pubrec(answer));
+                continue;
+            }
+            incoming.stage = Stage::Received;
+            let message = incoming.message.take();
+            if let Some(session) = persistent {
+                reaction.records.push(Record::Received { session, packet_id });
+            }
+            reaction.replies.push(Packet::Pubrec(ack(packet_id, Reason::SUCCESS)));
+            if let Some(message) = message {
+                self.deliver(now, &message, Some(slot), reaction);
+            }
+        }
+    }
+
+    /// PUBREL: the exchange ends, the packet id is free (MQTT 5.0 §4.3.3).
+    pub(super) fn released(&mut self, slot: Slot, packet_id: PacketId, reaction: &mut Reaction) {
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        let Some(connection) = session.connection.as_mut() else { return };
+        let known = session.inbound.get_mut(packet_id).filter(|i| i.qos == QoS::ExactlyOnce).map(|i| i.stage);
+        let reason = match (known, connection.version) {
+            (Some(Stage::Received | Stage::Intended), _) => Reason::SUCCESS,
+            (Some(_), _) => {
+                self.close(slot, Reason::PROTOCOL_ERROR, "PUBREL before PUBREC", reaction);
+                return;
+            }
+            (None, Version::V5) => Reason::PACKET_ID_NOT_FOUND,
+            (None, Version::V311) => Reason::SUCCESS,
+        };
+        if known.is_some() {
+            session.inbound.remove(packet_id);
+            connection.quota = connection.quota.saturating_add(1).min(self.limits.receive_max);
+            if session.persistent {
+                reaction.records.push(Record::Released { session: session.id, packet_id });
+            }
+        }
+        reaction.replies.push(Packet::Pubcomp(ack(packet_id, reason)));
+    }
+}
+
+fn message(now: Millis, topic: Arc<str>, publish: &Publish) -> Message {
+    let mut properties = publish.properties.clone();
+    let mut expires_at = None;
+    if let Some(p) = &mut properties {
+        p.topic_alias = None;
+        p.subscription_ids = Vec::new();
+        expires_at = p.message_expiry_s.map(|s| now + u64::from(s) * 1000);
+        if **p == crate::ingest::mqtt::packet::Properties::default() {
+            properties = None;
+        }
+    }
+    let (qos, retain, payload) = (publish.qos, publish.retain, publish.payload.clone());
+    Message { topic, qos, retain, payload, properties, expires_at }
+}

@@ -1,0 +1,233 @@
+//! The state again, from the records of an earlier run. [pure]
+
+use std::sync::Arc;
+
+use super::inbound::{Inbound, Incoming, Stage};
+use super::outgoing::{Delivery, Outgoing};
+use super::record::{Message, MessageId, Millis, Record, SessionId, SessionState, Waiting};
+use super::session::{Options, Session, Slot, Will};
+use super::{Broker, Due, Reaction};
+use crate::ingest::mqtt::packet::{FilterOptions, PacketId, QoS};
+use crate::ingest::mqtt::topic::Filter;
+
+impl Broker {
+    /// Applies one record; all of them in the order in which they were written, before any connection. What speaks of a
+    /// session that is not known is left out: the record that began it is gone because the session is.
+    pub fn restore(&mut self, record: Record) {
+        match record {
+            Record::Session(state) => self.restore_session(*state),
+            Record::SessionEnded { session } => {
+                if let Some(slot) = self.restored_slot(session) {
+                    self.remove_session(slot);
+                }
+            }
+            Record::SessionExpiry { session, expires_at, expiry_s } => self.with(session, |broker, slot| {
+                broker.set_expiry(slot, expires_at, expiry_s);
+            }),
+            Record::Subscribed { session, options, subscription_id } => self.with(session, |broker, slot| {
+                broker.restore_subscription(slot, &options, subscription_id);
+            }),
+            Record::Unsubscribed { session, filter } => self.with(session, |broker, slot| {
+                broker.remove_subscription(slot, &filter, &mut Reaction::default());
+            }),
+            Record::Intent { session, packet_id, name } => {
+                self.incoming(session, packet_id, Some(name), Stage::Intended)
+            }
+            Record::Received { session, packet_id } => self.incoming(session, packet_id, None, Stage::Received),
+            Record::Released { session, packet_id } => self.with(session, |broker, slot| {
+                if let Some(session) = broker.sessions.get_mut(slot) {
+                    session.inbound.remove(packet_id);
+                }
+            }),
+            Record::Queued { id, message, to } => {
+                for waiting in to {
+                    self.with(waiting.session, |broker, slot| broker.restore_waiting(slot, id, &message, waiting));
+                }
+                self.next_message = self.next_message.max(id + 1);
+            }
+            Record::OutgoingReceived { session, id } => self.with(session, |broker, slot| {
+                let queued = broker.sessions.get_mut(slot).and_then(|s| s.outgoing.find_queued(id));
+                if let Some(delivery) = queued {
+                    delivery.received = true;
+                }
+            }),
+            Record::OutgoingDone { session, id } => self.with(session, |broker, slot| {
+                broker.replace_queue(slot, |outgoing| drop(outgoing.remove(id)));
+            }),
+            Record::Retained { topic, message: Some(message) } => {
+                debug_assert_eq!(topic, message.topic);
+                self.put_retained(message, true);
+            }
+            Record::Retained { topic, message: None } => self.forget_retained(&topic, &mut Reaction::default()),
+            Record::Will { session, will, due_at } => self.with(session, |broker, slot| {
+                let will = will.map(|(message, delay_s)| Box::new(Will { message, delay_s, due_at }));
+                broker.restore_will(slot, will);
+            }),
+            Record::Time(_) => {}
+        }
+    }
+
+    /// All records are applied: connections that the end of the last run cut off count as ended now.
+    pub fn restored(&mut self, now: Millis) -> Reaction {
+        let mut reaction = Reaction::default();
+        let cut_off = |session: &Session| {
+            let waits = session.expires_at.is_some() || session.expiry_s == super::session::NEVER;
+            (!waits, session.will.as_ref().is_some_and(|will| will.due_at.is_none()))
+        };
+        let slots: Vec<_> = self.sessions.from(0).map(|(slot, session)| (slot, cut_off(session))).collect();
+        for (slot, (in_use, has_will)) in slots {
+            if in_use {
+                self.start_expiry(now, slot, &mut reaction);
+            }
+            if has_will {
+                self.delay_will(now, slot, &mut reaction);
+            }
+        }
+        self.happen(now, &mut reaction);
+        reaction
+    }
+
+    fn restored_slot(&self, session: SessionId) -> Option<Slot> {
+        self.by_id.get(&session).copied()
+    }
+
+    fn with(&mut self, session: SessionId, change: impl FnOnce(&mut Self, Slot)) {
+        if let Some(slot) = self.restored_slot(session) {
+            change(self, slot);
+        }
+    }
+
+    fn incoming(&mut self, session: SessionId, packet_id: PacketId, name: Option<u64>, stage: Stage) {
+        self.with(session, |broker, slot| {
+            if let Some(session) = broker.sessions.get_mut(slot) {
+                session.inbound.put(Incoming { packet_id, qos: QoS::ExactlyOnce, stage, name, message: None });
+            }
+        });
+    }
+
+    /// A session as the record says, in place of what was known of it.
+    fn restore_session(&mut self, state: SessionState) {
+        let outgoing = match self.restored_slot(state.session) {
+            Some(slot) if state.queue_continues => {
+                let last = state.queue.last().map_or(0, |(id, ..)| *id);
+                self.replace_queue(slot, |outgoing| outgoing.clear_through(Some(last)));
+                let outgoing = self.sessions.get_mut(slot).map(|s| std::mem::take(&mut s.outgoing)).unwrap_or_default();
+                self.counts.queued -= outgoing.len();
+                self.queued_bytes -= outgoing.bytes;
+                outgoing
+            }
+            _ => Outgoing::default(),
+        };
+        if let Some(slot) = self.restored_slot(state.session) {
+            self.remove_session(slot);
+        }
+        let client_id: Arc<str> = state.client_id.as_str().into();
+        // One that ended without its record (it was lost with the power) cannot be there as well.
+        if let Some(&slot) = self.clients.get(&client_id) {
+            self.remove_session(slot);
+        }
+        self.counts.queued += outgoing.len();
+        self.queued_bytes += outgoing.bytes;
+        let mut inbound = Inbound::default();
+        for (packet_id, name) in state.intents {
+            let (qos, stage) = (QoS::ExactlyOnce, Stage::Intended);
+            inbound.put(Incoming { packet_id, qos, stage, name: Some(name), message: None });
+        }
+        for packet_id in state.received {
+            let (qos, stage) = (QoS::ExactlyOnce, Stage::Received);
+            inbound.put(Incoming { packet_id, qos, stage, name: None, message: None });
+        }
+        let session = Box::new(Session {
+            id: state.session,
+            client_id: client_id.clone(),
+            owner: state.owner.as_str().into(),
+            persistent: true,
+            expiry_s: state.expiry_s,
+            expires_at: None,
+            subscriptions: Vec::new(),
+            subscription_bytes: 0,
+            inbound,
+            outgoing,
+            will: None,
+            connection: None,
+            shared_turn: 0,
+        });
+        let Some(slot) = self.sessions.insert(session) else { return };
+        self.clients.insert(client_id, slot);
+        self.by_id.insert(state.session, slot);
+        self.set_expiry(slot, state.expires_at, state.expiry_s);
+        for (options, id) in state.subscriptions {
+            self.restore_subscription(slot, &options, id);
+        }
+        for (id, message, waiting) in state.queue {
+            self.restore_waiting(slot, id, &message, waiting);
+            self.next_message = self.next_message.max(id + 1);
+        }
+        self.restore_will(
+            slot,
+            state.will.map(|(message, delay_s, due_at)| Box::new(Will { message, delay_s, due_at })),
+        );
+    }
+
+    fn set_expiry(&mut self, slot: Slot, expires_at: Option<Millis>, expiry_s: u32) {
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        if let Some(at) = session.expires_at {
+            self.due.remove(&(at, Due::Session(session.id)));
+        }
+        if let Some(at) = expires_at {
+            self.due.insert((at, Due::Session(session.id)));
+        }
+        session.expires_at = expires_at;
+        session.expiry_s = expiry_s;
+    }
+
+    fn restore_subscription(&mut self, slot: Slot, filter: &FilterOptions, id: Option<u32>) {
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        let Ok(parsed) = Filter::parse(&filter.filter) else { return };
+        let options = Options::new(filter, id);
+        match session.subscriptions.binary_search_by(|(f, _)| (**f).cmp(&filter.filter)) {
+            Ok(at) => session.subscriptions[at].1 = options,
+            Err(at) => {
+                session.subscription_bytes += filter.filter.len();
+                session.subscriptions.insert(at, (filter.filter.as_str().into(), options));
+            }
+        }
+        self.subscriptions.insert(parsed, slot, options);
+    }
+
+    fn restore_waiting(&mut self, slot: Slot, id: MessageId, message: &Arc<Message>, waiting: Waiting) {
+        let delivery = Delivery {
+            id,
+            message: message.clone(),
+            qos: waiting.qos,
+            retain: waiting.retain,
+            packet_id: waiting.packet_id,
+            // It may have been; DUP says no more than that (MQTT 5.0 §3.3.1.1).
+            sent: true,
+            received: waiting.received,
+            subscription_ids: waiting.subscription_ids.into(),
+        };
+        self.replace_queue(slot, |outgoing| outgoing.restore(delivery));
+    }
+
+    fn restore_will(&mut self, slot: Slot, will: Option<Box<Will>>) {
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        if let Some(at) = session.will.as_ref().and_then(|will| will.due_at) {
+            self.due.remove(&(at, Due::Will(session.id)));
+        }
+        if let Some(at) = will.as_ref().and_then(|will| will.due_at) {
+            self.due.insert((at, Due::Will(session.id)));
+        }
+        session.will = will;
+    }
+
+    /// Changes a queue, and what is counted of it.
+    fn replace_queue(&mut self, slot: Slot, change: impl FnOnce(&mut Outgoing)) {
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        self.counts.queued -= session.outgoing.len();
+        self.queued_bytes -= session.outgoing.bytes;
+        change(&mut session.outgoing);
+        self.counts.queued += session.outgoing.len();
+        self.queued_bytes += session.outgoing.bytes;
+    }
+}

@@ -1,0 +1,260 @@
+//! From a message to the queues of those that subscribe to it. [pure]
+
+use std::sync::Arc;
+
+use super::outgoing::{self, Delivery};
+use super::record::{Message, MessageId, Millis, Record, Waiting};
+use super::session::{Options, Session, Slot};
+use super::{Broker, Reaction, UNRELIABLE_QUEUED_MAX, wake};
+use crate::ingest::mqtt::packet::QoS;
+use crate::ingest::mqtt::topic::subscriptions::Match;
+
+/// One delivery of a message: to whom, and how.
+#[derive(Debug)]
+pub(super) struct Target {
+    slot: Slot,
+    /// The most that the subscription allows.
+    qos: QoS,
+    retain_as_published: bool,
+    shared: bool,
+    ids: Vec<u32>,
+}
+
+impl Target {
+    fn new(slot: Slot, options: &Options, shared: bool) -> Self {
+        Self {
+            slot,
+            qos: options.qos,
+            retain_as_published: options.retain_as_published,
+            shared,
+            ids: options.id.iter().map(|id| id.get()).collect(),
+        }
+    }
+
+    /// Several subscriptions of one client match: one delivery, with the highest QoS and all identifiers
+    /// (MQTT 5.0 §3.3.4).
+    fn merge(&mut self, other: &mut Self) {
+        self.qos = self.qos.max(other.qos);
+        self.retain_as_published |= other.retain_as_published;
+        self.ids.append(&mut other.ids);
+    }
+}
+
+/// A message as one client is to get it.
+pub(super) struct Offer<'a> {
+    pub id: MessageId,
+    pub message: &'a Arc<Message>,
+    pub qos: QoS,
+    pub retain: bool,
+    pub ids: Vec<u32>,
+    /// Sent because of a new subscription: as many more as are retained may wait, or a client could never get all.
+    pub because_retained: bool,
+}
+
+impl Broker {
+    /// Retains a message if it asks for that, and hands it to all subscribers. `from`: the publisher's session.
+    pub(super) fn deliver(&mut self, now: Millis, message: &Arc<Message>, from: Option<Slot>, reaction: &mut Reaction) {
+        if message.retain {
+            self.retain(message, true, reaction);
+        }
+        self.route(now, message, from, reaction);
+    }
+
+    pub(super) fn route(&mut self, now: Millis, message: &Arc<Message>, from: Option<Slot>, reaction: &mut Reaction) {
+        let mut targets = std::mem::take(&mut self.targets);
+        self.find(message, from, &mut targets);
+        if !targets.is_empty() {
+            let id = self.new_message_id();
+            let mut to = Vec::new();
+            for target in targets.drain(..) {
+                let offer = Offer {
+                    id,
+                    message,
+                    qos: target.qos.min(message.qos),
+                    retain: message.retain && target.retain_as_published,
+                    ids: target.ids,
+                    because_retained: false,
+                };
+                to.extend(self.offer(now, target.slot, offer, reaction));
+            }
+            if !to.is_empty() {
+                reaction.records.push(Record::Queued { id, message: message.clone(), to });
+            }
+        }
+        self.targets = targets;
+    }
+
+    /// All deliveries of a message, sorted by session.
+    fn find(&mut self, message: &Message, from: Option<Slot>, targets: &mut Vec<Target>) {
+        let mut turns = Vec::new();
+        let sessions = &self.sessions;
+        self.subscriptions.matches(&message.topic, |found| match found {
+            Match::Each(subscribers) => {
+                let wanted = subscribers.iter().filter(|(slot, options)| !(options.no_local && Some(*slot) == from));
+                targets.extend(wanted.map(|(slot, options)| Target::new(*slot, options, false)));
+            }
+            Match::OneOf { members, .. } => {
+                let able = members.iter().filter_map(|member| Some((sessions.get(member.0)?, member)));
+                let able = able.filter(|(session, (_, options))| {
+                    session.connected() || session.persistent && options.qos.min(message.qos) != QoS::AtMostOnce
+                });
+                if let Some((_, (slot, options))) =
+                    able.min_by_key(|(session, (slot, _))| turn(session, turns.contains(slot)))
+                {
+                    turns.push(*slot);
+                    targets.push(Target::new(*slot, options, true));
+                }
+            }
+        });
+        for slot in turns {
+            if let Some(session) = self.sessions.get_mut(slot) {
+                session.shared_turn = self.next_turn;
+                self.next_turn += 1;
+            }
+        }
+        if targets.len() > 1 {
+            // Stable: in the order of the filters, which is fixed.
+            targets.sort_by_key(|target| (target.slot, target.shared));
+            targets.dedup_by(|later, earlier| {
+                let same = later.slot == earlier.slot && !later.shared && !earlier.shared;
+                if same {
+                    earlier.merge(later);
+                }
+                same
+            });
+        }
+    }
+
+    /// Queues a message for one session. What has to be on disk for that is returned.
+    pub(super) fn offer(
+        &mut self,
+        now: Millis,
+        slot: Slot,
+        offer: Offer<'_>,
+        reaction: &mut Reaction,
+    ) -> Option<Waiting> {
+        if offer.qos == QoS::AtMostOnce {
+            self.offer_unreliable(slot, offer, reaction);
+            return None;
+        }
+        let session = self.sessions.get_mut(slot)?;
+        if !session.connected() && !session.persistent {
+            return None;
+        }
+        let bytes = outgoing::bytes(offer.message) + offer.ids.len() * 4;
+        let more = if offer.because_retained { self.retained.len() } else { 0 };
+        if !self.has_room(slot, bytes, more) {
+            self.drop_expired(now, slot, reaction);
+            if !self.has_room(slot, bytes, more) {
+                self.counts.dropped.full += 1;
+                return None;
+            }
+        }
+        let session = self.sessions.get_mut(slot)?;
+        let packet_id = match offer.qos {
+            QoS::ExactlyOnce => match session.outgoing.take_packet_id() {
+                Some(id) => Some(id),
+                None => {
+                    self.counts.dropped.full += 1;
+                    return None;
+                }
+            },
+            _ => None,
+        };
+        let delivery = Delivery {
+            id: offer.id,
+            message: offer.message.clone(),
+            qos: offer.qos,
+            retain: offer.retain,
+            packet_id,
+            sent: false,
+            received: false,
+            subscription_ids: offer.ids.into(),
+        };
+        let waiting = session.persistent.then(|| delivery.waiting(session.id));
+        self.queued_bytes += delivery.bytes();
+        self.counts.queued += 1;
+        session.outgoing.push(delivery);
+        wake(session, reaction);
+        waiting
+    }
+
+    /// `more`: beyond the number that may wait as a rule.
+    fn has_room(&self, slot: Slot, bytes: usize, more: usize) -> bool {
+        self.sessions.get(slot).is_some_and(|session| {
+            session.outgoing.len() < self.limits.max_queued + more
+                && session.outgoing.bytes + bytes <= self.limits.max_queued_bytes
+                && self.queued_bytes + bytes <= self.limits.max_total_bytes
+        })
+    }
+
+    /// QoS 0 waits for a connection's socket only, and not for long: a slow consumer loses the oldest and hurts
+    /// nobody else.
+    fn offer_unreliable(&mut self, slot: Slot, offer: Offer<'_>, reaction: &mut Reaction) {
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        let Some(connection) = session.connection.as_mut() else { return };
+        let delivery = Delivery {
+            id: offer.id,
+            message: offer.message.clone(),
+            qos: offer.qos,
+            retain: offer.retain,
+            packet_id: None,
+            sent: false,
+            received: false,
+            subscription_ids: offer.ids.into(),
+        };
+        let bytes = delivery.bytes();
+        let most = UNRELIABLE_QUEUED_MAX + if offer.because_retained { self.retained.len() } else { 0 };
+        let queue = &mut connection.unreliable;
+        while !queue.messages.is_empty()
+            && (queue.messages.len() >= most
+                || queue.bytes + bytes > self.limits.max_queued_bytes
+                || self.queued_bytes + bytes > self.limits.max_total_bytes)
+        {
+            self.queued_bytes -= queue.pop().map_or(0, |d| d.bytes());
+            self.counts.dropped.slow += 1;
+        }
+        if self.queued_bytes + bytes > self.limits.max_total_bytes {
+            self.counts.dropped.full += 1;
+            return;
+        }
+        self.queued_bytes += bytes;
+        queue.push(delivery);
+        wake(session, reaction);
+    }
+
+    /// Makes room: what expired while it waited goes.
+    fn drop_expired(&mut self, now: Millis, slot: Slot, reaction: &mut Reaction) {
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        let (before, bytes) = (session.outgoing.len(), session.outgoing.bytes);
+        for id in session.outgoing.drop_expired(now) {
+            if session.persistent {
+                reaction.records.push(Record::OutgoingDone { session: session.id, id });
+            }
+        }
+        let gone = before - session.outgoing.len();
+        self.counts.queued -= gone;
+        self.counts.dropped.expired += gone as u64;
+        self.queued_bytes -= bytes - session.outgoing.bytes;
+    }
+
+    /// A message has left a session's queue for good.
+    pub(super) fn done(&mut self, slot: Slot, delivery: &Delivery, reaction: &mut Reaction) {
+        self.counts.queued -= 1;
+        self.queued_bytes -= delivery.bytes();
+        if let Some(session) = self.sessions.get(slot).filter(|s| s.persistent) {
+            reaction.records.push(Record::OutgoingDone { session: session.id, id: delivery.id });
+        }
+    }
+}
+
+/// Who of a shared subscription is next: the least is. First those that can take it now, then those that are there,
+/// then the absent; among equals the one whose turn is longest ago (MQTT 5.0 §4.8.2 leaves the choice to us).
+fn turn(session: &Session, chosen_already: bool) -> (u8, bool, u64) {
+    let class = match &session.connection {
+        Some(connection) if session.outgoing.len() < connection.window => 0,
+        Some(_) => 1,
+        None => 2,
+    };
+    (class, chosen_already, session.shared_turn)
+}

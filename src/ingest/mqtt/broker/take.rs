@@ -1,0 +1,173 @@
+//! What goes out to a client next: within its window, its packet size and the bytes that the shell has room for. [pure]
+
+use super::outgoing::Delivery;
+use super::packets::ack;
+use super::record::{Millis, Record};
+use super::session::{Connection, Session, Slot};
+use super::{Broker, ConnectionId, Reaction, size};
+use crate::ingest::mqtt::packet::{Packet, Publish, QoS, Reason, Version};
+
+/// Bytes of a PUBREL.
+const PUBREL_BYTES: usize = 4;
+
+/// Where the next message comes from.
+enum From {
+    Reliable,
+    Unreliable,
+}
+
+impl Broker {
+    /// Packets for a client, some `max_bytes` of them; none: nothing now. To be called again until then, after each
+    /// wake-up.
+    pub fn take(&mut self, now: Millis, connection: ConnectionId, max_bytes: usize) -> Reaction {
+        let mut reaction = Reaction::default();
+        let Some(slot) = self.slot_of(connection) else { return reaction };
+        let (mut bytes, mut first_sending) = (0, false);
+        while bytes < max_bytes {
+            let Some(from) = self.sessions.get(slot).and_then(next) else {
+                if let Some(connection) = self.sessions.get_mut(slot).and_then(|s| s.connection.as_mut()) {
+                    connection.awake = false;
+                }
+                break;
+            };
+            match from {
+                From::Unreliable => self.take_unreliable(now, slot, &mut bytes, &mut reaction),
+                From::Reliable => first_sending |= self.take_reliable(now, slot, &mut bytes, &mut reaction),
+            }
+        }
+        if first_sending && self.sessions.get(slot).is_some_and(|s| s.persistent) {
+            // A client remembers the packet id of a QoS 2 message. If a power cut made us forget that the message was
+            // ever queued, the id would go to another one, and the client would take that for the same. So these
+            // packets wait until all records so far are on disk.
+            reaction.records.push(Record::Time(now));
+        }
+        reaction
+    }
+
+    fn take_unreliable(&mut self, now: Millis, slot: Slot, bytes: &mut usize, reaction: &mut Reaction) {
+        let Some(connection) = self.sessions.get_mut(slot).and_then(|s| s.connection.as_mut()) else { return };
+        let Some(delivery) = connection.unreliable.pop() else { return };
+        self.queued_bytes -= delivery.bytes();
+        if delivery.expired(now) {
+            self.counts.dropped.expired += 1;
+            return;
+        }
+        match packet(now, connection, &delivery, &self.no_topic) {
+            Some(publish) => {
+                *bytes += size::publish(connection.version, &publish);
+                self.send(publish, reaction);
+            }
+            None => self.counts.dropped.too_large += 1,
+        }
+    }
+
+    /// Whether it is a QoS 2 message that is sent for the first time.
+    fn take_reliable(&mut self, now: Millis, slot: Slot, bytes: &mut usize, reaction: &mut Reaction) -> bool {
+        let Some(session) = self.sessions.get_mut(slot) else { return false };
+        let Some(first) = session.outgoing.queue.front_mut() else { return false };
+        if first.received {
+            let Some(delivery) = session.outgoing.queue.pop_front() else { return false };
+            if let Some(id) = delivery.packet_id {
+                reaction.replies.push(Packet::Pubrel(ack(id, Reason::SUCCESS)));
+                *bytes += PUBREL_BYTES;
+            }
+            session.outgoing.in_flight.push_back(delivery);
+            return false;
+        }
+        if first.expired(now) {
+            self.counts.dropped.expired += 1;
+            self.give_up(slot, reaction);
+            return false;
+        }
+        if first.packet_id.is_none() {
+            let id = session.outgoing.take_packet_id();
+            if let Some(first) = session.outgoing.queue.front_mut() {
+                first.packet_id = id;
+            }
+        }
+        let (Some(connection), Some(mut delivery)) = (session.connection.as_mut(), session.outgoing.queue.pop_front())
+        else {
+            return false;
+        };
+        let Some(publish) = packet(now, connection, &delivery, &self.no_topic) else {
+            // [MQTT-3.1.2-25]: as if it had been sent.
+            session.outgoing.queue.push_front(delivery);
+            self.counts.dropped.too_large += 1;
+            self.give_up(slot, reaction);
+            return false;
+        };
+        *bytes += size::publish(connection.version, &publish);
+        let first_sending = delivery.qos == QoS::ExactlyOnce && !delivery.sent;
+        delivery.sent = true;
+        session.outgoing.in_flight.push_back(delivery);
+        self.send(publish, reaction);
+        first_sending
+    }
+
+    fn give_up(&mut self, slot: Slot, reaction: &mut Reaction) {
+        if let Some(delivery) = self.sessions.get_mut(slot).and_then(|s| s.outgoing.pop()) {
+            self.done(slot, &delivery, reaction);
+        }
+    }
+
+    fn send(&mut self, publish: Publish, reaction: &mut Reaction) {
+        self.counts.sent += 1;
+        self.counts.sent_bytes += publish.payload.len() as u64;
+        reaction.replies.push(Packet::Publish(Box::new(publish)));
+    }
+}
+
+/// The older of both queues; QoS 0 also where the window of the other is full.
+fn next(session: &Session) -> Option<From> {
+    let connection = session.connection.as_ref()?;
+    let open = session.outgoing.in_flight.len() < connection.window;
+    let reliable = session.outgoing.queue.front().filter(|_| open);
+    match (reliable, connection.unreliable.messages.front()) {
+        (Some(reliable), Some(unreliable)) if unreliable.id < reliable.id => Some(From::Unreliable),
+        (Some(_), _) => Some(From::Reliable),
+        (None, Some(_)) => Some(From::Unreliable),
+        (None, None) => None,
+    }
+}
+
+/// The packet of a delivery; `None`: larger than the client takes.
+fn packet(now: Millis, to: &mut Connection, delivery: &Delivery, no_topic: &std::sync::Arc<str>) -> Option<Publish> {
+    let message = &delivery.message;
+    let mut publish = Publish {
+        dup: delivery.sent,
+        qos: delivery.qos,
+        retain: delivery.retain,
+        topic: message.topic.clone(),
+        packet_id: delivery.packet_id,
+        properties: None,
+        payload: message.payload.clone(),
+    };
+    if to.version == Version::V311 {
+        return (size::publish(to.version, &publish) <= to.max_packet).then_some(publish);
+    }
+    let known = to.alias(&message.topic);
+    let learnt = known.is_none() && to.aliases_out.len() < usize::from(to.aliases_out_max);
+    if message.properties.is_some() || !delivery.subscription_ids.is_empty() || known.is_some() || learnt {
+        let mut properties = message.properties.clone().unwrap_or_default();
+        if let Some(at) = message.expires_at {
+            // What is left; rounded up, so that nothing arrives that has none left (§3.3.2.3.3).
+            let left = at.saturating_sub(now).div_ceil(1000).max(1);
+            properties.message_expiry_s = Some(u32::try_from(left).unwrap_or(u32::MAX));
+        }
+        properties.subscription_ids = delivery.subscription_ids.to_vec();
+        properties.topic_alias = known;
+        publish.properties = Some(properties);
+    }
+    if known.is_some() {
+        publish.topic = no_topic.clone();
+    } else if learnt && size::publish(to.version, &publish) + ALIAS_BYTES <= to.max_packet {
+        to.aliases_out.push(message.topic.clone());
+        let alias = to.alias(&message.topic);
+        publish.properties.get_or_insert_default().topic_alias = alias;
+    }
+    (size::publish(to.version, &publish) <= to.max_packet).then_some(publish)
+}
+
+/// What a topic alias can add to a packet: the property itself, and a longer length before the properties and before
+/// all.
+const ALIAS_BYTES: usize = 3 + 1 + 1;

@@ -1,0 +1,236 @@
+//! One client: one task that chooses what is next and applies it. It never waits while it holds the broker's lock, and holds
+//! no buffer while it is idle.
+//!
+//! ```text
+//! socket ─► reading ─► broker (one lock per read) ─► flights ─► outbox ─► broker ─► output ─► socket
+//!                                                                 journal ───────────┘ (answers wait for both)
+//! ```
+
+mod answers;
+mod ending;
+mod flights;
+mod opening;
+mod output;
+mod reading;
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use super::Shared;
+use super::hub::Seat;
+use super::packet::{Decoder, PacketId, Reason};
+use super::signal::Said;
+use super::transport::{Kind, Transport};
+use super::upstream::Origin;
+use crate::ingest::http::budget::Lease;
+use crate::ingest::identity::{ConnectionGuard, Identity};
+use crate::journal::{JournalError, Position};
+use ending::End;
+use flights::{Flights, Landed};
+use output::Output;
+use reading::Paused;
+
+/// Serves one client until either side ends it.
+pub async fn serve(shared: Arc<Shared>, kind: Kind, stream: TcpStream, peer: SocketAddr) {
+    let _open = shared.counters.open(kind);
+    // Boxed, so that what only the beginning needs does not stay for as long as the client does.
+    if let Some(connection) = Box::pin(opening::open(shared, kind, stream, peer)).await {
+        connection.run().await;
+    }
+}
+
+struct Connection {
+    shared: Arc<Shared>,
+    seat: Seat,
+    stream: Transport,
+    decoder: Decoder,
+    /// The client wants reason strings.
+    explains: bool,
+    identity: Identity,
+    _guard: ConnectionGuard,
+    revoked: Pin<Box<WaitForCancellationFutureOwned>>,
+    origin: Origin,
+    /// Longest silence of the client.
+    silence_max: Option<Duration>,
+    /// When the client was heard last.
+    heard: Instant,
+    /// The beginning of a packet.
+    input: BytesMut,
+    input_lease: Option<Lease>,
+    paused: Option<Box<Paused>>,
+    flights: Flights,
+    output: Output,
+    /// Answers promise what the journal has up to here.
+    promised: Option<Position>,
+    durable: Option<Durable>,
+    /// The journal has more to write than it should: what makes records waits.
+    room: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Why messages were refused, for their answers.
+    refused: Vec<(PacketId, String)>,
+    /// The broker may have something for the client.
+    wanting: bool,
+    timer: Pin<Box<Sleep>>,
+    end: Option<Box<End>>,
+    /// Nothing more can be written to the client.
+    gone: bool,
+}
+
+type Durable = Pin<Box<dyn Future<Output = Result<(), JournalError>> + Send>>;
+
+/// What is next.
+enum Input {
+    Said(Said),
+    Revoked,
+    Landed(Landed),
+    Durable(Result<(), JournalError>),
+    Written(io::Result<()>),
+    Deliver,
+    Read(io::Result<usize>),
+    Timer,
+}
+
+impl Connection {
+    async fn run(mut self: Box<Self>) {
+        while !self.is_over() {
+            let input = std::future::poll_fn(|cx| self.choose(cx)).await;
+            self.apply(input);
+        }
+        ending::close(self).await;
+    }
+
+    /// Only chooses: whatever is not chosen is still there the next time.
+    fn choose(&mut self, cx: &mut Context<'_>) -> Poll<Input> {
+        if let Poll::Ready(said) = self.seat.signal().poll(cx) {
+            return Poll::Ready(Input::Said(said));
+        }
+        if self.end.is_none() && self.revoked.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Input::Revoked);
+        }
+        if let Poll::Ready(landed) = self.flights.poll(cx, self.seat.journal()) {
+            return Poll::Ready(Input::Landed(landed));
+        }
+        if let Poll::Ready(result) = self.poll_durable(cx) {
+            return Poll::Ready(Input::Durable(result));
+        }
+        if !self.gone && !self.output.is_written() {
+            let written = self.output.poll_write(&mut self.stream, cx, &self.shared.counters);
+            if let Poll::Ready(written) = written {
+                return Poll::Ready(Input::Written(written));
+            }
+        }
+        if self.wanting && self.end.is_none() && self.output.has_room() {
+            return Poll::Ready(Input::Deliver);
+        }
+        if let Some(room) = &mut self.room
+            && room.as_mut().poll(cx).is_ready()
+        {
+            self.room = None;
+        }
+        if self.may_read()
+            && let Poll::Ready(read) = reading::poll_read(&mut self.stream, cx, &mut self.input)
+        {
+            return Poll::Ready(Input::Read(read));
+        }
+        if let Some(deadline) = self.deadline()
+            && deadline < self.timer.deadline()
+        {
+            self.timer.as_mut().reset(deadline);
+        }
+        self.timer.as_mut().poll(cx).map(|()| Input::Timer)
+    }
+
+    fn poll_durable(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), JournalError>> {
+        let Some(position) = self.output.waits_for() else { return Poll::Pending };
+        let wait = self.durable.get_or_insert_with(|| {
+            let journal = self.seat.journal().clone();
+            Box::pin(async move { journal.durable(position).await })
+        });
+        let result = wait.as_mut().poll(cx);
+        if result.is_ready() {
+            self.durable = None;
+        }
+        result
+    }
+
+    /// Back-pressure: while what was read is not taken in, nothing more is read.
+    fn may_read(&self) -> bool {
+        let idle = self.end.is_none() && self.paused.is_none() && self.room.is_none();
+        idle && self.flights.has_room() && self.output.has_room()
+    }
+
+    fn apply(&mut self, input: Input) {
+        match input {
+            Input::Said(Said { wake, end }) => {
+                self.wanting |= wake;
+                if let Some(reason) = end {
+                    self.end(reason, "");
+                }
+            }
+            Input::Revoked => self.end(Reason::ADMINISTRATIVE_ACTION, "the credential or its rights were changed"),
+            Input::Landed(landed) => self.landed(landed),
+            Input::Durable(Ok(())) => self.output.release(self.seat.journal().durable_now()),
+            // What was promised is not on disk, and nobody knows when it will be.
+            Input::Durable(Err(e)) => {
+                self.output.give_up_held();
+                self.end(Reason::IMPLEMENTATION_SPECIFIC, &e.to_string());
+            }
+            Input::Written(Ok(())) => {}
+            Input::Written(Err(_)) => self.lost(),
+            Input::Deliver => {
+                let ((), effects) = self.seat.turn(|turn| turn.take(output::BYTES_MAX));
+                self.wanting = !effects.replies.is_empty();
+                self.take_effect(effects);
+            }
+            Input::Read(read) => self.read(read),
+            Input::Timer => self.timer(),
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let silence = self.silence_max.filter(|_| self.end.is_none()).map(|max| self.heard + max);
+        let all = [
+            silence,
+            self.output.deadline(),
+            self.flights.deadline(),
+            self.paused.as_ref().map(|paused| paused.until),
+            self.end.as_ref().map(|end| end.until),
+        ];
+        all.into_iter().flatten().min()
+    }
+
+    fn timer(&mut self) {
+        let now = Instant::now();
+        // Until there is a deadline again that is nearer.
+        self.timer.as_mut().reset(now + TIMER_IDLE);
+        if self.output.deadline().is_some_and(|at| at <= now) {
+            tracing::debug!("connection cut: the client does not read");
+            return self.lost();
+        }
+        if self.paused.as_ref().is_some_and(|paused| paused.until <= now) {
+            self.resume(now);
+        }
+        if let Some(max) = self.silence_max
+            && self.heard + max <= now
+        {
+            if self.may_read() {
+                self.end(Reason::KEEP_ALIVE_TIMEOUT, "nothing was heard for one and a half keep-alives");
+            } else {
+                // It is we who do not listen.
+                self.heard = now;
+            }
+        }
+    }
+}
+
+/// Where the timer stands while there is nothing to wait for.
+const TIMER_IDLE: Duration = Duration::from_secs(86_400);

@@ -1,0 +1,265 @@
+//! What goes to the client: packets that may leave, and answers that wait for the disk, in order.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::AsyncWrite;
+use tokio::time::Instant;
+
+use crate::ingest::mqtt::metrics::Counters;
+use crate::ingest::mqtt::packet::{EncodeError, Packet, Version, encode_up_to};
+use crate::ingest::mqtt::transport::Transport;
+use crate::journal::Position;
+
+/// Bytes that wait for a client's socket, from which on nothing more is taken for it and nothing more is read from it.
+pub const BYTES_MAX: usize = 64 << 10;
+
+/// Longest time in which a peer takes not one byte of what waits for it. As the HTTP way in has it.
+pub const STALL_MAX: Duration = Duration::from_secs(30);
+
+/// See the module.
+pub struct Output {
+    version: Version,
+    /// Largest packet that the client takes.
+    packet_max: u32,
+    ready: BytesMut,
+    held: VecDeque<Held>,
+    held_bytes: usize,
+    unflushed: bool,
+    /// Since when the peer has taken nothing.
+    stalled: Option<Instant>,
+}
+
+/// Encoded packets that may leave once everything up to `after` is on disk.
+struct Held {
+    after: Position,
+    bytes: BytesMut,
+}
+
+impl Output {
+    pub fn new(version: Version, packet_max: u32) -> Self {
+        Self {
+            version,
+            packet_max,
+            ready: BytesMut::new(),
+            held: VecDeque::new(),
+            held_bytes: 0,
+            unflushed: false,
+            stalled: None,
+        }
+    }
+
+    /// A packet that promises nothing, such as PINGRESP: it overtakes what waits for the disk.
+    pub fn at_once(&mut self, mut packet: Packet, counters: &Counters) -> Result<(), EncodeError> {
+        counters.packet_out(&packet);
+        encode_up_to(&mut packet, self.version, self.packet_max, &mut self.ready)
+    }
+
+    /// Packets that leave after all earlier ones; `after`: not before this is on disk.
+    pub fn in_order(
+        &mut self,
+        packets: &mut [Packet],
+        after: Option<Position>,
+        counters: &Counters,
+    ) -> Result<(), EncodeError> {
+        if let Some(after) = after
+            && self.held.back().is_none_or(|last| last.after < after)
+        {
+            self.held.push_back(Held { after, bytes: BytesMut::new() });
+        }
+        let waits = !self.held.is_empty();
+        // What has nothing to wait for still waits for its turn.
+        let to = self.held.back_mut().map_or(&mut self.ready, |last| &mut last.bytes);
+        let before = to.len();
+        for packet in packets {
+            counters.packet_out(packet);
+            encode_up_to(packet, self.version, self.packet_max, to)?;
+        }
+        if waits {
+            self.held_bytes += to.len() - before;
+        }
+        Ok(())
+    }
+
+    /// Lets go what waited for what is on disk now.
+    pub fn release(&mut self, durable: Position) {
+        while self.held.front().is_some_and(|h| h.after <= durable)
+            && let Some(held) = self.held.pop_front()
+        {
+            self.held_bytes -= held.bytes.len();
+            if self.ready.is_empty() {
+                self.ready = held.bytes;
+            } else {
+                self.ready.extend_from_slice(&held.bytes);
+            }
+        }
+    }
+
+    /// What must be on disk before the next answer may leave.
+    pub fn waits_for(&self) -> Option<Position> {
+        self.held.front().map(|h| h.after)
+    }
+
+    /// Gives up what waits for the disk.
+    pub fn give_up_held(&mut self) {
+        self.held.clear();
+        self.held_bytes = 0;
+    }
+
+    /// Whether there is room for more.
+    pub fn has_room(&self) -> bool {
+        self.ready.len() + self.held_bytes < BYTES_MAX
+    }
+
+    /// Whether bytes wait for the socket.
+    pub fn is_written(&self) -> bool {
+        self.ready.is_empty() && !self.unflushed
+    }
+
+    /// When the peer is given up for not reading.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.stalled.map(|since| since + STALL_MAX)
+    }
+
+    /// Writes what may leave. Ready: all of it is with the kernel.
+    pub fn poll_write(
+        &mut self,
+        stream: &mut Transport,
+        cx: &mut Context<'_>,
+        counters: &Counters,
+    ) -> Poll<io::Result<()>> {
+        while !self.ready.is_empty() {
+            let Poll::Ready(written) = Pin::new(&mut *stream).poll_write(cx, &self.ready) else {
+                self.stalled.get_or_insert_with(Instant::now);
+                return Poll::Pending;
+            };
+            let n = written?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            counters.bytes_out(n);
+            self.ready.advance(n);
+            self.stalled = None;
+            self.unflushed = true;
+        }
+        // An idle connection holds no buffer.
+        self.ready = BytesMut::new();
+        if self.unflushed {
+            let Poll::Ready(flushed) = Pin::new(stream).poll_flush(cx) else {
+                self.stalled.get_or_insert_with(Instant::now);
+                return Poll::Pending;
+            };
+            flushed?;
+            (self.unflushed, self.stalled) = (false, None);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::task::noop_waker;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::ingest::mqtt::packet::{Ack, Disconnect, PacketId, Reason};
+    use crate::journal::{Journal, Meters, Settings};
+    use crate::observe::metrics::Metrics;
+
+    fn puback(id: u16) -> Packet {
+        let packet_id = PacketId::new(id).unwrap();
+        Packet::Puback(Ack { packet_id, reason: Reason::SUCCESS, reason_string: None })
+    }
+
+    fn counters() -> Counters {
+        Counters::new(&Metrics::default())
+    }
+
+    async fn pair() -> (Transport, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (Transport::Tcp(listener.accept().await.unwrap().0), client)
+    }
+
+    fn positions() -> [Position; 2] {
+        let dir = tempfile::tempdir().unwrap();
+        let meter = Meters::new(&Metrics::default()).of("test");
+        let journal = Journal::open(dir.path(), Settings::default(), meter, |_| {}).unwrap();
+        [journal.append(&[b"1"]).unwrap(), journal.append(&[b"2"]).unwrap()]
+    }
+
+    #[tokio::test]
+    async fn answers_wait_for_the_disk_in_order_and_a_ping_for_nobody() {
+        let ([first, second], counters) = (positions(), counters());
+        let mut output = Output::new(Version::V311, u32::MAX);
+        let mut answer = |id, after| output.in_order(&mut [puback(id)], after, &counters).unwrap();
+        answer(1, None);
+        answer(2, Some(first));
+        answer(3, None);
+        answer(4, Some(second));
+        output.at_once(Packet::Pingresp, &counters).unwrap();
+        assert_eq!(&output.ready[..], [0x40, 2, 0, 1, 0xD0, 0]);
+        assert_eq!(output.waits_for(), Some(first));
+        output.release(first);
+        assert_eq!(&output.ready[6..], [0x40, 2, 0, 2, 0x40, 2, 0, 3]);
+        assert_eq!(output.waits_for(), Some(second));
+        output.release(second);
+        assert_eq!((output.ready.len(), output.waits_for(), output.held_bytes), (18, None, 0));
+        let (mut server, mut client) = pair().await;
+        std::future::poll_fn(|cx| output.poll_write(&mut server, cx, &counters)).await.unwrap();
+        assert!(output.is_written());
+        assert_eq!(output.ready.capacity(), 0, "an idle connection holds no buffer");
+        let mut got = [0; 18];
+        client.read_exact(&mut got).await.unwrap();
+        assert_eq!(got[14..], [0x40, 2, 0, 4]);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_also_behind_the_disk() {
+        let ([first, _], counters) = (positions(), counters());
+        let mut output = Output::new(Version::V311, u32::MAX);
+        while output.has_room() {
+            output.in_order(&mut [puback(1)], Some(first), &counters).unwrap();
+        }
+        assert_eq!(output.held_bytes, BYTES_MAX);
+    }
+
+    #[test]
+    fn a_reason_string_gives_way_where_the_client_takes_little() {
+        let mut output = Output::new(Version::V5, 10);
+        let reason_string = Some("a long explanation".to_owned());
+        let farewell = Disconnect { reason: Reason::UNSPECIFIED, session_expiry_s: None, reason_string };
+        output.at_once(Packet::Disconnect(Box::new(farewell)), &counters()).unwrap();
+        assert_eq!(&output.ready[..], [0xE0, 1, 0x80]);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_read_gets_a_deadline_and_loses_it_by_reading() {
+        let counters = counters();
+        let (mut server, mut client) = pair().await;
+        let mut output = Output::new(Version::V311, u32::MAX);
+        // More than the kernel buffers.
+        output.ready.resize(64 << 20, 0);
+        tokio::time::pause();
+        let waker = noop_waker();
+        let mut cx = Context::from_waker(&waker);
+        assert!(output.poll_write(&mut server, &mut cx, &counters).is_pending());
+        let deadline = output.deadline().expect("a deadline");
+        advance(STALL_MAX / 2).await;
+        assert!(output.poll_write(&mut server, &mut cx, &counters).is_pending());
+        assert_eq!(output.deadline(), Some(deadline), "it took nothing meanwhile");
+        tokio::time::resume();
+        let mut some = vec![0; 8 << 20];
+        tokio::select! {
+            _ = std::future::poll_fn(|cx| output.poll_write(&mut server, cx, &counters)) => {}
+            read = client.read_exact(&mut some) => drop(read.unwrap()),
+        }
+        assert_ne!(output.deadline(), Some(deadline));
+    }
+}

@@ -1,0 +1,238 @@
+//! From the socket to the broker and towards the disk: as much as there is at once.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::Instant;
+
+use super::Connection;
+use super::flights::{Landed, Load};
+use crate::ingest::mqtt::broker::record::Message;
+use crate::ingest::mqtt::broker::{EventName, Published};
+use crate::ingest::mqtt::hub::Turn;
+use crate::ingest::mqtt::metrics::Fate;
+use crate::ingest::mqtt::packet::{Packet, PacketError, PacketId, QoS, Reason};
+use crate::ingest::mqtt::transport::Transport;
+use crate::ingest::mqtt::upstream::{Refused, Why};
+use crate::journal::Position;
+
+/// Most bytes read at once.
+const READ_BYTES: usize = 64 << 10;
+
+/// The beginning of a packet up to this size needs no share of the memory for all: the packets of most clients.
+pub(super) const INPUT_FREE_BYTES: usize = 4 << 10;
+
+/// Longest pause of a client that sends more than it may; beyond it the client is told (0x96).
+const RATE_WAIT_MAX: Duration = Duration::from_secs(10);
+
+thread_local! {
+    /// What a read fills before it is known whose it is: so that ten thousand idle connections hold no buffer.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
+}
+
+/// Packets of a client that sends more than it may, and when they are looked at again.
+pub struct Paused {
+    packets: Vec<Packet>,
+    fault: Option<PacketError>,
+    pub until: Instant,
+    since: Instant,
+}
+
+/// A message that the broker has taken.
+struct New {
+    message: Arc<Message>,
+    name: Option<EventName>,
+    qos: QoS,
+    id: Option<PacketId>,
+}
+
+/// Appends what there is to `input`; 0: the client has closed.
+pub fn poll_read(stream: &mut Transport, cx: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let mut buf = ReadBuf::new(scratch);
+        ready!(Pin::new(stream).poll_read(cx, &mut buf))?;
+        input.extend_from_slice(buf.filled());
+        Poll::Ready(Ok(buf.filled().len()))
+    })
+}
+
+impl Connection {
+    pub(super) fn read(&mut self, read: io::Result<usize>) {
+        match read {
+            Ok(0) | Err(_) => return self.lost(),
+            Ok(n) => self.shared.counters.bytes_in(n),
+        }
+        self.heard = Instant::now();
+        self.decode();
+    }
+
+    /// Takes in what has been read; at the beginning that is what came with CONNECT.
+    pub(super) fn decode(&mut self) {
+        let mut packets = Vec::new();
+        let fault = loop {
+            match self.decoder.next(&mut self.input) {
+                Ok(Some(packet)) => packets.push(packet),
+                Ok(None) => break None,
+                Err(fault) => break Some(fault),
+            }
+        };
+        // What is left of a read must not keep all of it alive.
+        if self.input.len() <= INPUT_FREE_BYTES {
+            self.input = BytesMut::from(&self.input[..]);
+        }
+        if fault.is_none() && !self.share_memory() {
+            return self.end(Reason::SERVER_BUSY, "too many large packets at once; send it again later");
+        }
+        let now = self.heard;
+        self.admit(Paused { packets, fault, until: now, since: now }, now);
+    }
+
+    /// The memory that the beginning of a large packet takes is counted.
+    fn share_memory(&mut self) -> bool {
+        if self.input.len() <= INPUT_FREE_BYTES {
+            self.input_lease = None;
+            return true;
+        }
+        self.input_lease = None;
+        let mut lease = self.shared.memory.lease();
+        let granted = lease.grow(self.input.capacity()).is_ok();
+        self.input_lease = Some(lease);
+        granted
+    }
+
+    /// Looks again at what was paused.
+    pub(super) fn resume(&mut self, now: Instant) {
+        if let Some(paused) = self.paused.take() {
+            self.heard = now;
+            self.admit(*paused, now);
+        }
+    }
+
+    /// A client that sends more than it may is not read for a while, and then told.
+    fn admit(&mut self, mut work: Paused, now: Instant) {
+        let (mut events, mut bytes) = (0, 0);
+        for packet in &work.packets {
+            if let Packet::Publish(publish) = packet {
+                events += 1;
+                bytes += publish.payload.len();
+            }
+        }
+        if events > 0
+            && let Err(wait) = self.identity.admit(events, bytes)
+        {
+            if now >= work.since + RATE_WAIT_MAX {
+                return self.end(Reason::MESSAGE_RATE_TOO_HIGH, "more messages or bytes a second than allowed");
+            }
+            work.until = now + wait.0.min(RATE_WAIT_MAX);
+            self.paused = Some(Box::new(work));
+            return;
+        }
+        if !work.packets.is_empty() {
+            self.take_in(work.packets, now);
+        }
+        if let Some(fault) = work.fault {
+            self.end_for_fault(&fault);
+        }
+    }
+
+    /// Gives packets to the broker under one lock, and the messages among them to the disk.
+    fn take_in(&mut self, packets: Vec<Packet>, now: Instant) {
+        let (counters, output) = (&self.shared.counters, &mut self.output);
+        let mut goodbye = false;
+        let (new, effects) = self.seat.turn(|turn| {
+            let mut new = Vec::new();
+            for packet in packets {
+                if goodbye || turn.is_over() {
+                    break;
+                }
+                counters.packet_in(&packet);
+                goodbye = matches!(packet, Packet::Disconnect(_));
+                match packet {
+                    // Nothing that hangs may keep this from the client. Four bytes always fit.
+                    Packet::Pingreq => drop(output.at_once(Packet::Pingresp, counters)),
+                    packet => new.extend(give(turn, packet)),
+                }
+            }
+            new
+        });
+        let after = effects.after;
+        self.take_effect(effects);
+        if !new.is_empty() {
+            self.send_up(new, after, now);
+        }
+        if goodbye {
+            self.end(Reason::SUCCESS, "");
+        }
+    }
+
+    /// Makes events of the messages, one append for each lane. Those that stay here, or are refused, are done with.
+    fn send_up(&mut self, new: Vec<New>, after: Option<Position>, now: Instant) {
+        let mut done: Vec<(PacketId, Result<(), Reason>)> = Vec::new();
+        let mut loads: Vec<Load> = Vec::new();
+        for New { message, name, qos, id } in new {
+            let put = match self.shared.upstream.event(&self.origin, &message, name) {
+                Ok(None) => Ok(None),
+                Ok(Some((writer, event))) => {
+                    let at = loads.iter().position(|load| load.batch.lane() == writer.lane()).unwrap_or_else(|| {
+                        loads.push(Load::new(writer.batch()));
+                        loads.len() - 1
+                    });
+                    loads[at].batch.push(&event).map(|()| Some(at)).map_err(Refused::from)
+                }
+                Err(refused) => Err(refused),
+            };
+            match put {
+                Ok(Some(at)) => {
+                    loads[at].carries(qos, id);
+                    loads[at].after = loads[at].after.or(after.filter(|_| name.is_some()));
+                }
+                Ok(None) => {
+                    self.shared.counters.fate(qos, Fate::Local, 1);
+                    done.extend(id.map(|id| (id, Ok(()))));
+                }
+                Err(refused) => {
+                    self.shared.counters.fate(qos, Fate::Refused(refused.why), 1);
+                    done.extend(id.map(|id| (id, Err(refused.reason))));
+                    self.refused.extend(id.map(|id| (id, refused.text)));
+                }
+            }
+        }
+        if !done.is_empty() {
+            let ((), effects) = self.seat.turn(|turn| turn.stored(&done));
+            self.take_effect(effects);
+        }
+        loads.retain(|load| !load.batch.is_empty());
+        for load in loads {
+            self.launch(load, now);
+        }
+    }
+
+    fn launch(&mut self, load: Load, now: Instant) {
+        let mut lease = self.shared.memory.lease();
+        if lease.grow(load.batch.bytes()).is_ok() {
+            return self.flights.push(load, now, lease);
+        }
+        let text =
+            "too many messages are in memory on their way to the disk; nothing was stored, send it again in a moment";
+        let refused = Refused { reason: Reason::QUOTA_EXCEEDED, text: text.to_owned(), why: Why::Busy };
+        self.landed(Landed { counts: load.counts, ids: load.ids, at: now, result: Err(refused) });
+    }
+}
+
+fn give(turn: &mut Turn<'_>, packet: Packet) -> Option<New> {
+    let Packet::Publish(publish) = packet else {
+        turn.packet(packet);
+        return None;
+    };
+    let (qos, id) = (publish.qos, publish.packet_id);
+    match turn.publish(*publish) {
+        Published::New { message, name } => Some(New { message, name, qos, id }),
+        Published::Answered | Published::Pending => None,
+    }
+}

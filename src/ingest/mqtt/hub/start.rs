@@ -1,0 +1,45 @@
+//! The broker as the journal has it, at a start.
+
+use crate::config::EdgeConfig;
+use crate::config::edge::{Durability, Mqtt};
+use crate::ingest::mqtt::broker::{Broker, Limits};
+use crate::ingest::mqtt::shelf::Shelf;
+use crate::journal::{Meters, OpenError, Settings};
+use crate::sys::clock::Clock;
+use crate::sys::random;
+
+use super::Hub;
+
+/// Directory of the journal in the data directory.
+const DIR: &str = "mqtt";
+
+impl Hub {
+    /// Opens or makes the journal below `config.node.data_dir`, and restores the broker from it. Blocks on the disk.
+    pub fn open(config: &EdgeConfig, clock: &Clock, meters: &Meters) -> Result<Self, OpenError> {
+        let settings = Settings { durable: config.outbox.durability == Durability::Disk, ..Settings::default() };
+        let mut broker = Broker::new(limits(&config.mqtt), random::bits());
+        let dir = config.node.data_dir.join(DIR);
+        let shelf = Shelf::open(&dir, settings, meters.of(DIR), clock, |record| broker.restore(record))?;
+        Ok(Self::new(broker, shelf))
+    }
+}
+
+fn limits(mqtt: &Mqtt) -> Limits {
+    fn clamp<T: TryFrom<u64>>(n: u64, most: T) -> T {
+        T::try_from(n).unwrap_or(most)
+    }
+    Limits {
+        receive_max: mqtt.receive_max,
+        max_packet: clamp(mqtt.max_packet, u32::MAX),
+        topic_alias_max: mqtt.topic_alias_max,
+        keep_alive_max_s: clamp(mqtt.keep_alive_max.as_secs(), u16::MAX),
+        session_expiry_max_s: clamp(mqtt.session_expiry_max.as_secs(), u32::MAX),
+        max_sessions: mqtt.max_sessions,
+        max_subscriptions: mqtt.max_subscriptions,
+        max_queued: mqtt.max_queued,
+        max_queued_bytes: clamp(mqtt.max_queued_bytes, usize::MAX),
+        max_total_bytes: clamp(mqtt.max_total_bytes, usize::MAX),
+        max_retained: mqtt.max_retained,
+        max_retained_bytes: clamp(mqtt.max_retained_bytes, usize::MAX),
+    }
+}

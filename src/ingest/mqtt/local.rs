@@ -1,0 +1,106 @@
+//! Events that came by HTTP, for local subscribers: published on `mqtt.http_topic` once they are on disk.
+
+use std::fmt::Write;
+
+use bytes::Bytes;
+
+use super::broker::Counts;
+use super::broker::record::Message;
+use super::hub::Hub;
+use super::packet::{Properties, QoS};
+use crate::event::Event;
+
+/// What the HTTP way in sees of the MQTT side. Cheap to clone.
+#[derive(Clone)]
+pub struct Local {
+    hub: Hub,
+    topic: Option<String>,
+}
+
+impl Local {
+    /// `topic`: `mqtt.http_topic`; {device} and {type} are filled in.
+    pub fn new(hub: Hub, topic: Option<String>) -> Self {
+        Self { hub, topic }
+    }
+
+    /// The broker in numbers, for the status page.
+    pub fn counts(&self) -> Counts {
+        self.hub.counts()
+    }
+
+    /// The messages for `events`, which will be published once these are on disk.
+    pub fn messages(&self, events: &[Event]) -> Vec<Message> {
+        let Some(topic) = &self.topic else { return Vec::new() };
+        events.iter().map(|event| message(topic, event)).collect()
+    }
+
+    /// Publishes them; does not wait. While the journal is behind, absent subscribers get nothing: what waits for them
+    /// would have to be written as well, and the device that sends by HTTP cannot be slowed down for that.
+    pub fn publish(&self, messages: Vec<Message>) {
+        for mut message in messages {
+            if !self.hub.journal().has_room() {
+                message.qos = QoS::AtMostOnce;
+            }
+            self.hub.publish_soon(message);
+        }
+    }
+}
+
+/// As in CloudEvents' MQTT binding, binary mode: attributes are user properties, the payload is the data.
+fn message(topic: &str, event: &Event) -> Message {
+    let attribute = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let mut user = vec![
+        attribute("specversion", "1.0"),
+        attribute("id", &event.id),
+        attribute("source", &event.source),
+        attribute("type", &event.ty),
+        attribute("time", &event.time.to_string()),
+    ];
+    user.extend(event.subject.as_deref().map(|subject| attribute("subject", subject)));
+    user.extend(event.dataschema.as_deref().map(|schema| attribute("dataschema", schema)));
+    user.extend(event.extensions.iter().cloned());
+    let properties = Properties { content_type: event.datacontenttype.clone(), user, ..Properties::default() };
+    Message {
+        topic: fill(topic, event).into(),
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        payload: Bytes::clone(&event.data),
+        properties: Some(Box::new(properties)),
+        expires_at: None,
+    }
+}
+
+/// `{device}` and `{type}` each become one level: what would make more of it, or a wildcard, becomes `_`.
+fn fill(template: &str, event: &Event) -> String {
+    let mut out = String::with_capacity(template.len() + 64);
+    let mut rest = template;
+    while let Some(at) = rest.find('{') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let (value, name) = if rest.starts_with("{device}") {
+            (event.key(), "{device}")
+        } else if rest.starts_with("{type}") {
+            (event.ty.as_str(), "{type}")
+        } else {
+            ("{", "{")
+        };
+        for c in value.chars() {
+            let _ = out.write_char(if matches!(c, '/' | '+' | '#') { '_' } else { c });
+        }
+        rest = &rest[name.len()..];
+    }
+    out + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::tests::sample;
+
+    #[test]
+    fn a_topic_has_the_levels_of_its_template_whatever_the_event_says() {
+        let event = Event { ty: "a/b".into(), subject: Some("+#".into()), ..sample("1") };
+        assert_eq!(fill("http/{device}/{type}/x{", &event), "http/__/a_b/x{");
+        assert_eq!(fill("fixed", &event), "fixed");
+    }
+}
