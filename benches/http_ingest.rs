@@ -239,6 +239,7 @@ async fn tidegate(dir: PathBuf) {
             metrics,
             http: config.http.clone(),
             max_event: config.outbox.max_event,
+            bridges: Default::default(),
             local: None,
             gate: tidegate::ingest::identity::Gate::open(),
             tls: None,

@@ -11,9 +11,11 @@ use crate::cloud;
 use crate::config::{CloudConfig, EdgeConfig};
 use crate::downlink::commands::Commands;
 use crate::ingest::accept::BindError;
+use crate::ingest::bridge;
 use crate::ingest::http::{Gateway, Listener};
 use crate::ingest::identity::Gate;
 use crate::ingest::mqtt::local::Local;
+use crate::ingest::mqtt::upstream::Upstream;
 use crate::ingest::mqtt::{self, Hub, Surroundings};
 use crate::ingest::router::Router;
 use crate::journal::Meters;
@@ -92,6 +94,9 @@ async fn run_edge(config: EdgeConfig, http: Listener, mqtt: mqtt::Listener) -> R
         clock: clock.clone(),
     };
     mqtt.start(&ingest, around, &metrics);
+    let local = Local::new(hub.clone(), config.mqtt.http_topic.clone());
+    let upstream = Upstream::new(&config, router.clone(), clock.clone());
+    let bridges = bridge::start(&ingest, &config, &upstream, &local, &clock, &metrics);
     let address = http.local_addr();
     http.start(
         &ingest,
@@ -105,9 +110,10 @@ async fn run_edge(config: EdgeConfig, http: Listener, mqtt: mqtt::Listener) -> R
             http: config.http.clone(),
             max_event: config.outbox.max_event,
             commands: commands.clone(),
-            local: Some(Local::new(hub.clone(), config.mqtt.http_topic.clone())),
+            local: Some(local),
             gate,
             tls,
+            bridges,
             ready: Arc::new(AtomicBool::new(true)),
         },
     );

@@ -222,8 +222,8 @@ section! {
         url: String = "mqtt://127.0.0.1:1883".into(), key(MqttUrl).required().example("\"mqtt://192.168.1.5:1883\"");
         /// Topics to subscribe to there.
         topics: Vec<String> = vec!["#".into()], key(List(TopicFilter, 64));
-        /// Highest quality of service of the subscriptions. With 2, what was taken just before this gateway was killed may
-        /// come twice, as with 1.
+        /// Highest quality of service of the subscriptions. With 2 nothing comes twice while this gateway runs; after a
+        /// power cut or a kill some may, as with 1.
         qos: u8 = 1, key(Count(1, 2));
         /// Protocol version.
         version: BridgeVersion = BridgeVersion::V311,

@@ -3,6 +3,7 @@
 //! Architecture invariant: nothing here knows Pulsar or the uplink; a gateway without a cloud answers the same.
 
 pub mod accept;
+pub mod bridge;
 pub mod decode;
 pub mod http;
 pub mod identity;

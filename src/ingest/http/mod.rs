@@ -29,6 +29,7 @@ use tokio::sync::Semaphore;
 use crate::config::edge;
 use crate::downlink::commands::Commands;
 use crate::ingest::Router;
+use crate::ingest::bridge::Bridges;
 use crate::ingest::identity::Gate;
 use crate::ingest::mqtt::local::Local;
 use crate::observe::metrics::Metrics;
@@ -60,6 +61,8 @@ pub struct Gateway {
     pub max_event: u64,
     /// Commands and configurations of devices.
     pub commands: Commands,
+    /// Bridges to other brokers, for the status page.
+    pub bridges: Bridges,
     /// Local subscribers, who may want what comes by HTTP.
     pub local: Option<Local>,
     /// Who may come in.

@@ -18,6 +18,7 @@ use warp::{Filter, Reply};
 
 use super::{Shared, problem};
 use crate::downlink::commands;
+use crate::ingest::bridge::BridgeStatus;
 use crate::ingest::identity::IdentityStatus;
 use crate::ingest::mqtt::broker::Counts;
 use crate::ingest::refusal::{Kind, Refusal};
@@ -127,6 +128,8 @@ struct Status<'a> {
     ready: bool,
     lanes: Vec<Lane>,
     commands: Waiting,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    bridges: BTreeMap<String, BridgeStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mqtt: Option<Mqtt>,
     identity: IdentityStatus,
@@ -209,6 +212,7 @@ fn status(shared: &Shared) -> Page {
             ready: gateway.ready.load(Ordering::Acquire),
             lanes: lanes.collect(),
             commands: waiting(&gateway.commands.counts()),
+            bridges: gateway.bridges.snapshot(),
             mqtt: gateway.local.as_ref().map(|local| mqtt_of(&local.counts())),
             identity: gateway.gate.status(),
             tls: gateway.tls.as_ref().map(ServerTls::status),
