@@ -3,6 +3,7 @@
 mod connecting;
 mod delivering;
 mod ending;
+mod model;
 mod publishing;
 mod restoring;
 mod subscribing;
