@@ -119,3 +119,17 @@ fn a_subscription_that_is_not_granted_as_asked_is_a_warning() {
             && bridge["warning"].as_str().is_some_and(|w| w.contains("only QoS 0 for \"shut/a\""))
     });
 }
+
+#[test]
+fn a_broker_that_hangs_is_left_and_found_again() {
+    let broker = Mosquitto::start();
+    let mut gateway = Gateway::start(&broker.url(), "keep_alive = \"5s\"", "");
+    gateway.wait_connected();
+    broker.freeze(true);
+    last_error(&mut gateway, &["has said nothing for 1"]);
+    last_error(&mut gateway, &["no answer within 10 s"]);
+    broker.freeze(false);
+    gateway.wait_connected();
+    broker.publish(&["-t", "a", "-m", "1", "-q", "1"]);
+    gateway.wait_stored(1);
+}

@@ -101,6 +101,13 @@ impl Mosquitto {
         }
     }
 
+    /// Stops its process as a debugger would (SIGSTOP), or lets it go on: its connections stay, and it says nothing.
+    pub fn freeze(&self, frozen: bool) {
+        let Some(child) = &self.child else { return };
+        let signal = if frozen { "-STOP" } else { "-CONT" };
+        let _ = Command::new("kill").args([signal, &child.id().to_string()]).status();
+    }
+
     /// What it has logged, of all its lives.
     pub fn log(&self) -> String {
         let files = std::fs::read_dir(self.dir.path()).unwrap().flatten();
