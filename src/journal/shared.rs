@@ -75,6 +75,8 @@ pub struct State {
     pieces: u64,
     /// What was alive at the last tidying; 0: not known.
     alive: u64,
+    /// Bytes of history, and of what a tidying adds to it, at most.
+    pub share: u64,
     /// Segments on disk.
     pub segments: usize,
     /// Something on disk is damaged.
@@ -120,6 +122,7 @@ impl Shared {
                 fresh: 0,
                 pieces: 0,
                 alive: 0,
+                share: 0,
                 segments: 0,
                 damaged: false,
                 sleeping_for: 0,
@@ -155,7 +158,7 @@ impl Shared {
         if frames.is_empty() {
             return Ok(Position(state.appended));
         }
-        if let Some(reason) = state.no_room(bytes, self.settings.share()) {
+        if let Some(reason) = state.no_room(bytes) {
             self.meter.errors.inc();
             let reason: Arc<str> = reason.into();
             // A hole in the log: only writing everything alive again closes it.
@@ -293,15 +296,16 @@ impl State {
         }
     }
 
-    /// Why `bytes` more cannot be taken. `share`: bytes of history, and of what a tidying adds to it.
-    fn no_room(&self, bytes: usize, share: u64) -> Option<String> {
+    /// Why `bytes` more cannot be taken.
+    fn no_room(&self, bytes: usize) -> Option<String> {
         if !self.chunks.is_empty() && self.queued_bytes + bytes > QUEUE_BYTES_MAX {
             return Some(format!("{} bytes wait for the disk, at most {QUEUE_BYTES_MAX} may", self.queued_bytes));
         }
+        let share = self.share;
         let used = if self.tidying.is_some() { self.fresh } else { self.history };
         (used + bytes as u64 > share).then(|| {
             format!(
-                "the journal holds {used} bytes, at most {share} (a third of its total) may come between two tidyings"
+                "the journal holds {used} bytes, at most {share} (a third of its total, or of what the disk has) may come between two tidyings"
             )
         })
     }
@@ -343,7 +347,7 @@ impl State {
 
     /// The log holds much more than what is alive.
     fn tidy_due(&self, settings: &Settings) -> bool {
-        let share = settings.share();
+        let share = self.share;
         let ample = settings.segment_bytes_max.max(self.alive * 3).min(share / 2);
         // Where most of the log is alive, tidying it again soon would gain little.
         let worth = (self.alive + self.alive / 4).min(share / 8 * 7);
@@ -367,9 +371,9 @@ impl State {
         self.phase = Phase::Failing(reason, retry_at);
     }
 
-    /// Bytes found at the start.
-    pub fn found(&mut self, history: u64) {
-        self.history = history;
+    /// What was found at the start.
+    pub fn found(&mut self, history: u64, share: u64, segments: usize, damaged: bool) {
+        (self.history, self.share, self.segments, self.damaged) = (history, share, segments, damaged);
     }
 }
 
