@@ -17,8 +17,8 @@ pub const QUEUE_BYTES_MAX: usize = 8 << 20;
 /// Appends join the chunk before them up to this size, so that a chunk is one write.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
 
-/// Segments from which on tidying is due: each start makes one, and a start reads all of them.
-pub const SEGMENTS_MAX: usize = 64;
+/// Segments that are not full from which on tidying is due: each start makes one, and a start reads all of them.
+const SEGMENTS_MAX: usize = 64;
 
 /// What the thread takes, in order.
 #[derive(Debug)]
@@ -83,6 +83,9 @@ pub struct State {
     pub damaged: bool,
     /// The thread sleeps until this many appends wait; 0: it does not sleep.
     pub sleeping_for: usize,
+    /// How often the thread looked for something to do.
+    #[cfg(test)]
+    pub looks: u64,
     /// Tests end the thread as kill -9 would.
     pub killed: bool,
 }
@@ -126,6 +129,8 @@ impl Shared {
                 segments: 0,
                 damaged: false,
                 sleeping_for: 0,
+                #[cfg(test)]
+                looks: 0,
                 killed: false,
             }),
             changed: Condvar::new(),
@@ -349,9 +354,11 @@ impl State {
     fn tidy_due(&self, settings: &Settings) -> bool {
         let share = self.share;
         let ample = settings.segment_bytes_max.max(self.alive * 3).min(share / 2);
+        let full = usize::try_from(self.history / settings.segment_bytes_max).unwrap_or(usize::MAX);
+        let small = self.segments.saturating_sub(2 * full);
         // Where most of the log is alive, tidying it again soon would gain little.
-        let worth = (self.alive + self.alive / 4).min(share / 8 * 7);
-        self.damaged || self.history >= ample.max(worth) || self.segments >= SEGMENTS_MAX
+        let worth = (self.alive + self.alive / 4).min((self.alive + share) / 2);
+        self.damaged || self.history >= ample.max(worth) || small > SEGMENTS_MAX
     }
 
     /// The tidying is on disk; `history`: bytes on disk now.
