@@ -198,7 +198,9 @@ impl Writer {
     fn account(&self) {
         let bytes = self.log.bytes();
         self.shared.meter.disk_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-        self.shared.lock().segments = self.log.segments();
+        let mut state = self.shared.lock();
+        (state.segments, state.share) = (self.log.segments(), self.log.share);
+        drop(state);
         self.shared.tell_whether_due();
     }
 
