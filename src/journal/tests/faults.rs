@@ -1,7 +1,5 @@
 //! Disks that refuse when a test says so, and that remember what was synced.
 
-#![allow(dead_code)] // which call is refused, and what was synced, is asked by the disk tests
-
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
