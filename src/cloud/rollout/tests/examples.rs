@@ -266,3 +266,22 @@ fn the_golden_events_are_read() {
     }
     assert!(serde_json::from_str::<Event>(&golden[1].replace("01010101", "xx010101")).is_err());
 }
+
+#[test]
+fn a_failure_outweighs_a_success_in_any_order_and_other_numbers_do_not_count() {
+    for order in [[Verdict::Success, Verdict::Failure], [Verdict::Failure, Verdict::Success]] {
+        let mut state = draft(10, Plan::default());
+        assert_eq!(start(&mut state), 1);
+        let node = state.outstanding().next().unwrap().clone();
+        let number = state.assignment(&node).unwrap().number;
+        let say = |state: &mut Rollouts, number, verdict| {
+            let report = NodeReport { node: node.clone(), number, verdict, reason: String::new() };
+            lead(state, 0, What::Reported { reports: vec![report] }).unwrap()
+        };
+        assert_eq!(say(&mut state, number - 1, Verdict::Failure), 1, "it is sent the newer one again");
+        assert_eq!(say(&mut state, number + 1, Verdict::Failure), 0);
+        assert_eq!((progress(&state).succeeded, progress(&state).failed), (0, 0));
+        assert_eq!(order.map(|verdict| say(&mut state, number, verdict)), [0, 0]);
+        assert_eq!((progress(&state).succeeded, progress(&state).failed), (0, 1));
+    }
+}
