@@ -29,6 +29,11 @@ const TOPIC: &str = "persistent://tidegate/telemetry/telemetry";
 const ROUNDS_IN_CI: u64 = 6;
 const PAUSE_MS_IN_CI: u64 = 2000;
 const RATE_IN_CI: u64 = 1000;
+
+/// The Pulsar broker is killed in every so-manieth round (0: never), and so not in CI, where `kill_nine` does it. A kill under full load now and
+/// then leaves Pulsar 4.0.7 a ledger that it cannot recover ("Error while recovering ledger error code: -10", once in
+/// 19 kills here): then the gateway keeps everything, retries and says so, and nothing can be counted.
+const BROKER_EVERY: u64 = 10;
 const READY: Duration = Duration::from_secs(60);
 
 /// In the campaign more than this wait for a subscriber: the devices pause. Well below `max_queued`, beyond which messages are dropped.
@@ -121,7 +126,8 @@ async fn acknowledged_messages_survive_kill_nine_and_qos_2_comes_once() {
 async fn disturb(edge: &mut Tidegate, broker: &Broker, round: u64, random: &mut Random) -> u64 {
     let pause = support::setting("TIDEGATE_TEST_KILL_PAUSE_MS", PAUSE_MS_IN_CI);
     tokio::time::sleep(Duration::from_millis(random.below(pause))).await;
-    let broker_too = round % 10 == 7;
+    let every = support::setting("TIDEGATE_TEST_KILL_BROKER_EVERY", BROKER_EVERY);
+    let broker_too = every > 0 && round % every == every - 1;
     if broker_too {
         tokio::task::block_in_place(|| broker.kill9());
         tokio::time::sleep(Duration::from_millis(random.below(pause))).await;

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used)] // helpers of tests, which clippy does not take for tests
 
 mod bystander;
+mod floods;
 mod fuzz;
+mod gateway;
 #[path = "../mqtt_listener/harness.rs"]
 mod harness;
 #[path = "../support/mod.rs"]

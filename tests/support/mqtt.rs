@@ -369,7 +369,7 @@ fn after_properties(body: &[u8], at: usize, v5: bool) -> usize {
 /// The reason string, if it is the first property.
 fn reason_string(properties: &[u8]) -> String {
     match read_variable(properties) {
-        Some((length, used)) if length > 3 && properties[used] == 0x1F => {
+        Some((length, used)) if length > 3 && properties.get(used) == Some(&0x1F) => {
             String::from_utf8(properties[used + 3..used + length].to_vec()).unwrap()
         }
         _ => String::new(),
