@@ -1,6 +1,7 @@
 //! From the socket to the broker and towards the disk: as much as there is at once.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -36,12 +37,22 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
 }
 
-/// Packets of a client that sends more than it may, and when they are looked at again.
+/// Longest time for which one client has the broker for itself, but for what a single packet takes: a read can bring thousands
+/// of packets, and each of them can concern thousands of messages or subscribers.
+const TURN_MAX: Duration = Duration::from_millis(2);
+
+/// Most packets that are decoded at once; the others wait as bytes: 64 KiB can be 32,768 packets, which take twenty times as much
+/// memory.
+const PACKETS_MAX: usize = 256;
+
+/// Packets of a client that sends more than it may, or that had its turn, and when they are looked at again.
 pub struct Paused {
-    packets: Vec<Packet>,
+    packets: VecDeque<Packet>,
     fault: Option<PacketError>,
     pub until: Instant,
     since: Instant,
+    /// They are within what the client may send.
+    admitted: bool,
 }
 
 /// A message that the broker has taken.
@@ -74,10 +85,15 @@ impl Connection {
 
     /// Takes in what has been read; at the beginning that is what came with CONNECT.
     pub(super) fn decode(&mut self) {
-        let mut packets = Vec::new();
+        let mut packets = VecDeque::new();
+        self.undecoded = false;
         let fault = loop {
+            if packets.len() == PACKETS_MAX {
+                self.undecoded = true;
+                break None;
+            }
             match self.decoder.next(&mut self.input) {
-                Ok(Some(packet)) => packets.push(packet),
+                Ok(Some(packet)) => packets.push_back(packet),
                 Ok(None) => break None,
                 Err(fault) => break Some(fault),
             }
@@ -90,7 +106,7 @@ impl Connection {
             return self.end(Reason::SERVER_BUSY, "too many large packets at once; send it again later");
         }
         let now = self.heard;
-        self.admit(Paused { packets, fault, until: now, since: now }, now);
+        self.admit(Paused { packets, fault, until: now, since: now, admitted: false }, now);
     }
 
     /// The memory that the beginning of a large packet takes is counted.
@@ -106,11 +122,12 @@ impl Connection {
         granted
     }
 
-    /// Looks again at what was paused.
-    pub(super) fn resume(&mut self, now: Instant) {
-        if let Some(paused) = self.paused.take() {
-            self.heard = now;
-            self.admit(*paused, now);
+    /// Goes on with what was read and not taken in.
+    pub(super) fn resume(&mut self) {
+        self.heard = Instant::now();
+        match self.paused.take() {
+            Some(paused) => self.admit(*paused, self.heard),
+            None => self.decode(),
         }
     }
 
@@ -124,6 +141,7 @@ impl Connection {
             }
         }
         if events > 0
+            && !work.admitted
             && let Err(wait) = self.identity.admit(events, bytes)
         {
             if now >= work.since + RATE_WAIT_MAX {
@@ -134,29 +152,37 @@ impl Connection {
             return;
         }
         if !work.packets.is_empty() {
-            self.take_in(work.packets, now);
+            self.take_in(&mut work.packets, now);
+        }
+        if !work.packets.is_empty() && self.end.is_none() {
+            // The others first.
+            (work.until, work.admitted) = (now, true);
+            self.paused = Some(Box::new(work));
+            return;
         }
         if let Some(fault) = work.fault {
             self.end_for_fault(&fault);
         }
     }
 
-    /// Gives packets to the broker under one lock, and the messages among them to the disk.
-    fn take_in(&mut self, packets: Vec<Packet>, now: Instant) {
+    /// Gives packets to the broker under one lock, as many as [`TURN_MAX`] allows, and the messages among them to the disk.
+    fn take_in(&mut self, packets: &mut VecDeque<Packet>, now: Instant) {
         let (counters, output) = (&self.shared.counters, &mut self.output);
         let mut goodbye = false;
         let (new, effects) = self.seat.turn(|turn| {
-            let mut new = Vec::new();
-            for packet in packets {
-                if goodbye || turn.is_over() {
-                    break;
-                }
+            let (mut new, begun) = (Vec::new(), Instant::now());
+            while begun.elapsed() < TURN_MAX
+                && let Some(packet) = packets.pop_front()
+            {
                 counters.packet_in(&packet);
                 goodbye = matches!(packet, Packet::Disconnect(_));
                 match packet {
                     // Nothing that hangs may keep this from the client. Four bytes always fit.
                     Packet::Pingreq => drop(output.at_once(Packet::Pingresp, counters)),
                     packet => new.extend(give(turn, packet)),
+                }
+                if goodbye || turn.is_over() {
+                    packets.clear();
                 }
             }
             new
