@@ -7,6 +7,7 @@ use super::record::{Millis, Record};
 use super::route::Offer;
 use super::session::{Options, Slot};
 use super::{Broker, Reaction, SUBSCRIPTION_BYTES_MAX};
+use crate::ingest::identity::rules::is_denied;
 use crate::ingest::mqtt::packet::{Answers, FilterOptions, Packet, Reason, RetainHandling, Subscribe, Unsubscribe};
 use crate::ingest::mqtt::topic::Filter;
 
@@ -85,9 +86,11 @@ impl Broker {
         if parsed.group().is_some() || !self.has_room_for_retained(slot, options.qos) {
             return;
         }
-        let mut found = Vec::new();
+        let (mut found, denied) = (Vec::new(), &self.limits.deny_subscribe);
+        let owner = self.sessions.get(slot).map_or("", |session| &session.owner);
         self.retained.visit(parsed, |kept| {
-            if kept.message.expires_at.is_none_or(|at| at > now) {
+            let message = &kept.message;
+            if message.expires_at.is_none_or(|at| at > now) && !is_denied(denied, owner, &message.topic) {
                 found.push(kept.message.clone());
             }
         });
