@@ -1,6 +1,8 @@
 //! The command line: what commands there are; one file each.
 
 mod check;
+mod devices;
+mod keys;
 mod outbox;
 pub mod provision;
 mod run;
@@ -42,6 +44,10 @@ With a Pulsar cluster (config/edge.toml and config/cloud.toml explain every key)
   tidegate edge --config edge.toml &
   tidegate tail                       follows the events as they arrive
 
+For devices on the network (tidegate keys server --help, tidegate devices --help tell more):
+  tidegate keys server --name gw.plant.example --ip 192.168.1.5 --dir tls
+  tidegate devices add press-7 --file devices.toml
+
 Every key of a [section] can be set by the environment: TIDEGATE_NODE_ID, TIDEGATE_UPLINK_TOKEN, …
 
 Exit codes: 0 clean, 64 command line or configuration, 70 internal, 75 temporary (try again).";
@@ -66,6 +72,12 @@ enum Command {
     /// Look into a gateway's buffer on disk
     #[command(subcommand)]
     Outbox(outbox::OutboxCommand),
+    /// Say who may come in: devices and their tokens, passwords, certificates
+    #[command(subcommand)]
+    Devices(devices::DevicesCommand),
+    /// Make keys and certificates for TLS: a private authority, this gateway's, devices'
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Follow events live, as the cloud mode receives them
     Tail(tail::TailArgs),
 }
@@ -147,6 +159,8 @@ pub fn main() -> ExitCode {
         Command::Check(args) => return check::run(args.file.as_deref(), args.mode()),
         Command::Provision(args) => run::provision(&args),
         Command::Outbox(command) => outbox::run(&command),
+        Command::Devices(command) => devices::run(&command),
+        Command::Keys(command) => keys::run(&command),
         Command::Tail(args) => run::tail(&args),
     };
     match done {

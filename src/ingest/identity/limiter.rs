@@ -1,7 +1,7 @@
 //! Which refusals are written down: of the same reason and source one in ten seconds, the others counted. [pure]
 
+use core::net::IpAddr;
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
 use std::time::Duration;
 
 /// One line per reason and source in this time.

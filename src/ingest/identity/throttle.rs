@@ -2,8 +2,8 @@
 //!
 //! IPv6 addresses are counted by their /64: that is what one host or one home gets, and it may use all of it.
 
+use core::net::{IpAddr, Ipv6Addr};
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 /// Most addresses remembered. At some 100 bytes each that is 6 MB; whoever has more of them loses the oldest.
