@@ -28,8 +28,10 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tempfile::TempDir;
 use tidegate::config::EdgeConfig;
+use tidegate::downlink::commands::Commands;
 use tidegate::ingest::Router;
 use tidegate::ingest::http::{Gateway, Listener};
+use tidegate::journal::Meters;
 use tidegate::observe::metrics::Metrics;
 use tidegate::observe::status::Links;
 use tidegate::outbox::Outbox;
@@ -219,6 +221,9 @@ async fn tidegate(dir: PathBuf) {
     config.http.listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let (clock, metrics) = (Clock::system(), Metrics::default());
     let outbox = Outbox::open(&config, &clock, &metrics).unwrap();
+    let router = Router::new(&config.lanes, &outbox).unwrap();
+    let journal = Meters::new(&metrics).of("commands");
+    let commands = Commands::open(&config, &clock, &metrics, journal, Arc::new(router.clone())).unwrap();
     let listener = Listener::bind(&config.http).unwrap();
     println!("{}", listener.local_addr());
     let tasks = Tasks::new();
@@ -226,13 +231,15 @@ async fn tidegate(dir: PathBuf) {
         &tasks,
         Gateway {
             node: config.node.id.clone(),
-            router: Router::new(&config.lanes, &outbox).unwrap(),
+            router,
+            commands,
             outbox,
             links: Links::default(),
             clock,
             metrics,
             http: config.http.clone(),
             max_event: config.outbox.max_event,
+            bridges: Default::default(),
             local: None,
             gate: tidegate::ingest::identity::Gate::open(),
             tls: None,

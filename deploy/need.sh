@@ -38,3 +38,20 @@ need_rust() {
     return 64
   fi
 }
+
+# need_mosquitto: the broker for the bridges' tests, which start their own. Debian keeps it in /usr/sbin, and its package
+# would start one on port 1883: a policy-rc.d that says no prevents that while it is installed.
+need_mosquitto() {
+  command -v mosquitto >/dev/null 2>&1 || [ -x /usr/sbin/mosquitto ] && return 0
+  local policy=/usr/sbin/policy-rc.d mine=
+  if [ "$(id -u)" = 0 ] && [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy" && mine=1
+  fi
+  local result=0
+  need mosquitto=mosquitto || result=$?
+  if [ -n "$mine" ]; then
+    rm -f "$policy"
+    command -v systemctl >/dev/null 2>&1 && systemctl disable mosquitto >/dev/null 2>&1
+  fi
+  return "$result"
+}

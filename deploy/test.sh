@@ -6,6 +6,8 @@ cd "$(dirname "$0")/.."
 . deploy/need.sh
 need_rust
 need protoc=protobuf-compiler cc=build-essential java=openjdk-17-jre-headless mvn=maven curl=curl python3=python3
+need mosquitto_pub=mosquitto-clients
+need_mosquitto
 . deploy/python.sh
 bash deploy/pulsar/pulsar.sh fetch
 # Unit and property tests beside the code, then tests/*: each starts its servers on free ports in its own directories.

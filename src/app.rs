@@ -9,10 +9,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cloud;
 use crate::config::{CloudConfig, EdgeConfig};
+use crate::downlink::commands::Commands;
 use crate::ingest::accept::BindError;
+use crate::ingest::bridge;
 use crate::ingest::http::{Gateway, Listener};
 use crate::ingest::identity::Gate;
 use crate::ingest::mqtt::local::Local;
+use crate::ingest::mqtt::upstream::Upstream;
 use crate::ingest::mqtt::{self, Hub, Surroundings};
 use crate::ingest::router::Router;
 use crate::journal::Meters;
@@ -71,13 +74,19 @@ async fn run_edge(config: EdgeConfig, http: Listener, mqtt: mqtt::Listener) -> R
     let router = Router::new(&config.lanes, &outbox).map_err(|e| AppError::Setup(e.to_string()))?;
     let readers = config.lanes.iter().filter_map(|lane| outbox.reader(&lane.name)).collect();
     let journals = Meters::new(&metrics);
+    let results = Arc::new(router.clone());
+    let commands = Commands::open(&config, &clock, &metrics, journals.of("commands"), results)
+        .map_err(|e| AppError::Unavailable(e.to_string()))?;
     let hub = Hub::open(&config, &clock, &journals).map_err(|e| AppError::Unavailable(e.to_string()))?;
     uplink::start(&uplink, &config, outbox.incarnation(), readers, links.clone(), clock.clone(), &metrics)
         .map_err(|e| AppError::Setup(e.to_string()))?;
+    commands.start(&ingest);
+    commands.publish_to(&ingest, Arc::new(hub.clone()));
     let around = Surroundings {
         config: &config,
         hub: hub.clone(),
         router: router.clone(),
+        commands: commands.clone(),
         outbox: outbox.clone(),
         links: links.clone(),
         gate: gate.clone(),
@@ -85,6 +94,9 @@ async fn run_edge(config: EdgeConfig, http: Listener, mqtt: mqtt::Listener) -> R
         clock: clock.clone(),
     };
     mqtt.start(&ingest, around, &metrics);
+    let local = Local::new(hub.clone(), config.mqtt.http_topic.clone());
+    let upstream = Upstream::new(&config, router.clone(), clock.clone());
+    let bridges = bridge::start(&ingest, &config, &upstream, &local, &clock, &metrics);
     let address = http.local_addr();
     http.start(
         &ingest,
@@ -97,9 +109,11 @@ async fn run_edge(config: EdgeConfig, http: Listener, mqtt: mqtt::Listener) -> R
             metrics,
             http: config.http.clone(),
             max_event: config.outbox.max_event,
-            local: Some(Local::new(hub.clone(), config.mqtt.http_topic.clone())),
+            commands: commands.clone(),
+            local: Some(local),
             gate,
             tls,
+            bridges,
             ready: Arc::new(AtomicBool::new(true)),
         },
     );
@@ -111,6 +125,7 @@ async fn run_edge(config: EdgeConfig, http: Listener, mqtt: mqtt::Listener) -> R
     stop.requested(&[&ingest, &uplink]).await;
     // Stop accepting, finish what is in flight and commit it; then the uplink; the outbox last.
     let in_time = ingest.stop(STOP_INGEST_MAX).await & uplink.stop(STOP_UPLINK_MAX).await;
+    commands.close().await;
     hub.close().await;
     outbox.close().await;
     ended(&[&ingest, &uplink], in_time)

@@ -18,6 +18,7 @@ pub mod pulsar;
 pub mod uplink;
 
 pub mod cloud;
+pub mod downlink;
 
 pub mod app;
 pub mod cli;

@@ -1,6 +1,7 @@
 //! The command line: what commands there are; one file each.
 
 mod check;
+mod command;
 mod devices;
 mod keys;
 mod outbox;
@@ -36,6 +37,7 @@ First steps, without a configuration file and without a broker:
   curl -i -H 'content-type: application/json' -d '{\"temperature\":21.5}' \\
        http://127.0.0.1:8800/v1/devices/sensor-1/events
   tidegate outbox status              what waits for a broker
+  tidegate command send sensor-1 reboot --wait 30s
 
 With a Pulsar cluster (config/edge.toml and config/cloud.toml explain every key):
   tidegate provision --config cloud.toml --dry-run    shows what it would make in Pulsar
@@ -78,6 +80,9 @@ enum Command {
     /// Make keys and certificates for TLS: a private authority, this gateway's, devices'
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Send commands to devices, see and cancel those that wait
+    #[command(subcommand, name = "command")]
+    ToDevice(command::Action),
     /// Follow events live, as the cloud mode receives them
     Tail(tail::TailArgs),
 }
@@ -161,6 +166,7 @@ pub fn main() -> ExitCode {
         Command::Outbox(command) => outbox::run(&command),
         Command::Devices(command) => devices::run(&command),
         Command::Keys(command) => keys::run(&command),
+        Command::ToDevice(command) => return command::run(&command),
         Command::Tail(args) => run::tail(&args),
     };
     match done {

@@ -25,12 +25,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::backoff::Backoff;
 use super::board::LaneBoard;
 use super::client::{self, ClientError, OPERATION_TIMEOUT};
 use super::meters::Meters;
 use super::store::{Chunk, Entry, Position, Received};
 use crate::config::cloud;
+use crate::sys::backoff::Backoff;
 use crate::sys::random;
 
 /// Messages the broker may send ahead, per partition. Two batches of a gateway: one arrives while the other is

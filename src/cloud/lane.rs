@@ -9,12 +9,12 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::backoff::Backoff;
 use super::client;
 use super::consume;
 use super::store::{Chunk, STORING, Store, StoreError};
 use super::stream::Live;
 use crate::config::cloud::FilesSink;
+use crate::sys::backoff::Backoff;
 use crate::sys::clock::Clock;
 use crate::sys::{random, tasks};
 

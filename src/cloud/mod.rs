@@ -13,7 +13,6 @@
 
 pub mod api;
 pub mod audit;
-mod backoff;
 mod board;
 mod client;
 mod consume;

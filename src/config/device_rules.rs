@@ -13,10 +13,21 @@ pub(super) fn check(config: &EdgeConfig, reader: &mut Reader<'_>) {
     known(config, reader);
     mappings(config, reader);
     bridges(&config.bridges, reader);
-    let topic = &config.commands.topic;
-    if !topic.split('/').any(|level| level == "{device}") || topic.contains(['+', '#']) {
-        let text = format!("{topic:?} must have {{device}} as a level, and no + or #");
-        reader.wrong(KeyPath::of::<Commands>("topic"), text);
+    command_topics(&config.commands, reader);
+}
+
+fn command_topics(commands: &Commands, reader: &mut Reader<'_>) {
+    for (key, topic) in [("topic", &commands.topic), ("config_topic", &commands.config_topic)] {
+        if !topic.split('/').any(|level| level == "{device}") || topic.contains(['+', '#']) || topic.starts_with('$') {
+            let text = format!("{topic:?} must have {{device}} as a level, no + or #, and not begin with $");
+            reader.wrong(KeyPath::of::<Commands>(key), text);
+        }
+    }
+    let inside = commands.config_topic.strip_prefix(commands.topic.as_str());
+    if inside.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+        let text =
+            format!("is below commands.topic, {:?}, where each level is a command; choose another", commands.topic);
+        reader.wrong(KeyPath::of::<Commands>("config_topic"), text);
     }
 }
 

@@ -222,8 +222,8 @@ section! {
         url: String = "mqtt://127.0.0.1:1883".into(), key(MqttUrl).required().example("\"mqtt://192.168.1.5:1883\"");
         /// Topics to subscribe to there.
         topics: Vec<String> = vec!["#".into()], key(List(TopicFilter, 64));
-        /// Highest quality of service of the subscriptions. With 2, what was taken just before this gateway was killed may
-        /// come twice, as with 1.
+        /// Highest quality of service of the subscriptions. With 2 nothing comes twice while this gateway runs; after a
+        /// power cut or a kill some may, as with 1.
         qos: u8 = 1, key(Count(1, 2));
         /// Protocol version.
         version: BridgeVersion = BridgeVersion::V311,
@@ -264,9 +264,11 @@ section! {
     "commands" => Commands {
         /// Topic of a device's commands; below it one topic per command.
         topic: String = "devices/{device}/commands".into(), key(TopicFilter);
+        /// Topic on which a device's configuration is retained.
+        config_topic: String = "devices/{device}/config".into(), key(TopicFilter);
         /// Most commands that wait for one device.
         max_waiting: usize = 100, key(Count(1, 10_000));
-        /// Most bytes that wait for all devices together.
+        /// Most bytes that wait for all devices together. On disk (node.data_dir/commands) up to six times as much.
         max_bytes: u64 = 16 * MIB, key(Size(64 * KIB, GIB));
         /// Largest command, in bytes.
         max_command: u64 = 64 * KIB, key(Size(KIB, 4 * MIB));

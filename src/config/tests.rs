@@ -545,6 +545,23 @@ fn a_file_full_of_mistakes_is_answered_with_a_bounded_list() {
 }
 
 #[test]
+fn the_topics_of_commands_must_name_the_device_and_differ() {
+    let refused = |more: &str| edge(&format!("[commands]\n{more}")).unwrap_err();
+    for (more, place, words) in [
+        ("topic = \"a/b\"", "2:9: commands.topic", "must have {device} as a level"),
+        ("topic = \"a/x{device}\"", "2:9: commands.topic", "as a level"),
+        ("config_topic = \"{device}/+\"", "2:16: commands.config_topic", "no + or #"),
+        ("config_topic = \"$x/{device}\"", "2:16: commands.config_topic", "not begin with $"),
+        ("config_topic = \"devices/{device}/commands/config\"", "2:16: commands.config_topic", "below commands.topic"),
+    ] {
+        let errors = refused(more);
+        assert!(errors.len() == 1 && errors[0].starts_with(&format!("edge.toml:{place}: ")), "{errors:?}");
+        assert!(errors[0].contains(words), "{errors:?}");
+    }
+    assert!(edge("[commands]\ntopic = \"{device}/c\"\nconfig_topic = \"{device}/cc\"").is_ok());
+}
+
+#[test]
 fn a_mapping_must_make_sense() {
     let refused = |topic: &str, more: &str| edge(&format!("[[mapping]]\ntopic = \"{topic}\"\n{more}")).unwrap_err();
     for (topic, more, place, why) in [

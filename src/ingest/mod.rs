@@ -3,12 +3,14 @@
 //! Architecture invariant: nothing here knows Pulsar or the uplink; a gateway without a cloud answers the same.
 
 pub mod accept;
+pub mod bridge;
 pub mod decode;
 pub mod http;
 pub mod identity;
 pub mod mapping;
 pub mod mqtt;
 pub mod refusal;
+mod results;
 pub mod router;
 
 pub use router::{Router, RouterError};

@@ -48,6 +48,18 @@ pub enum Kind {
     UnsupportedMediaType,
     /// The `Content-Encoding` is not one that is taken.
     UnsupportedEncoding,
+    /// Another command has the id.
+    IdConflict,
+    /// The command is over.
+    CommandOver,
+    /// A command or configuration is too large.
+    CommandTooLarge,
+    /// Too many commands wait for the device.
+    TooManyCommands,
+    /// Too much waits for all devices together.
+    CommandsFull,
+    /// Too many wait for commands at once.
+    TooManyListeners,
     /// Too many events wait for the disk.
     Busy,
     /// Too many bodies are in memory at once.
@@ -81,7 +93,7 @@ pub struct Facts {
 
 impl Kind {
     /// Every reason, for metrics that exist before their first event.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 34] = [
         Self::BadRequest,
         Self::MalformedBody,
         Self::InvalidEvent,
@@ -102,6 +114,12 @@ impl Kind {
         Self::EventTooLarge,
         Self::UnsupportedMediaType,
         Self::UnsupportedEncoding,
+        Self::IdConflict,
+        Self::CommandOver,
+        Self::CommandTooLarge,
+        Self::TooManyCommands,
+        Self::CommandsFull,
+        Self::TooManyListeners,
         Self::Busy,
         Self::MemoryFull,
         Self::OutboxFull,
@@ -136,6 +154,13 @@ impl Kind {
             Self::EventTooLarge => (413, "event-too-large", "An event is too large", None),
             Self::UnsupportedMediaType => (415, "unsupported-media-type", "This content type is not taken", None),
             Self::UnsupportedEncoding => (415, "unsupported-encoding", "This content encoding is not taken", None),
+            Self::IdConflict => (409, "id-conflict", "Another command has this id", None),
+            Self::CommandOver => (409, "command-over", "The command is over", None),
+            Self::CommandTooLarge => (413, "command-too-large", "The command or configuration is too large", None),
+            // Until a device that is away answers: minutes at best.
+            Self::TooManyCommands => (429, "too-many-commands", "Too many commands wait for the device", Some(60)),
+            Self::CommandsFull => (507, "commands-full", "Too much waits for all devices together", None),
+            Self::TooManyListeners => (503, "too-many-listeners", "Too many wait for commands", Some(30)),
             // The queue before the disk drains in commits of milliseconds: a second is plenty.
             Self::Busy => (429, "busy", "Too many events wait for the disk", Some(1)),
             Self::MemoryFull => (503, "memory-full", "Too many bodies are in memory", Some(1)),

@@ -1,7 +1,7 @@
 //! Bytes of a segment: a header, then records, each in a frame that proves itself. [pure]
 //!
 //! ```text
-//! header  magic 8 | version 4 | previous_len 4 | number 8 | salt 8 | previous 8 | void_below 8 | rewrite 8 | 0 4 | CRC 4
+//! header  magic 8 | version 4 | previous_len 4 | number 8 | salt 8 | previous 8 | void_below 8 | rewrite 8 | carried 4 | CRC 4
 //! frame   len 4 | settled 4 | CRC of the record 4 | CRC of salt, offset and the 12 bytes before 4 | record
 //! ```
 //! All numbers are little-endian, the checksums CRC-32C. The frame's own checksum is over its place in its segment and
@@ -41,6 +41,9 @@ pub struct Header {
     /// Not 0: it belongs to a rewriting after a failure that began at this number, and counts only once a later
     /// segment's `void_below` has reached that.
     pub rewrite: u64,
+    /// Bytes of frames after the header that were at the end of the previous segment, beyond `previous_len`. Only with all
+    /// of them does the segment count; until then they are in the previous one.
+    pub carried: u32,
 }
 
 /// Why bytes are not a header.
@@ -65,6 +68,7 @@ impl Header {
         for (place, word) in out[16..56].chunks_exact_mut(8).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
         }
+        out[56..60].copy_from_slice(&self.carried.to_le_bytes());
         let crc = CRC32C.checksum(&out[..60]);
         out[60..].copy_from_slice(&crc.to_le_bytes());
         out
@@ -87,6 +91,7 @@ impl Header {
                 previous: u64_at(bytes, 32),
                 void_below: u64_at(bytes, 40),
                 rewrite: u64_at(bytes, 48),
+                carried: u32_at(bytes, 56),
             }),
             other => Err(NoHeader::Version(other)),
         }
@@ -188,6 +193,13 @@ pub fn scan(bytes: &[u8], header: &Header, end: End) -> Found {
     found
 }
 
+/// Whether the segment's making was completed, as far as can be told from its bytes: if not, nothing of it was durable.
+pub fn is_complete(bytes: &[u8], header: &Header) -> bool {
+    let end = HEADER_LEN + header.carried as usize;
+    let carried = bytes.get(..end).map(|b| walk(b, header.salt));
+    carried.is_some_and(|w| w.bad.is_empty()) || walk(bytes, header.salt).vouched >= end
+}
+
 #[derive(Default)]
 struct Walk {
     records: Vec<Range<usize>>,
@@ -262,8 +274,15 @@ mod tests {
 
     use super::*;
 
-    const HEADER: Header =
-        Header { number: 3, salt: 0x1234_5678_9abc_def0, previous: 2, previous_len: 99, void_below: 1, rewrite: 0 };
+    const HEADER: Header = Header {
+        number: 3,
+        salt: 0x1234_5678_9abc_def0,
+        previous: 2,
+        previous_len: 99,
+        void_below: 1,
+        rewrite: 0,
+        carried: 0,
+    };
 
     /// A segment of these records; `settled[i]` records count as durable when record i is written.
     fn segment(records: &[Vec<u8>], settled: &[usize]) -> (Vec<u8>, Vec<usize>) {

@@ -42,10 +42,18 @@ pub struct Log {
     pub(super) aside: Vec<u64>,
     pub(super) open: Option<Segment>,
     pub(super) tail: Tail,
+    /// Frames after the tail that were found at the start and that nobody vouches for: not trusted to be on disk (a sync
+    /// may have failed before), they are written again with the first new segment.
+    pub(super) carry: Vec<u8>,
+    /// Segments found at the start that count for nothing once the first new segment says so.
+    pub(super) garbage: Vec<Kept>,
     pub(super) next: u64,
     pub(super) void_below: u64,
     /// First segment of the tidying under way.
     pub(super) tidy_from: Option<u64>,
+    /// A third of the bytes that the journal may have, or of those that the disk has for it if these are less: so a
+    /// rewriting finds the space that it needs, unless others take it.
+    pub(super) share: u64,
     /// Where the rewriting under way began, and the end of what was before.
     pub(super) rewrite: Option<(u64, Tail)>,
 }
@@ -104,14 +112,24 @@ impl Log {
             previous_len: self.end().len,
             void_below: self.void_below,
             rewrite: self.rewrite.map_or(0, |(from, _)| from),
-            salt: 0,
+            ..Header::default()
         };
         self.next += 1;
-        let made = Segment::create(&self.dir, header, self.settings.durable);
+        let made = Segment::create(&self.dir, header, &mut self.carry, self.settings.durable);
         let made = made.inspect_err(|_| self.refuse.push(header.number))?;
+        self.carry = Vec::new();
         self.retire();
         self.open = Some(made);
+        self.clear_garbage();
+        self.measure();
         Ok(header.number)
+    }
+
+    /// Looks at the disk for [`Log::share`]. With each segment is often enough: what others do between is found out by a
+    /// failed write.
+    pub fn measure(&mut self) {
+        let free = files::free_bytes(&self.dir).unwrap_or(u64::MAX);
+        self.share = self.settings.total_bytes_max.min(self.bytes().saturating_add(free)) / 3;
     }
 
     fn end(&self) -> Tail {
@@ -127,6 +145,9 @@ impl Log {
 
     /// A tidying begins: what follows is in segments of its own.
     pub fn begin_tidying(&mut self) -> io::Result<()> {
+        if !self.carry.is_empty() {
+            self.turn_over()?; // it is part of what is superseded
+        }
         self.tidy_from = Some(self.turn_over()?);
         Ok(())
     }
@@ -155,24 +176,27 @@ impl Log {
     }
 
     fn remove_before(&mut self, from: u64) {
-        let dir = self.dir.clone();
-        let aside = &mut self.aside;
-        self.kept.retain(|kept| {
-            if kept.number >= from {
-                return true;
-            }
+        let (void, kept) = std::mem::take(&mut self.kept).into_iter().partition(|k| k.number < from);
+        self.kept = kept;
+        self.garbage.extend(void);
+        self.clear_garbage();
+    }
+
+    /// Removes what counts for nothing, and sets aside what is damaged. What stays is tried again with the next segment.
+    fn clear_garbage(&mut self) {
+        let (dir, aside) = (&self.dir, &mut self.aside);
+        self.garbage.retain(|kept| {
             let path = dir.join(segment::name(kept.number));
             let gone = if kept.damaged {
-                aside.push(kept.number);
-                std::fs::rename(&path, dir.join(segment::damaged_name(kept.number)))
+                let renamed = std::fs::rename(&path, dir.join(segment::damaged_name(kept.number)));
+                renamed.inspect(|()| aside.push(kept.number))
             } else {
                 segment::remove(&path)
             };
             if let Err(e) = &gone {
-                let path = path.display().to_string();
-                tracing::warn!(path, error = %e, "cannot remove a superseded segment; tried again at the next tidying");
+                tracing::warn!(path = %path.display(), error = %e, "cannot remove a superseded segment; tried again later");
             }
-            gone.is_err()
+            gone.is_err_and(|e| e.kind() != io::ErrorKind::NotFound)
         });
         while aside.len() > DAMAGED_MAX {
             let _ = segment::remove(&dir.join(segment::damaged_name(aside.remove(0)))); // for people only
@@ -183,6 +207,7 @@ impl Log {
     /// that was under way count for nothing.
     pub fn fail(&mut self) {
         self.retire();
+        self.carry = Vec::new(); // what is written anew has it
         self.tidy_from = None;
         if let Some((from, tail)) = self.rewrite.take() {
             self.refuse.extend(self.kept.iter().filter(|k| k.number >= from).map(|k| k.number));
@@ -213,7 +238,7 @@ impl Log {
     /// Bytes on disk.
     pub fn bytes(&self) -> u64 {
         let open = self.open.as_ref().map_or(0, |s| u64::from(s.len));
-        self.kept.iter().map(|k| k.bytes).sum::<u64>() + open
+        self.kept.iter().chain(&self.garbage).map(|k| k.bytes).sum::<u64>() + open
     }
 
     /// Segments on disk.

@@ -14,7 +14,8 @@
 //! A refused append (the queue or the disk's share is full) has the same consequence, for it leaves a hole in the log.
 //!
 //! Disk: a third of `total_bytes_max` for the log, one for what a tidying adds to it, one for a rewriting after a
-//! failure of that. So it never exceeds the total, and never gets stuck as long as what is alive fits in a third.
+//! failure of that. So it never exceeds the total, and never gets stuck as long as what is alive fits in a third. Where
+//! the disk has less, its thirds are meant.
 
 mod frame;
 mod log;
@@ -61,12 +62,6 @@ impl Default for Settings {
     /// 4 MiB segments, 96 MiB in all.
     fn default() -> Self {
         Self { durable: true, segment_bytes_max: 4 << 20, total_bytes_max: 96 << 20 }
-    }
-}
-
-impl Settings {
-    fn share(&self) -> u64 {
-        self.total_bytes_max / 3
     }
 }
 
@@ -160,7 +155,7 @@ impl Journal {
         let restored = restore::restore(dir, each)?;
         meter.damaged.inc_by(restored.damaged);
         let shared = Arc::new(Shared::new(settings.clone(), meter.clone()));
-        let log = Log {
+        let mut log = Log {
             dir: dir.to_owned(),
             settings,
             meter,
@@ -169,20 +164,18 @@ impl Journal {
             aside: restored.aside,
             open: None,
             tail: restored.tail,
+            carry: restored.carry,
+            garbage: restored.garbage,
             next: restored.next,
             void_below: restored.void_below,
             tidy_from: None,
             rewrite: None,
+            share: 0,
         };
-        {
-            let mut state = shared.lock();
-            state.found(log.bytes());
-            state.damaged = restored.damaged > 0;
-            if !restored.again.is_empty() {
-                state.take(restored.again, restored.again_count, None);
-                state.wanted = state.appended;
-            }
-        }
+        log.measure();
+        let history = log.bytes() + log.carry.len() as u64;
+        shared.lock().found(history, log.share, log.segments(), restored.damaged > 0);
+        shared.tell_whether_due();
         let writer = Writer::new(shared.clone(), log, lock);
         let thread = tasks::thread("journal", move || writer.run()).map_err(failed)?;
         Ok(Self(Arc::new(Inner { shared, thread: Mutex::new(Some(thread)) })))

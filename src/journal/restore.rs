@@ -1,10 +1,13 @@
-//! The start: which segments count, what they hold, what of it is damaged. Changes nothing on disk but to remove what
-//! counts for nothing.
+//! The start: which segments count, what they hold, what of it is damaged. Changes nothing on disk.
+//!
+//! What a killed process left may be in the kernel's memory only, and its last sync may have failed. So nothing is taken for
+//! durable here unless a later frame or header vouches for it, and nothing is removed: the first new segment repeats
+//! in its header what was decided here, and then what counts for nothing goes.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::OpenError;
 use super::frame::{self, End, Header, NoHeader};
@@ -24,10 +27,10 @@ pub struct Restored {
     pub void_below: u64,
     /// Where the next segment continues.
     pub tail: Tail,
-    /// Records after that, which nobody vouches for: to be written again before anything new counts.
-    pub again: Vec<u8>,
-    /// How many these are.
-    pub again_count: u64,
+    /// Frames after that, which nobody vouches for.
+    pub carry: Vec<u8>,
+    /// Segments that count for nothing.
+    pub garbage: Vec<Kept>,
     /// Damaged places.
     pub damaged: u64,
 }
@@ -43,18 +46,18 @@ pub fn restore(dir: &Path, mut each: impl FnMut(&[u8])) -> Result<Restored, Open
         headers.insert(number, read_header(&dir.join(segment::name(number)), number)?);
     }
     restored.select(dir, &mut headers);
-    let last = headers.keys().next_back().copied();
     for (number, header) in &headers {
-        let next = headers.range(number + 1..).next().and_then(|(_, h)| h.as_ref().ok());
-        let end = match next {
-            _ if Some(*number) == last => End::Torn,
+        let end = match headers.range(number + 1..).find_map(|(_, h)| h.as_ref().ok()) {
+            None => End::Torn,
             Some(next) if next.previous == *number => End::At(next.previous_len as usize),
-            _ => End::File,
+            Some(_) => End::File,
         };
         restored.read(dir, *number, header.as_ref().ok(), end, &mut each);
     }
     Ok(restored)
 }
+
+const EMPTY: &str = "it is empty";
 
 type Headers = BTreeMap<u64, Result<Header, String>>;
 
@@ -70,12 +73,23 @@ fn read_header(path: &Path, number: u64) -> Result<Result<Header, String>, OpenE
         Err(e) => return Ok(Err(e.to_string())),
     };
     match Header::decode(&bytes) {
+        // No frame was ever in it.
+        Err(NoHeader::Damaged) if fs::metadata(path).is_ok_and(|m| m.len() <= frame::HEADER_LEN as u64) => {
+            Ok(Err(EMPTY.to_owned()))
+        }
         Ok(header) if header.number == number => Ok(Ok(header)),
         Ok(header) => Ok(Err(format!("its header is that of segment {}", header.number))),
-        Err(NoHeader::Blank) => Ok(Err("it is empty".to_owned())),
+        Err(NoHeader::Blank) => Ok(Err(EMPTY.to_owned())),
         Err(NoHeader::Damaged) => Ok(Err("its header is damaged".to_owned())),
         Err(NoHeader::Version(version)) => Err(OpenError::Version { path: path.to_owned(), version }),
     }
+}
+
+/// Whether what was before the rewriting that began at `from` is there. If not, the rewriting was finished, and the segment
+/// that says so is damaged.
+fn before_is_there(headers: &Headers, from: u64) -> bool {
+    let nothing = headers.get(&from).is_some_and(|h| h.as_ref().is_ok_and(|h| h.previous == 0));
+    nothing || headers.range(..from).next().is_some()
 }
 
 impl Restored {
@@ -83,38 +97,35 @@ impl Restored {
     fn select(&mut self, dir: &Path, headers: &mut Headers) {
         self.void_below = headers.values().flatten().map(|h| h.void_below).max().unwrap_or(0);
         let void = self.void_below;
-        drop_where(dir, headers, "it is superseded", |number, _| number < void);
+        self.drop_where(dir, headers, "it is superseded", |number, _| number < void);
 
         // A rewriting that was not finished: nothing of it was answered, and what was before it is still there.
         let unfinished = headers.values().flatten().map(|h| h.rewrite).filter(|r| *r > void).min();
         if let Some(from) = unfinished
-            && headers.range(..from).next().is_some()
+            && before_is_there(headers, from)
         {
-            drop_where(dir, headers, "it belongs to an unfinished rewriting", |number, header| {
+            self.drop_where(dir, headers, "it belongs to an unfinished rewriting", |number, header| {
                 number >= from && header.as_ref().is_ok_and(|h| h.rewrite > void)
             });
         }
-        // What the chain of segments passes over never counted: its making failed.
-        let mut passed = Vec::new();
-        let mut missing = Vec::new();
-        let present: Vec<u64> = headers.keys().copied().collect();
-        for header in headers.values().flatten() {
-            let (previous, number) = (header.previous, header.number);
-            passed.extend(present.iter().filter(|n| previous < **n && **n < number));
-            if previous >= self.void_below.max(1) && !headers.contains_key(&previous) {
-                missing.push(previous);
+        // The last ones may have been in the making when the machine stopped.
+        while let Some((number, header)) = headers.last_key_value()
+            && match header {
+                Ok(header) => fs::read(dir.join(segment::name(*number))).is_ok_and(|b| !frame::is_complete(&b, header)),
+                Err(reason) => reason == EMPTY,
             }
-        }
-        drop_where(dir, headers, "it never counted", |number, _| passed.contains(&number));
-        for number in missing {
-            self.report(&dir.join(segment::name(number)), 0, 0, "the segment is missing");
-        }
-        // The last one without a header was being made when the machine stopped.
-        if let Some((number, Err(reason))) = headers.last_key_value()
-            && reason == "it is empty"
         {
             let number = *number;
-            drop_where(dir, headers, "it is empty and the last", |n, _| n == number);
+            self.drop_where(dir, headers, "its making was not completed", |n, _| n == number);
+        }
+        // The chain passes over what was carried on, and over what failed to be made.
+        let chain: Vec<(u64, u64)> = headers.values().flatten().map(|h| (h.previous, h.number)).collect();
+        self.drop_where(dir, headers, "it never counted", |number, _| {
+            chain.iter().any(|(previous, next)| *previous < number && number < *next)
+        });
+        let missing: Vec<u64> = headers.values().flatten().map(|h| h.previous).filter(|p| *p >= void.max(1)).collect();
+        for number in missing.into_iter().filter(|p| !headers.contains_key(p)) {
+            self.report(&dir.join(segment::name(number)), 0, 0, "the segment is missing");
         }
     }
 
@@ -132,21 +143,22 @@ impl Restored {
                 for record in &found.records {
                     each(&bytes[record.clone()]);
                 }
-                self.tail = Tail { number, len: u32::try_from(found.vouched).unwrap_or(u32::MAX) };
+                // One that nobody vouches for may itself be gone after a power cut: the chain must not need it.
+                self.tail = match found.vouched {
+                    frame::HEADER_LEN => Tail { number: header.previous, len: header.previous_len },
+                    vouched => Tail { number, len: u32::try_from(vouched).unwrap_or(u32::MAX) },
+                };
                 let unvouched = found.records.iter().filter(|r| end == End::Torn && r.end > found.vouched);
                 for record in unvouched {
-                    frame::push(&mut self.again, &bytes[record.clone()]);
-                    self.again_count += 1;
+                    frame::push(&mut self.carry, &bytes[record.clone()]);
                 }
             }
             (None, read) => {
                 kept.bytes = read.map_or(0, |b| b.len() as u64);
                 self.report(&path, 0, kept.bytes as usize, "no valid header; all of the segment is lost");
-                self.tail = Tail { number, len: 0 };
             }
             (_, Err(e)) => {
                 self.report(&path, 0, 0, &format!("cannot be read ({e}); all of the segment is lost"));
-                self.tail = Tail { number, len: 0 };
             }
         }
         self.kept.push(kept);
@@ -156,16 +168,24 @@ impl Restored {
         self.damaged += 1;
         tracing::warn!(path = %path.display(), offset, bytes, reason, "damage in the journal; the start goes on without it");
     }
-}
 
-fn drop_where(dir: &Path, headers: &mut Headers, why: &str, counts_not: impl Fn(u64, &Result<Header, String>) -> bool) {
-    headers.retain(|number, header| {
-        let goes = counts_not(*number, header);
-        if goes {
-            let path: PathBuf = dir.join(segment::name(*number));
-            let removed = segment::remove(&path);
-            tracing::debug!(path = %path.display(), why, error = ?removed.err(), "removed a segment that counts for nothing");
-        }
-        !goes
-    });
+    fn drop_where(
+        &mut self,
+        dir: &Path,
+        headers: &mut Headers,
+        why: &str,
+        counts_not: impl Fn(u64, &Result<Header, String>) -> bool,
+    ) {
+        headers.retain(|number, header| {
+            let goes = counts_not(*number, header);
+            if goes {
+                let path = dir.join(segment::name(*number));
+                let bytes = fs::metadata(&path).map_or(0, |m| m.len());
+                tracing::debug!(path = %path.display(), bytes, why, "a segment that counts for nothing");
+                let damaged = header.as_ref().is_err_and(|reason| reason != EMPTY);
+                self.garbage.push(Kept { number: *number, bytes, damaged });
+            }
+            !goes
+        });
+    }
 }

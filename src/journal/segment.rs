@@ -27,19 +27,23 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Makes the file with its header; with `sync` both are on disk before this returns. On an error the file may be there.
-    pub fn create(dir: &Path, header: Header, sync: bool) -> io::Result<Self> {
+    /// Makes the file with its header and the frames carried over; with `sync` all is on disk before this returns. On an
+    /// error the file may be there.
+    pub fn create(dir: &Path, header: Header, carried: &mut [u8], sync: bool) -> io::Result<Self> {
         let path = dir.join(name(header.number));
-        let header = Header { salt: random::bits(), ..header };
+        let bytes = u32::try_from(carried.len()).map_err(io::Error::other)?;
+        let header = Header { salt: random::bits(), carried: bytes, ..header };
+        frame::seal(carried, header.salt, HEADER_LEN as u32, HEADER_LEN as u32);
         let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
         faults::check(&path, faults::Call::Write)?;
         file.write_all(&header.encode())?;
+        file.write_all(carried)?;
         if sync {
             faults::check(&path, faults::Call::Sync)?;
             file.sync_all()?;
             files::sync_dir(dir)?;
         }
-        let len = HEADER_LEN as u32;
+        let len = HEADER_LEN as u32 + bytes;
         faults::synced(&path, len);
         Ok(Self {
             number: header.number,
@@ -49,7 +53,7 @@ impl Segment {
             len,
             records_end: len,
             settled: len,
-            vouched: len,
+            vouched: HEADER_LEN as u32,
         })
     }
 

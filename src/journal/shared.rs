@@ -17,8 +17,8 @@ pub const QUEUE_BYTES_MAX: usize = 8 << 20;
 /// Appends join the chunk before them up to this size, so that a chunk is one write.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
 
-/// Segments from which on tidying is due: each start makes one, and a start reads all of them.
-pub const SEGMENTS_MAX: usize = 64;
+/// Segments that are not full from which on tidying is due: each start makes one, and a start reads all of them.
+const SEGMENTS_MAX: usize = 64;
 
 /// What the thread takes, in order.
 #[derive(Debug)]
@@ -75,12 +75,17 @@ pub struct State {
     pieces: u64,
     /// What was alive at the last tidying; 0: not known.
     alive: u64,
+    /// Bytes of history, and of what a tidying adds to it, at most.
+    pub share: u64,
     /// Segments on disk.
     pub segments: usize,
     /// Something on disk is damaged.
     pub damaged: bool,
     /// The thread sleeps until this many appends wait; 0: it does not sleep.
     pub sleeping_for: usize,
+    /// How often the thread looked for something to do.
+    #[cfg(test)]
+    pub looks: u64,
     /// Tests end the thread as kill -9 would.
     pub killed: bool,
 }
@@ -120,9 +125,12 @@ impl Shared {
                 fresh: 0,
                 pieces: 0,
                 alive: 0,
+                share: 0,
                 segments: 0,
                 damaged: false,
                 sleeping_for: 0,
+                #[cfg(test)]
+                looks: 0,
                 killed: false,
             }),
             changed: Condvar::new(),
@@ -155,7 +163,7 @@ impl Shared {
         if frames.is_empty() {
             return Ok(Position(state.appended));
         }
-        if let Some(reason) = state.no_room(bytes, self.settings.share()) {
+        if let Some(reason) = state.no_room(bytes) {
             self.meter.errors.inc();
             let reason: Arc<str> = reason.into();
             // A hole in the log: only writing everything alive again closes it.
@@ -293,15 +301,16 @@ impl State {
         }
     }
 
-    /// Why `bytes` more cannot be taken. `share`: bytes of history, and of what a tidying adds to it.
-    fn no_room(&self, bytes: usize, share: u64) -> Option<String> {
+    /// Why `bytes` more cannot be taken.
+    fn no_room(&self, bytes: usize) -> Option<String> {
         if !self.chunks.is_empty() && self.queued_bytes + bytes > QUEUE_BYTES_MAX {
             return Some(format!("{} bytes wait for the disk, at most {QUEUE_BYTES_MAX} may", self.queued_bytes));
         }
+        let share = self.share;
         let used = if self.tidying.is_some() { self.fresh } else { self.history };
         (used + bytes as u64 > share).then(|| {
             format!(
-                "the journal holds {used} bytes, at most {share} (a third of its total) may come between two tidyings"
+                "the journal holds {used} bytes, at most {share} (a third of its total, or of what the disk has) may come between two tidyings"
             )
         })
     }
@@ -343,11 +352,13 @@ impl State {
 
     /// The log holds much more than what is alive.
     fn tidy_due(&self, settings: &Settings) -> bool {
-        let share = settings.share();
+        let share = self.share;
         let ample = settings.segment_bytes_max.max(self.alive * 3).min(share / 2);
+        let full = usize::try_from(self.history / settings.segment_bytes_max).unwrap_or(usize::MAX);
+        let small = self.segments.saturating_sub(2 * full);
         // Where most of the log is alive, tidying it again soon would gain little.
-        let worth = (self.alive + self.alive / 4).min(share / 8 * 7);
-        self.damaged || self.history >= ample.max(worth) || self.segments >= SEGMENTS_MAX
+        let worth = (self.alive + self.alive / 4).min((self.alive + share) / 2);
+        self.damaged || self.history >= ample.max(worth) || small > SEGMENTS_MAX
     }
 
     /// The tidying is on disk; `history`: bytes on disk now.
@@ -367,9 +378,9 @@ impl State {
         self.phase = Phase::Failing(reason, retry_at);
     }
 
-    /// Bytes found at the start.
-    pub fn found(&mut self, history: u64) {
-        self.history = history;
+    /// What was found at the start.
+    pub fn found(&mut self, history: u64, share: u64, segments: usize, damaged: bool) {
+        (self.history, self.share, self.segments, self.damaged) = (history, share, segments, damaged);
     }
 }
 

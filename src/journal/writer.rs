@@ -198,7 +198,9 @@ impl Writer {
     fn account(&self) {
         let bytes = self.log.bytes();
         self.shared.meter.disk_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-        self.shared.lock().segments = self.log.segments();
+        let mut state = self.shared.lock();
+        (state.segments, state.share) = (self.log.segments(), self.log.share);
+        drop(state);
         self.shared.tell_whether_due();
     }
 
@@ -208,6 +210,10 @@ impl Writer {
         let mut state = shared.lock();
         loop {
             let now = Instant::now();
+            #[cfg(test)]
+            {
+                state.looks += 1;
+            }
             let busy = self.something_to_do(&state, now);
             if busy && let Some((appends, at_most)) = self.gather.take() {
                 if state.appends < appends && !state.closed && state.phase == Phase::Sound {
@@ -226,7 +232,9 @@ impl Writer {
             }
             let until = match &state.phase {
                 Phase::Failing(_, at) => Some(*at),
-                _ => self.due,
+                Phase::Sound => self.due,
+                // Somebody else's turn, with no time of its own: a `due` that has passed would keep the thread awake.
+                Phase::Ready(_) | Phase::Rewriting | Phase::Holed(_) => None,
             };
             let at_most = until.map(|u| u.saturating_duration_since(now));
             state = Self::sleep(&shared, state, 1, at_most);

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 /// Why no TLS client can be set up.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +34,14 @@ pub enum TlsError {
         /// The file.
         path: PathBuf,
     },
+    /// Our own certificate or its key cannot be read as PEM.
+    #[error("{}: {reason}", path.display())]
+    Identity {
+        /// The file.
+        path: PathBuf,
+        /// What happened.
+        reason: rustls_pki_types::pem::Error,
+    },
     /// Rustls refuses the set-up.
     #[error("TLS: {0}")]
     Setup(#[from] rustls::Error),
@@ -42,15 +50,24 @@ pub enum TlsError {
 /// A client that trusts the authorities in `ca_file` and nobody else; without a file, the public ones.
 /// Reads the file: call it at each connect, so that a replaced file takes effect.
 pub fn client(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+    client_as(ca_file, None)
+}
+
+/// The same, showing a certificate: its file (with those between it and its authority) and its key's.
+pub fn client_as(ca_file: Option<&Path>, identity: Option<(&Path, &Path)>) -> Result<Arc<ClientConfig>, TlsError> {
     let roots = match ca_file {
         Some(path) => private_roots(path)?.1,
         None => RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() },
     };
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+        .with_root_certificates(roots);
+    let Some((certificate, key)) = identity else { return Ok(Arc::new(config.with_no_client_auth())) };
+    let failed = |path: &Path, reason| TlsError::Identity { path: path.to_owned(), reason };
+    let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let chain = chain.map_err(|e| failed(certificate, e))?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|e| failed(key, e))?;
+    Ok(Arc::new(config.with_client_auth_cert(chain, private)?))
 }
 
 /// The authorities in `ca_file`, each of them one that rustls can trust. At least one.

@@ -1,5 +1,6 @@
 //! The machine: clock, randomness, files, tasks and shutdown. Uses nothing else of ours.
 
+pub mod backoff;
 pub mod clock;
 pub mod files;
 pub mod limits;

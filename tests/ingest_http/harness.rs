@@ -9,9 +9,11 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 use tidegate::config::EdgeConfig;
+use tidegate::downlink::commands::Commands;
 use tidegate::event::{Event, record};
 use tidegate::ingest::Router;
 use tidegate::ingest::http::{Gateway, Listener};
+use tidegate::journal::Meters;
 use tidegate::observe::metrics::Metrics;
 use tidegate::observe::status::Links;
 use tidegate::outbox::Outbox;
@@ -51,15 +53,20 @@ impl Gate {
         let (tasks, links, ready) = (Tasks::new(), Links::default(), Arc::new(AtomicBool::new(true)));
         let listener = Listener::bind(&config.http).unwrap();
         let address = listener.local_addr();
+        let router = Router::new(&config.lanes, &outbox).unwrap();
+        let journal = Meters::new(&metrics).of("commands");
+        let commands = Commands::open(&config, &clock, &metrics, journal, Arc::new(router.clone())).unwrap();
         let gateway = Gateway {
             node: config.node.id.clone(),
-            router: Router::new(&config.lanes, &outbox).unwrap(),
+            router,
+            commands,
             outbox: outbox.clone(),
             links: links.clone(),
             clock,
             metrics,
             http: config.http.clone(),
             max_event: config.outbox.max_event,
+            bridges: Default::default(),
             local: None,
             gate: tidegate::ingest::identity::Gate::open(),
             tls: None,

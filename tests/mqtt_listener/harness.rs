@@ -1,9 +1,11 @@
 //! A gateway's MQTT way in, in this process.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tempfile::TempDir;
 use tidegate::config::EdgeConfig;
+use tidegate::downlink::commands::Commands;
 use tidegate::event::{Event, record};
 use tidegate::ingest::Router;
 use tidegate::ingest::identity::Gate as Identities;
@@ -40,12 +42,17 @@ impl Gate {
         let (clock, metrics, links, tasks) = (Clock::system(), Metrics::default(), Links::default(), Tasks::new());
         let listener = Listener::bind(&config.mqtt, 0).unwrap();
         let outbox = Outbox::open(&config, &clock, &metrics).unwrap();
-        let hub = Hub::open(&config, &clock, &Meters::new(&metrics)).unwrap();
+        let (journals, router) = (Meters::new(&metrics), Router::new(&config.lanes, &outbox).unwrap());
+        let hub = Hub::open(&config, &clock, &journals).unwrap();
+        let results = Arc::new(router.clone());
+        let commands = Commands::open(&config, &clock, &metrics, journals.of("commands"), results).unwrap();
+        commands.publish_to(&tasks, Arc::new(hub.clone()));
         let addresses = listener.local_addrs().collect();
         let around = Surroundings {
             config: &config,
             hub: hub.clone(),
-            router: Router::new(&config.lanes, &outbox).unwrap(),
+            router,
+            commands,
             outbox: outbox.clone(),
             links,
             gate: Identities::open(),

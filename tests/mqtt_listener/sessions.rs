@@ -26,6 +26,14 @@ async fn the_will_of_a_client_that_vanishes_reaches_subscribers_and_the_outbox()
     let client = gate.connect(Options::new("a").will("devices/d/state", "gone")).await;
     drop(client);
     assert_eq!(witness.next().await.payload(), b"gone");
+    // Subscribers need not wait for the disk.
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while gate.last("telemetry") < 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
     // One that says goodbye leaves none.
     gate.connect(Options::new("b").will("devices/d/state", "not said")).await.disconnect().await;
     witness.publish_and_wait("other", "").await;

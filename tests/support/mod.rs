@@ -11,6 +11,7 @@ pub mod edge;
 pub mod files;
 pub mod fleet;
 pub mod gateway;
+pub mod mosquitto;
 pub mod mqtt;
 pub mod mqtt_mutator;
 pub mod oracle;

@@ -29,7 +29,7 @@ impl Tidegate {
         let path = dir.join(format!("{mode}.toml"));
         // Tests of MQTT write their own section; for the others port 1883 would be taken by the first of them.
         let mqtt = if mode == "edge" && !config.contains("[mqtt]") { "[mqtt]\nlisten = \"off\"\n\n" } else { "" };
-        fs::write(&path, format!("[http]\nlisten = \"{http}\"\n\n{mqtt}{config}")).expect("write the configuration");
+        fs::write(&path, format!("{mqtt}[http]\nlisten = \"{http}\"\n\n{config}")).expect("write the configuration");
         let log = dir.join(format!("{mode}.log"));
         let mut process = Self { binary: binary.to_owned(), mode, config: path, log, http, child: None };
         process.restart();

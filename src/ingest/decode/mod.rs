@@ -24,7 +24,10 @@ use crate::sys::random;
 
 use super::refusal::{Kind, Place, Refusal};
 pub use binary::Attributes;
+pub(in crate::ingest) use json::text as json_text;
 pub use media::Format;
+pub(in crate::ingest) use media::is_json;
+pub(in crate::ingest) use structured::BASE64;
 
 /// Type of plain data whose sender names none.
 pub const TYPE_DEFAULT: &str = "reading";

@@ -16,7 +16,7 @@ use crate::event::Event;
 use crate::ingest::refusal::{Kind, Place, Refusal};
 
 /// The format asks for RFC 4648 §4; encoders without padding are common on devices.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
+pub const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );

@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::caller::Caller;
+use super::commands;
 use super::events::{self, Target};
 use super::problem::{self, Answer, AnswerBody};
 use super::stream::Guarded;
@@ -141,6 +142,14 @@ async fn answer(
     let (mut response, body_left) = if Target::wanted(&request) {
         let (response, body_left) = events::post(&shared, &caller, request).await;
         (response.map(Either::Left), body_left)
+    } else if commands::Target::of(request.uri().path()).is_some() {
+        match caller.identify(&shared.gateway.gate, request.headers()).await {
+            Ok(identity) => commands::serve(&shared, &identity, request).await,
+            Err(refusal) => {
+                shared.counters.refused(refusal.kind);
+                (problem::answer(&refusal).map(Either::Left), !request.body().is_end_stream())
+            }
+        }
     } else {
         let has_body = !request.body().is_end_stream();
         match admitted(&shared, &caller, &request).await {

@@ -34,6 +34,7 @@ pub struct Counters {
     pub accept_errors: Counter,
     pub tls_failed: Counter,
     pub body_memory: Gauge,
+    pub listeners_open: Gauge,
     pub duration: Histogram,
 }
 
@@ -54,6 +55,7 @@ impl Counters {
             accept_errors: Counter::default(),
             tls_failed: Counter::default(),
             body_memory: Gauge::default(),
+            listeners_open: Gauge::default(),
             duration: Histogram::new(DURATION_BUCKETS_S),
         };
         let c = new.clone();
@@ -72,6 +74,11 @@ impl Counters {
             r.register("http_accept_errors", "Failures to accept a connection", c.accept_errors);
             r.register("http_tls_failed", "Connections that ended before or in the TLS handshake", c.tls_failed);
             r.register("http_body_memory_bytes", "Bytes held for bodies and their events now", c.body_memory);
+            r.register(
+                "http_listeners_open",
+                "Requests that wait for commands or configurations now",
+                c.listeners_open,
+            );
             r.register("http_post_duration_seconds", "From the head of a POST of events to its answer", c.duration);
         });
         // A reason that never occurred shows as 0: alerts need that.

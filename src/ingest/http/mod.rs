@@ -11,6 +11,7 @@ mod accept;
 mod body;
 pub(in crate::ingest) mod budget;
 mod caller;
+mod commands;
 mod connection;
 mod events;
 mod inflate;
@@ -26,7 +27,9 @@ use std::time::Instant;
 use tokio::sync::Semaphore;
 
 use crate::config::edge;
+use crate::downlink::commands::Commands;
 use crate::ingest::Router;
+use crate::ingest::bridge::Bridges;
 use crate::ingest::identity::Gate;
 use crate::ingest::mqtt::local::Local;
 use crate::observe::metrics::Metrics;
@@ -56,6 +59,10 @@ pub struct Gateway {
     pub http: edge::Http,
     /// `outbox.max_event`
     pub max_event: u64,
+    /// Commands and configurations of devices.
+    pub commands: Commands,
+    /// Bridges to other brokers, for the status page.
+    pub bridges: Bridges,
     /// Local subscribers, who may want what comes by HTTP.
     pub local: Option<Local>,
     /// Who may come in.
@@ -76,6 +83,8 @@ struct Shared {
     counters: metrics::Counters,
     budget: budget::Budget,
     heavy: Arc<Semaphore>,
+    /// Places for those who wait for commands.
+    listeners: Arc<Semaphore>,
     started: Instant,
     stopping: tokio_util::sync::CancellationToken,
 }
@@ -85,6 +94,7 @@ impl Shared {
         let counters = metrics::Counters::new(&gateway.metrics);
         let budget = budget::Budget::new(gateway.http.max_memory, counters.body_memory.clone());
         let heavy = Arc::new(Semaphore::new(HEAVY_MAX));
-        Arc::new(Self { gateway, counters, budget, heavy, started: Instant::now(), stopping })
+        let listeners = Arc::new(Semaphore::new(commands::listeners_max(gateway.http.max_connections)));
+        Arc::new(Self { gateway, counters, budget, heavy, listeners, started: Instant::now(), stopping })
     }
 }

@@ -17,6 +17,8 @@ use warp::filters::BoxedFilter;
 use warp::{Filter, Reply};
 
 use super::{Shared, problem};
+use crate::downlink::commands;
+use crate::ingest::bridge::BridgeStatus;
 use crate::ingest::identity::IdentityStatus;
 use crate::ingest::mqtt::broker::Counts;
 use crate::ingest::refusal::{Kind, Refusal};
@@ -76,7 +78,8 @@ fn not_found(path: &str) -> Page {
     problem::answer(&Refusal::new(
         Kind::NotFound,
         format!(
-            "{path:?} is not here; there are POST /v1/events, POST /v1/devices/{{device}}/events, GET /v1/status, \
+            "{path:?} is not here; there are POST /v1/events, POST /v1/devices/{{device}}/events, \
+             /v1/devices/{{device}}/commands and /config, GET /v1/status, \
              /healthz, /readyz and /metrics"
         ),
     ))
@@ -124,12 +127,30 @@ struct Status<'a> {
     uptime_seconds: u64,
     ready: bool,
     lanes: Vec<Lane>,
+    commands: Waiting,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    bridges: BTreeMap<String, BridgeStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mqtt: Option<Mqtt>,
     identity: IdentityStatus,
     #[serde(skip_serializing_if = "Option::is_none")]
     tls: Option<TlsStatus>,
     limits: Limits,
+}
+
+/// Commands and configurations.
+#[derive(Serialize)]
+struct Waiting {
+    waiting: usize,
+    unreported: usize,
+    configs: usize,
+    devices: usize,
+    held_bytes: u64,
+}
+
+fn waiting(counts: &commands::Counts) -> Waiting {
+    let commands::Counts { waiting, unreported, configs, devices, bytes: held_bytes, .. } = *counts;
+    Waiting { waiting, unreported, configs, devices, held_bytes }
 }
 
 #[derive(Serialize)]
@@ -190,6 +211,8 @@ fn status(shared: &Shared) -> Page {
             uptime_seconds: shared.started.elapsed().as_secs(),
             ready: gateway.ready.load(Ordering::Acquire),
             lanes: lanes.collect(),
+            commands: waiting(&gateway.commands.counts()),
+            bridges: gateway.bridges.snapshot(),
             mqtt: gateway.local.as_ref().map(|local| mqtt_of(&local.counts())),
             identity: gateway.gate.status(),
             tls: gateway.tls.as_ref().map(ServerTls::status),

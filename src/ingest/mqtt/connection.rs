@@ -12,6 +12,7 @@ mod flights;
 mod opening;
 mod output;
 mod reading;
+mod results;
 
 use std::future::Future;
 use std::io;
@@ -39,6 +40,7 @@ use ending::End;
 use flights::{Flights, Landed};
 use output::Output;
 use reading::Paused;
+use results::{Results, Settled};
 
 /// Serves one client until either side ends it.
 pub async fn serve(shared: Arc<Shared>, kind: Kind, stream: TcpStream, peer: SocketAddr) {
@@ -69,6 +71,7 @@ struct Connection {
     input_lease: Option<Lease>,
     paused: Option<Box<Paused>>,
     flights: Flights,
+    results: Results,
     output: Output,
     /// Answers promise what the journal has up to here.
     promised: Option<Position>,
@@ -92,6 +95,7 @@ enum Input {
     Said(Said),
     Revoked,
     Landed(Landed),
+    Settled(Settled),
     Durable(Result<(), JournalError>),
     Written(io::Result<()>),
     Deliver,
@@ -118,6 +122,9 @@ impl Connection {
         }
         if let Poll::Ready(landed) = self.flights.poll(cx, self.seat.journal()) {
             return Poll::Ready(Input::Landed(landed));
+        }
+        if let Poll::Ready(settled) = self.results.poll(cx) {
+            return Poll::Ready(Input::Settled(settled));
         }
         if let Poll::Ready(result) = self.poll_durable(cx) {
             return Poll::Ready(Input::Durable(result));
@@ -165,7 +172,7 @@ impl Connection {
     /// Back-pressure: while what was read is not taken in, nothing more is read.
     fn may_read(&self) -> bool {
         let idle = self.end.is_none() && self.paused.is_none() && self.room.is_none();
-        idle && self.flights.has_room() && self.output.has_room()
+        idle && self.flights.has_room() && self.results.has_room() && self.output.has_room()
     }
 
     fn apply(&mut self, input: Input) {
@@ -178,6 +185,7 @@ impl Connection {
             }
             Input::Revoked => self.end(Reason::ADMINISTRATIVE_ACTION, "the credential or its rights were changed"),
             Input::Landed(landed) => self.landed(landed),
+            Input::Settled(settled) => self.settled(settled),
             Input::Durable(Ok(())) => self.output.release(self.seat.journal().durable_now()),
             // What was promised is not on disk, and nobody knows when it will be.
             Input::Durable(Err(e)) => {

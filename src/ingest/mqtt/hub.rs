@@ -1,6 +1,7 @@
 //! The broker for all: behind a lock that is never held across an await, with its journal and whom to wake.
 
 mod collector;
+mod commands;
 mod seat;
 mod start;
 mod tasks;

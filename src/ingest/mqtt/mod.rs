@@ -29,6 +29,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{EdgeConfig, edge};
+use crate::downlink::commands::Commands;
 use crate::ingest::Router;
 use crate::ingest::http::budget::Budget;
 use crate::ingest::identity::Gate;
@@ -52,6 +53,8 @@ pub struct Shared {
     pub hub: Hub,
     /// The way into the outbox.
     pub upstream: upstream::Upstream,
+    /// Whose answers come by MQTT too.
+    pub commands: Commands,
     /// Who may come in.
     pub gate: Gate,
     /// The certificate, where one is configured.
@@ -74,6 +77,8 @@ pub struct Surroundings<'a> {
     pub hub: Hub,
     /// The lanes.
     pub router: Router,
+    /// For devices' answers.
+    pub commands: Commands,
     /// For `$SYS`; events go through `router`.
     pub outbox: Outbox,
     /// For `$SYS`.
@@ -89,7 +94,7 @@ pub struct Surroundings<'a> {
 impl Shared {
     /// Also starts what the hub does by itself.
     fn new(around: Surroundings<'_>, tasks: &Tasks, metrics: &Metrics) -> Arc<Self> {
-        let Surroundings { config, hub, router, outbox, links, gate, tls, clock } = around;
+        let Surroundings { config, hub, router, commands, outbox, links, gate, tls, clock } = around;
         let counters = metrics::Counters::new(metrics);
         let upstream = upstream::Upstream::new(config, router, clock);
         let work = hub::Work {
@@ -104,6 +109,7 @@ impl Shared {
         Arc::new(Self {
             hub,
             upstream,
+            commands,
             gate,
             tls,
             mqtt: config.mqtt.clone(),

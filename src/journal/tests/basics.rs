@@ -1,6 +1,9 @@
 //! What it does on a good day.
 
+use std::time::Duration;
+
 use super::*;
+use crate::journal::segment::faults;
 
 #[tokio::test]
 async fn what_was_appended_comes_back_in_order() {
@@ -66,4 +69,62 @@ async fn what_nobody_waits_for_is_synced_within_seconds() {
     progress.wait_for(|p| p.durable >= position).await.unwrap();
     let took = start.elapsed().as_millis();
     assert!((500..3000).contains(&took), "{took} ms");
+}
+
+#[tokio::test]
+async fn an_idle_journal_sleeps_also_while_somebody_tidies_slowly() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = open(dir.path(), small());
+    let looks = |journal: &Journal| journal.0.shared.lock().looks;
+    let position = journal.append(&[b"record"]).unwrap();
+    journal.durable(position).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1300)).await; // a note is written after a second
+    let before = looks(&journal);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(looks(&journal), before);
+
+    faults::refuse(dir.path(), 0, 1);
+    let position = journal.append(&[b"record"]).unwrap();
+    assert!(journal.durable(position).await.is_err());
+    assert!(journal.tidy_due().await);
+    let tidy = journal.tidy().unwrap();
+    let position = tidy.append(&[b"record"]).unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let before = looks(&journal);
+    assert!(tokio::time::timeout(Duration::from_millis(1500), journal.written(position)).await.is_err());
+    assert_eq!(looks(&journal), before);
+    journal.durable(tidy.finish().unwrap()).await.unwrap();
+}
+
+#[tokio::test]
+async fn waiting_can_be_given_up_and_taken_up_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = open(dir.path(), small());
+    for _ in 0..100 {
+        let position = journal.append(&[b"record"]).unwrap();
+        drop(tokio::time::timeout(Duration::ZERO, journal.durable(position)).await);
+        drop(tokio::time::timeout(Duration::from_micros(50), journal.durable(position)).await);
+        journal.durable(position).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn its_numbers_are_in_the_metrics() {
+    let dir = tempfile::tempdir().unwrap();
+    let metrics = Metrics::default();
+    let journal = Journal::open(dir.path(), small(), Meters::new(&metrics).of("mqtt"), |_| {}).unwrap();
+    let position = journal.append(&[[7; 100]]).unwrap();
+    journal.durable(position).await.unwrap();
+    journal.close().await;
+    let text = metrics.text().unwrap();
+    for line in [
+        "tidegate_journal_written_bytes_total{journal=\"mqtt\"} 116",
+        "tidegate_journal_sync_seconds_count{journal=\"mqtt\"} 1",
+        "tidegate_journal_disk_bytes{journal=\"mqtt\"} 196", // and the note of the end,
+        "tidegate_journal_tidyings_total{journal=\"mqtt\"} 0",
+        "tidegate_journal_errors_total{journal=\"mqtt\"} 0",
+        "tidegate_journal_damaged_total{journal=\"mqtt\"} 0",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
 }

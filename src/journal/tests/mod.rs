@@ -6,6 +6,9 @@ use super::*;
 use crate::observe::metrics::Metrics;
 
 mod basics;
+mod damage;
+mod disk;
+mod model;
 
 fn meter() -> Meter {
     Meters::new(&Metrics::default()).of("test")

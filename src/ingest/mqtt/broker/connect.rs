@@ -60,11 +60,14 @@ impl Broker {
         let will = connect.will.as_ref().map(will);
         let slot = match resumed {
             Some(slot) => {
-                self.resume(slot, link, expiry_s, will, reaction);
+                self.resume(now, slot, link, expiry_s, will, reaction);
                 slot
             }
             None => self.begin_session(client_id.as_str().into(), who.owner, link, expiry_s, will, reaction)?,
         };
+        if reaction.records.is_empty() && self.ended.recently(now, &client_id) {
+            reaction.records.push(Record::Time(now));
+        }
         self.connections.insert(id, slot);
         let mut connack = connack(Reason::SUCCESS);
         connack.session_present = resumed.is_some();
@@ -131,6 +134,7 @@ impl Broker {
 
     fn resume(
         &mut self,
+        now: Millis,
         slot: Slot,
         link: Box<Connection>,
         expiry_s: u32,
@@ -148,6 +152,7 @@ impl Broker {
         reaction.records.push(if expiry_s == 0 {
             // It ends with this connection, and with the gateway: nothing of it is needed on disk any more.
             session.persistent = false;
+            self.ended.add(now, &session.client_id);
             Record::SessionEnded { session: id }
         } else {
             Record::SessionExpiry { session: id, expires_at: None, expiry_s }

@@ -1,7 +1,7 @@
 //! The ends of connections and sessions, and what happens by itself as time passes. [pure]
 
-use super::record::{Message, Millis, Record, SessionId};
-use super::session::{NEVER, Slot};
+use super::record::{Message, Millis, Record};
+use super::session::{NEVER, Session, Slot};
 use super::{Broker, ConnectionId, Due, Reaction};
 use crate::ingest::mqtt::topic::Filter;
 
@@ -81,13 +81,14 @@ impl Broker {
     /// The session is over. Its will does not outlive it [MQTT-3.1.3-9].
     pub(super) fn end_session(&mut self, now: Millis, slot: Slot, reaction: &mut Reaction) {
         self.publish_will(now, slot, reaction);
-        if let Some(session) = self.remove_session(slot) {
-            reaction.records.extend(session.map(|session| Record::SessionEnded { session }));
+        if let Some(session) = self.remove_session(slot).filter(|s| s.persistent) {
+            reaction.records.push(Record::SessionEnded { session: session.id });
+            self.ended.add(now, &session.client_id);
         }
     }
 
-    /// Takes a session out of everything. Returns its id where it is on disk.
-    pub(super) fn remove_session(&mut self, slot: Slot) -> Option<Option<SessionId>> {
+    /// Takes a session out of everything.
+    pub(super) fn remove_session(&mut self, slot: Slot) -> Option<Box<Session>> {
         let session = self.sessions.remove(slot)?;
         let filters = session.subscriptions.iter().filter_map(|(filter, _)| Filter::parse(filter).ok());
         self.subscriptions.remove_all(filters, slot);
@@ -101,7 +102,7 @@ impl Broker {
         }
         self.counts.queued -= session.outgoing.len();
         self.queued_bytes -= session.outgoing.bytes;
-        Some(session.persistent.then_some(session.id))
+        Some(session)
     }
 
     /// Publishes a message of the gateway's own: to local subscribers, and retained where it says so; `keep`: on disk
@@ -112,7 +113,9 @@ impl Broker {
         if message.retain {
             self.retain(&message, keep, &mut reaction);
         }
-        self.route(now, &message, None, &mut reaction);
+        if let Some((id, to)) = self.route(now, &message, None, &mut reaction) {
+            reaction.records.push(Record::Queued { id, message, to, received: None });
+        }
         reaction
     }
 }

@@ -77,14 +77,25 @@ impl Inbound {
     /// The first that is to be answered, if it can be: not while the shell still stores it [MQTT-4.6.0-2],
     /// [MQTT-4.6.0-3].
     pub fn next_answer(&mut self) -> Option<&mut Incoming> {
-        let id = *self.unanswered.front()?;
-        let at = self.at(id).ok()?;
-        let first = self.all.get_mut(at)?;
-        if !matches!(first.stage, Stage::Stored | Stage::Refused(_)) {
-            return None;
+        loop {
+            let id = *self.unanswered.front()?;
+            // It may be gone: PUBREL came before its PUBREC was repeated.
+            if let Ok(at) = self.at(id) {
+                if matches!(self.all.get(at)?.stage, Stage::Storing | Stage::Intended) {
+                    return None;
+                }
+                self.unanswered.pop_front();
+                return self.all.get_mut(at);
+            }
+            self.unanswered.pop_front();
         }
-        self.unanswered.pop_front();
-        Some(first)
+    }
+
+    /// One that was answered is to be answered again, after all others that are.
+    pub fn answer_again(&mut self, id: PacketId) {
+        if !self.unanswered.contains(&id) {
+            self.unanswered.push_back(id);
+        }
     }
 
     /// The connection is gone: what is not answered will come again. QoS 2 keeps its name for that.

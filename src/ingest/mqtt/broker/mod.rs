@@ -6,6 +6,7 @@
 mod connect;
 mod counts;
 mod end;
+mod ended;
 mod inbound;
 mod outgoing;
 mod packets;
@@ -15,7 +16,6 @@ mod restore;
 mod retained;
 mod route;
 mod session;
-mod size;
 mod subscribe;
 mod table;
 mod take;
@@ -26,6 +26,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 pub use counts::Counts;
+use ended::Ended;
 use record::{Message, MessageId, Millis, Record, SessionId};
 use retained::Kept;
 use route::Target;
@@ -158,6 +159,7 @@ pub struct Broker {
     subscriptions: Subscriptions<Slot, Options>,
     retained: Retained<Kept>,
     due: BTreeSet<(Millis, Due)>,
+    ended: Ended,
     next_session: SessionId,
     next_name: u64,
     next_message: MessageId,
@@ -192,6 +194,7 @@ impl Broker {
             subscriptions: Subscriptions::new(),
             retained: Retained::new(),
             due: BTreeSet::new(),
+            ended: Ended::default(),
             next_session: first,
             next_name: first,
             next_message: 1,
@@ -240,3 +243,6 @@ fn wake(session: &mut Session, reaction: &mut Reaction) {
         reaction.wake.push(connection.id);
     }
 }
+
+#[cfg(test)]
+mod tests;

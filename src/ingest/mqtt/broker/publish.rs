@@ -44,7 +44,7 @@ impl Broker {
             }
         };
         if let Some(id) = packet_id
-            && let Some(known) = self.known(slot, id, publish.qos, reaction)
+            && let Some(known) = self.known(now, slot, id, publish.qos, reaction)
         {
             return Some(known);
         }
@@ -125,13 +125,14 @@ impl Broker {
     }
 
     /// A packet id that is in use: what that means. `None`: it is not, or the QoS 2 packet is stored anew.
-    fn known(&mut self, slot: Slot, id: PacketId, qos: QoS, reaction: &mut Reaction) -> Option<Published> {
+    fn known(&mut self, now: Millis, slot: Slot, id: PacketId, qos: QoS, reaction: &mut Reaction) -> Option<Published> {
         let session = self.sessions.get_mut(slot)?;
         let incoming = session.inbound.get_mut(id)?;
         match (incoming.stage, incoming.qos) {
             (Stage::Intended, _) if qos == QoS::ExactlyOnce => None,
             (Stage::Received, _) if qos == QoS::ExactlyOnce => {
-                reaction.replies.push(Packet::Pubrec(ack(id, Reason::SUCCESS)));
+                session.inbound.answer_again(id);
+                self.answer(now, slot, reaction);
                 Some(Published::Answered)
             }
             (Stage::Received | Stage::Intended, _) => {
@@ -300,14 +301,15 @@ impl Broker {
                 reaction.replies.push(Packet::Pubrec(answer));
                 continue;
             }
-            incoming.stage = Stage::Received;
+            let again = std::mem::replace(&mut incoming.stage, Stage::Received) == Stage::Received;
             let message = incoming.message.take();
-            if let Some(session) = persistent {
-                reaction.records.push(Record::Received { session, packet_id });
-            }
             reaction.replies.push(Packet::Pubrec(ack(packet_id, Reason::SUCCESS)));
-            if let Some(message) = message {
-                self.deliver(now, &message, Some(slot), reaction);
+            let received = persistent.map(|session| (session, packet_id));
+            match (message, received) {
+                _ if again => {}
+                (Some(message), received) => self.deliver_received(now, &message, Some(slot), received, reaction),
+                (None, Some((session, packet_id))) => reaction.records.push(Record::Received { session, packet_id }),
+                (None, None) => {}
             }
         }
     }

@@ -82,6 +82,9 @@ pub enum Record {
         id: MessageId,
         message: Arc<Message>,
         to: Vec<Waiting>,
+        /// It came with QoS 2 under this packet id: also what `Received` says. In one record, because a power cut between
+        /// the two would lose the message or double it.
+        received: Option<(SessionId, PacketId)>,
     },
     /// PUBREC came for an outgoing QoS 2 message: from now on PUBREL is sent.
     OutgoingReceived {

@@ -39,11 +39,14 @@ impl Broker {
                     session.inbound.remove(packet_id);
                 }
             }),
-            Record::Queued { id, message, to } => {
+            Record::Queued { id, message, to, received } => {
                 for waiting in to {
                     self.with(waiting.session, |broker, slot| broker.restore_waiting(slot, id, &message, waiting));
                 }
                 self.next_message = self.next_message.max(id + 1);
+                if let Some((session, packet_id)) = received {
+                    self.incoming(session, packet_id, None, Stage::Received);
+                }
             }
             Record::OutgoingReceived { session, id } => self.with(session, |broker, slot| {
                 let queued = broker.sessions.get_mut(slot).and_then(|s| s.outgoing.find_queued(id));

@@ -59,7 +59,8 @@ impl Broker {
         old.durable
     }
 
-    pub(super) fn forget_retained(&mut self, topic: &Arc<str>, reaction: &mut Reaction) {
+    /// Ends what is retained on a topic, without a word to subscribers.
+    pub fn forget_retained(&mut self, topic: &Arc<str>, reaction: &mut Reaction) {
         let Some(old) = self.retained.remove(topic) else { return };
         if let Some(at) = old.message.expires_at {
             self.due.remove(&(at, Due::Retained(topic.clone())));

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::outgoing::{self, Delivery};
-use super::record::{Message, MessageId, Millis, Record, Waiting};
+use super::record::{Message, MessageId, Millis, Record, SessionId, Waiting};
 use super::session::{Options, Session, Slot};
 use super::{Broker, Reaction, UNRELIABLE_QUEUED_MAX, wake};
-use crate::ingest::mqtt::packet::QoS;
+use crate::ingest::mqtt::packet::{PacketId, QoS};
 use crate::ingest::mqtt::topic::subscriptions::Match;
 
 /// One delivery of a message: to whom, and how.
@@ -54,15 +54,41 @@ pub(super) struct Offer<'a> {
 impl Broker {
     /// Retains a message if it asks for that, and hands it to all subscribers. `from`: the publisher's session.
     pub(super) fn deliver(&mut self, now: Millis, message: &Arc<Message>, from: Option<Slot>, reaction: &mut Reaction) {
+        self.deliver_received(now, message, from, None, reaction);
+    }
+
+    /// The same; `received`: what has to be on disk together with the queues, because the message came with QoS 2.
+    pub(super) fn deliver_received(
+        &mut self,
+        now: Millis,
+        message: &Arc<Message>,
+        from: Option<Slot>,
+        received: Option<(SessionId, PacketId)>,
+        reaction: &mut Reaction,
+    ) {
         if message.retain {
             self.retain(message, true, reaction);
         }
-        self.route(now, message, from, reaction);
+        match (self.route(now, message, from, reaction), received) {
+            (Some((id, to)), _) => {
+                reaction.records.push(Record::Queued { id, message: message.clone(), to, received });
+            }
+            (None, Some((session, packet_id))) => reaction.records.push(Record::Received { session, packet_id }),
+            (None, None) => {}
+        }
     }
 
-    pub(super) fn route(&mut self, now: Millis, message: &Arc<Message>, from: Option<Slot>, reaction: &mut Reaction) {
+    /// Hands a message to all subscribers. What has to be on disk for that is returned.
+    pub(super) fn route(
+        &mut self,
+        now: Millis,
+        message: &Arc<Message>,
+        from: Option<Slot>,
+        reaction: &mut Reaction,
+    ) -> Option<(MessageId, Vec<Waiting>)> {
         let mut targets = std::mem::take(&mut self.targets);
         self.find(message, from, &mut targets);
+        let mut on_disk = None;
         if !targets.is_empty() {
             let id = self.new_message_id();
             let mut to = Vec::new();
@@ -77,11 +103,10 @@ impl Broker {
                 };
                 to.extend(self.offer(now, target.slot, offer, reaction));
             }
-            if !to.is_empty() {
-                reaction.records.push(Record::Queued { id, message: message.clone(), to });
-            }
+            on_disk = Some((id, to)).filter(|(_, to)| !to.is_empty());
         }
         self.targets = targets;
+        on_disk
     }
 
     /// All deliveries of a message, sorted by session.

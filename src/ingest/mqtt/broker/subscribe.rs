@@ -86,7 +86,7 @@ impl Broker {
             let qos = options.qos.min(message.qos);
             let offer = Offer { id, message: &message, qos, retain: true, ids, because_retained: true };
             if let Some(waiting) = self.offer(now, slot, offer, reaction) {
-                reaction.records.push(Record::Queued { id, message, to: vec![waiting] });
+                reaction.records.push(Record::Queued { id, message, to: vec![waiting], received: None });
             }
         }
     }

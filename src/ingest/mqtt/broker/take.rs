@@ -1,11 +1,15 @@
 //! What goes out to a client next: within its window, its packet size and the bytes that the shell has room for. [pure]
 
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
 use super::outgoing::Delivery;
 use super::packets::ack;
 use super::record::{Millis, Record};
 use super::session::{Connection, Session, Slot};
-use super::{Broker, ConnectionId, Reaction, size};
-use crate::ingest::mqtt::packet::{Packet, Publish, QoS, Reason, Version};
+use super::{Broker, ConnectionId, Reaction};
+use crate::ingest::mqtt::packet::encode::encoded_len;
+use crate::ingest::mqtt::packet::{Packet, Properties, Publish, QoS, Reason, Version};
 
 /// Bytes of a PUBREL.
 const PUBREL_BYTES: usize = 4;
@@ -53,9 +57,11 @@ impl Broker {
             return;
         }
         match packet(now, connection, &delivery, &self.no_topic) {
-            Some(publish) => {
-                *bytes += size::publish(connection.version, &publish);
-                self.send(publish, reaction);
+            Some((packet, len)) => {
+                *bytes += len;
+                self.counts.sent += 1;
+                self.counts.sent_bytes += delivery.message.payload.len() as u64;
+                reaction.replies.push(packet);
             }
             None => self.counts.dropped.too_large += 1,
         }
@@ -89,18 +95,20 @@ impl Broker {
         else {
             return false;
         };
-        let Some(publish) = packet(now, connection, &delivery, &self.no_topic) else {
+        let Some((packet, len)) = packet(now, connection, &delivery, &self.no_topic) else {
             // [MQTT-3.1.2-25]: as if it had been sent.
             session.outgoing.queue.push_front(delivery);
             self.counts.dropped.too_large += 1;
             self.give_up(slot, reaction);
             return false;
         };
-        *bytes += size::publish(connection.version, &publish);
+        *bytes += len;
         let first_sending = delivery.qos == QoS::ExactlyOnce && !delivery.sent;
         delivery.sent = true;
+        self.counts.sent += 1;
+        self.counts.sent_bytes += delivery.message.payload.len() as u64;
+        reaction.replies.push(packet);
         session.outgoing.in_flight.push_back(delivery);
-        self.send(publish, reaction);
         first_sending
     }
 
@@ -108,12 +116,6 @@ impl Broker {
         if let Some(delivery) = self.sessions.get_mut(slot).and_then(|s| s.outgoing.pop()) {
             self.done(slot, &delivery, reaction);
         }
-    }
-
-    fn send(&mut self, publish: Publish, reaction: &mut Reaction) {
-        self.counts.sent += 1;
-        self.counts.sent_bytes += publish.payload.len() as u64;
-        reaction.replies.push(Packet::Publish(Box::new(publish)));
     }
 }
 
@@ -130,8 +132,8 @@ fn next(session: &Session) -> Option<From> {
     }
 }
 
-/// The packet of a delivery; `None`: larger than the client takes.
-fn packet(now: Millis, to: &mut Connection, delivery: &Delivery, no_topic: &std::sync::Arc<str>) -> Option<Publish> {
+/// The packet of a delivery, and its bytes; `None`: larger than the client takes.
+fn packet(now: Millis, to: &mut Connection, delivery: &Delivery, no_topic: &Arc<str>) -> Option<(Packet, usize)> {
     let message = &delivery.message;
     let mut publish = Publish {
         dup: delivery.sent,
@@ -142,32 +144,44 @@ fn packet(now: Millis, to: &mut Connection, delivery: &Delivery, no_topic: &std:
         properties: None,
         payload: message.payload.clone(),
     };
-    if to.version == Version::V311 {
-        return (size::publish(to.version, &publish) <= to.max_packet).then_some(publish);
-    }
-    let known = to.alias(&message.topic);
-    let learnt = known.is_none() && to.aliases_out.len() < usize::from(to.aliases_out_max);
-    if message.properties.is_some() || !delivery.subscription_ids.is_empty() || known.is_some() || learnt {
-        let mut properties = message.properties.clone().unwrap_or_default();
-        if let Some(at) = message.expires_at {
-            // What is left; rounded up, so that nothing arrives that has none left (§3.3.2.3.3).
-            let left = at.saturating_sub(now).div_ceil(1000).max(1);
-            properties.message_expiry_s = Some(u32::try_from(left).unwrap_or(u32::MAX));
+    if to.version == Version::V5 {
+        publish.properties = properties(now, delivery);
+        match to.alias(&message.topic) {
+            known @ Some(_) => {
+                publish.topic = no_topic.clone();
+                publish.properties.get_or_insert_default().topic_alias = known;
+            }
+            None if to.aliases_out.len() < usize::from(to.aliases_out_max) => {
+                let mut teaching = publish.clone();
+                let next = u16::try_from(to.aliases_out.len() + 1).ok().and_then(NonZeroU16::new);
+                teaching.properties.get_or_insert_default().topic_alias = next;
+                if let Some(fits) = fitting(to, teaching) {
+                    to.aliases_out.push(message.topic.clone());
+                    return Some(fits);
+                }
+            }
+            None => {}
         }
-        properties.subscription_ids = delivery.subscription_ids.to_vec();
-        properties.topic_alias = known;
-        publish.properties = Some(properties);
     }
-    if known.is_some() {
-        publish.topic = no_topic.clone();
-    } else if learnt && size::publish(to.version, &publish) + ALIAS_BYTES <= to.max_packet {
-        to.aliases_out.push(message.topic.clone());
-        let alias = to.alias(&message.topic);
-        publish.properties.get_or_insert_default().topic_alias = alias;
-    }
-    (size::publish(to.version, &publish) <= to.max_packet).then_some(publish)
+    fitting(to, publish)
 }
 
-/// What a topic alias can add to a packet: the property itself, and a longer length before the properties and before
-/// all.
-const ALIAS_BYTES: usize = 3 + 1 + 1;
+/// The properties of a delivery but its alias (MQTT 5.0 §3.3.2.3).
+fn properties(now: Millis, delivery: &Delivery) -> Option<Box<Properties>> {
+    let mut properties = delivery.message.properties.clone();
+    if let Some(at) = delivery.message.expires_at {
+        // What is left; rounded up, so that nothing is delivered that has none left (§3.3.2.3.3).
+        let left = at.saturating_sub(now).div_ceil(1000).max(1);
+        properties.get_or_insert_default().message_expiry_s = Some(u32::try_from(left).unwrap_or(u32::MAX));
+    }
+    if !delivery.subscription_ids.is_empty() {
+        properties.get_or_insert_default().subscription_ids = delivery.subscription_ids.to_vec();
+    }
+    properties
+}
+
+fn fitting(to: &Connection, publish: Publish) -> Option<(Packet, usize)> {
+    let packet = Packet::Publish(Box::new(publish));
+    let bytes = encoded_len(&packet, to.version).ok()?;
+    (bytes <= to.max_packet).then_some((packet, bytes))
+}

@@ -108,7 +108,7 @@ fn tidy_queue(
             return Position::Queue { slot, session: session.id, after: last };
         }
         let to = vec![delivery.waiting(session.id)];
-        records.push(Record::Queued { id: delivery.id, message: delivery.message.clone(), to });
+        records.push(Record::Queued { id: delivery.id, message: delivery.message.clone(), to, received: None });
         size += RECORD_BYTES + delivery.bytes();
         last = delivery.id;
     }

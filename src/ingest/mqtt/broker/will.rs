@@ -44,7 +44,6 @@ impl Broker {
         else {
             return;
         };
-        self.set_will(slot, None, reaction);
         let expiry_s = message.properties.as_ref().and_then(|p| p.message_expiry_s);
         let message = match expiry_s {
             // §3.1.3.2.4: counted from now.
@@ -58,5 +57,7 @@ impl Broker {
         self.counts.wills += 1;
         self.deliver(now, &message, Some(slot), reaction);
         reaction.published.push(message);
+        // Last: a power cut in between repeats the will and does not lose it.
+        self.set_will(slot, None, reaction);
     }
 }

@@ -69,7 +69,8 @@ impl Connection {
     pub(super) fn is_over(&mut self) -> bool {
         let Some(end) = &mut self.end else { return false };
         let late = end.until <= Instant::now();
-        let finished = self.flights.is_empty() && (self.gone || self.output.waits_for().is_none());
+        let finished =
+            self.flights.is_empty() && self.results.is_empty() && (self.gone || self.output.waits_for().is_none());
         if !finished && !late {
             return false;
         }

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::flights::Flights;
 use super::output::Output;
+use super::results::Results;
 use super::{Connection, TIMER_IDLE, ending, reading};
 use crate::ingest::identity::{ConnectionGuard, Denied, Identity, Presented};
 use crate::ingest::mqtt::Shared;
@@ -108,6 +109,7 @@ async fn enter(
         input_lease: None,
         paused: None,
         flights: Flights::default(),
+        results: Results::default(),
         output: Output::new(version, packet_max),
         promised: None,
         durable: None,

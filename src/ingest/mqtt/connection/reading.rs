@@ -176,6 +176,9 @@ impl Connection {
         let mut done: Vec<(PacketId, Result<(), Reason>)> = Vec::new();
         let mut loads: Vec<Load> = Vec::new();
         for New { message, name, qos, id } in new {
+            if self.answers_command(&message, qos, id) {
+                continue;
+            }
             let put = match self.shared.upstream.event(&self.origin, &message, name) {
                 Ok(None) => Ok(None),
                 Ok(Some((writer, event))) => {

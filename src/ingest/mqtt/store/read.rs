@@ -47,7 +47,11 @@ impl Read<'_> {
             kind::RECEIVED => Record::Received { session: self.id()?, packet_id: self.packet_id()? },
             kind::RELEASED => Record::Released { session: self.id()?, packet_id: self.packet_id()? },
             kind::QUEUED => {
-                Record::Queued { id: self.number()?, message: Arc::new(self.message()?), to: self.list(Self::waiting)? }
+                let (id, message) = (self.number()?, Arc::new(self.message()?));
+                let to = self.list(Self::waiting)?;
+                let [is_received] = self.flags("flags of the queued message")?;
+                let received = self.optional(is_received, |r| Ok((r.id()?, r.packet_id()?)))?;
+                Record::Queued { id, message, to, received }
             }
             kind::OUTGOING_RECEIVED => Record::OutgoingReceived { session: self.id()?, id: self.number()? },
             kind::OUTGOING_DONE => Record::OutgoingDone { session: self.id()?, id: self.number()? },

@@ -105,7 +105,8 @@ fn record() -> impl Strategy<Value = Record> {
         (id(), packet_id(), id()).prop_map(|(session, packet_id, name)| Record::Intent { session, packet_id, name }),
         (id(), packet_id()).prop_map(|(session, packet_id)| Record::Received { session, packet_id }),
         (id(), packet_id()).prop_map(|(session, packet_id)| Record::Released { session, packet_id }),
-        (id(), message(), vec(waiting(), 0..4)).prop_map(|(id, message, to)| Record::Queued { id, message, to }),
+        (id(), message(), vec(waiting(), 0..4), option::of((id(), packet_id())))
+            .prop_map(|(id, message, to, received)| Record::Queued { id, message, to, received }),
         (id(), id()).prop_map(|(session, id)| Record::OutgoingReceived { session, id }),
         (id(), id()).prop_map(|(session, id)| Record::OutgoingDone { session, id }),
         (text(), option::of(message())).prop_map(|(topic, m)| Record::Retained { topic: topic.into(), message: m }),
@@ -244,8 +245,12 @@ fn golden() -> Vec<(Record, &'static str)> {
         (Record::Received { session, packet_id: pid(1) }, "0107887766554433221101"),
         (Record::Released { session, packet_id: pid(2) }, "0108887766554433221102"),
         (
-            Record::Queued { id: 300, message: message.clone(), to: vec![waiting] },
-            "0109ac0203612f620207026f6e7fac020301720109017401016b017602018001e8070188776655443322110207f4030107",
+            Record::Queued { id: 300, message: message.clone(), to: vec![waiting], received: None },
+            "0109ac0203612f620207026f6e7fac020301720109017401016b017602018001e8070188776655443322110207f403010700",
+        ),
+        (
+            Record::Queued { id: 300, message: message.clone(), to: Vec::new(), received: Some((session, pid(8))) },
+            "0109ac0203612f620207026f6e7fac020301720109017401016b017602018001e8070001887766554433221108",
         ),
         (Record::OutgoingReceived { session, id: 1 }, "010a887766554433221101"),
         (Record::OutgoingDone { session, id: 2 }, "010b887766554433221102"),

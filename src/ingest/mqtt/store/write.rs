@@ -33,11 +33,16 @@ pub fn encode(record: &Record) -> Vec<u8> {
             w.id(*session);
             w.packet_id(*packet_id);
         }
-        Record::Queued { id, message, to } => {
+        Record::Queued { id, message, to, received } => {
             w.number(*id);
             w.message(message);
             w.count(to.len());
             to.iter().for_each(|t| w.waiting(t));
+            w.flags(&[received.is_some()]);
+            if let Some((session, packet_id)) = received {
+                w.id(*session);
+                w.packet_id(*packet_id);
+            }
         }
         Record::OutgoingReceived { session, id } | Record::OutgoingDone { session, id } => {
             w.id(*session);

@@ -1,0 +1,116 @@
+//! The broker against clients that keep to the standard, with crashes, and an oracle that knows what was promised.
+
+mod device;
+mod faults;
+mod oracle;
+mod world;
+
+use faults::{Fault, PLANTED};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use world::{Outcome, World};
+
+use crate::ingest::mqtt::packet::QoS;
+
+/// What a message says: a number of its own, 0 if it says nothing.
+pub type Payload = u32;
+
+const TOPICS: [&str; 3] = ["a", "b/c", "s"];
+const FILTERS: [&str; 5] = ["a", "b/c", "+/c", "b/#", "$share/g/s"];
+
+fn number(payload: &[u8]) -> Payload {
+    let text = std::str::from_utf8(payload).unwrap_or_default();
+    text.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+/// One thing that happens. Times, lengths and picks are taken modulo what there is.
+#[derive(Clone, Debug)]
+pub enum Op {
+    Connect { device: usize, clean: bool, expiry_s: u32 },
+    Lose { device: usize },
+    Disconnect { device: usize, expiry: bool },
+    Subscribe { device: usize, filter: usize, qos: QoS },
+    Unsubscribe { device: usize, filter: usize },
+    Publish { device: usize, topic: usize, qos: QoS, retain: bool, empty: bool },
+    Server { device: usize, packets: usize },
+    Store { device: usize, pick: usize, count: usize, ok: bool, tell: bool },
+    Take { device: usize, max_bytes: usize },
+    Client { device: usize, packets: usize, lazy: bool },
+    Acknowledge { device: usize, pick: usize },
+    Sync { part: usize },
+    Pass { ms: u64 },
+    Crash { part: usize },
+    Tidy { max_bytes: usize },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let device = || 0..4_usize;
+    let qos =
+        || prop_oneof![Just(QoS::AtMostOnce), Just(QoS::AtLeastOnce), Just(QoS::ExactlyOnce), Just(QoS::ExactlyOnce)];
+    prop_oneof![
+        10 => (device(), prop::bool::weighted(0.15), prop_oneof![Just(0), Just(5), Just(1_000), Just(1_000)])
+            .prop_map(|(device, clean, expiry_s)| Op::Connect { device, clean, expiry_s }),
+        3 => device().prop_map(|device| Op::Lose { device }),
+        2 => (device(), prop::bool::weighted(0.2)).prop_map(|(device, expiry)| Op::Disconnect { device, expiry }),
+        8 => (device(), 0..FILTERS.len(), qos()).prop_map(|(device, filter, qos)| Op::Subscribe { device, filter, qos }),
+        1 => (device(), 0..FILTERS.len()).prop_map(|(device, filter)| Op::Unsubscribe { device, filter }),
+        20 => (device(), 0..TOPICS.len(), qos(), prop::bool::weighted(0.2), prop::bool::weighted(0.3))
+            .prop_map(|(device, topic, qos, retain, empty)| Op::Publish { device, topic, qos, retain, empty }),
+        25 => (device(), 1..6_usize).prop_map(|(device, packets)| Op::Server { device, packets }),
+        15 => (device(), 0..4_usize, 1..4_usize, prop::bool::weighted(0.95), prop::bool::weighted(0.9))
+            .prop_map(|(device, pick, count, ok, tell)| Op::Store { device, pick, count, ok, tell }),
+        15 => (device(), prop_oneof![Just(1), Just(50), Just(10_000)])
+            .prop_map(|(device, max_bytes)| Op::Take { device, max_bytes }),
+        25 => (device(), 1..6_usize, prop::bool::weighted(0.2))
+            .prop_map(|(device, packets, lazy)| Op::Client { device, packets, lazy }),
+        3 => (device(), 0..4_usize).prop_map(|(device, pick)| Op::Acknowledge { device, pick }),
+        10 => (1..5_usize).prop_map(|part| Op::Sync { part }),
+        2 => prop_oneof![Just(500), Just(3_000), Just(6_000)].prop_map(|ms| Op::Pass { ms }),
+        2 => (0..5_usize).prop_map(|part| Op::Crash { part }),
+        3 => prop_oneof![Just(1), Just(200), Just(100_000)].prop_map(|max_bytes| Op::Tidy { max_bytes }),
+    ]
+}
+
+fn run(tight: bool, fault: Fault, ops: &[Op]) -> Outcome {
+    let mut world = World::new(tight, fault);
+    for device in 0..world.devices.len() {
+        // So that most ops find somebody to do them.
+        world.step(&Op::Connect { device, clean: false, expiry_s: 1_000 })?;
+        world.step(&Op::Sync { part: 4 })?;
+        world.step(&Op::Client { device, packets: 1, lazy: false })?;
+        world.step(&Op::Subscribe { device, filter: device, qos: QoS::ExactlyOnce })?;
+    }
+    for op in ops {
+        world.step(op)?;
+    }
+    world.settle()
+}
+
+/// More with `TIDEGATE_CASES`.
+fn cases() -> u32 {
+    std::env::var("TIDEGATE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(5_000)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_promised_is_kept(tight in prop::bool::weighted(0.2), ops in prop::collection::vec(op(), 1..120)) {
+        prop_assert_eq!(run(tight, Fault::None, &ops), Ok(()));
+    }
+}
+
+/// The test above proves something only if it finds mistakes.
+#[test]
+fn each_planted_mistake_is_found() {
+    for fault in PLANTED {
+        let config = Config { cases: cases(), failure_persistence: None, max_shrink_iters: 0, ..Config::default() };
+        let cases = std::cell::Cell::new(0);
+        let result = TestRunner::new(config).run(&prop::collection::vec(op(), 1..120), |ops| {
+            cases.set(cases.get() + 1);
+            run(false, fault, &ops).map_err(TestCaseError::fail)
+        });
+        assert!(result.is_err(), "{fault:?} was not found");
+        println!("{fault:?}: found by case {}", cases.get());
+    }
+}

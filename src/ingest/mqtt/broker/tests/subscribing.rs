@@ -1,0 +1,263 @@
+//! SUBSCRIBE, UNSUBSCRIBE, retained messages, shared subscriptions (MQTT 5.0 §3.8, §3.10, §4.8).
+
+use super::*;
+
+fn retain(topic: &str, qos: QoS, payload: &str) -> Publish {
+    Publish { retain: true, ..message(topic, qos, payload) }
+}
+
+fn handling(filter: FilterOptions, retain_handling: RetainHandling) -> FilterOptions {
+    FilterOptions { retain_handling, ..filter }
+}
+
+/// Paho `test_subscribe_failure`.
+#[test]
+fn each_filter_gets_its_own_answer() {
+    let mut site = Site::new();
+    let (a, ..) = site.try_connect(connect("a"), who("", &["test/nosubscribe"]));
+    let filters = vec![
+        filter("x", ExactlyOnce),
+        filter("test/nosubscribe", ExactlyOnce),
+        filter("a/#/b", AtMostOnce),
+        filter("$share/g", AtMostOnce),
+        filter("$share/g/test/nosubscribe", AtMostOnce),
+        filter("y", AtMostOnce),
+    ];
+    let (no, wrong) = (Reason::NOT_AUTHORIZED, Reason::TOPIC_FILTER_INVALID);
+    assert_eq!(site.subscribe(a, filters), [Reason(2), no, wrong, wrong, no, Reason(0)]);
+    assert_eq!(site.broker.counts().subscriptions, 2);
+}
+
+#[test]
+fn a_session_has_so_many_subscriptions_and_no_more() {
+    let mut site = Site::new();
+    let a = site.connect(connect("a"));
+    let reasons = site.subscribe(a, (0..12).map(|n| filter(&n.to_string(), AtMostOnce)).collect());
+    assert_eq!(reasons[..10], [Reason(0); 10]);
+    assert_eq!(reasons[10..], [Reason::QUOTA_EXCEEDED; 2]);
+    assert_eq!(site.subscribe(a, vec![filter("3", AtLeastOnce)]), [Reason(1)], "one that it has may change");
+    let b = site.connect(connect("b"));
+    let long = "x".repeat(60_000);
+    let reasons = site.subscribe(b, (0..6).map(|n| filter(&format!("{n}{long}"), AtMostOnce)).collect());
+    assert_eq!(reasons[3..], [Reason(0), Reason::QUOTA_EXCEEDED, Reason::QUOTA_EXCEEDED], "by bytes, too");
+    site.unsubscribe(b, &[&format!("0{long}")]);
+    assert_eq!(site.subscribe(b, vec![filter(&long, AtMostOnce)]), [Reason(0)]);
+}
+
+/// Paho `test_unsubscribe`.
+#[test]
+fn after_unsubscribe_nothing_new_comes() {
+    let mut site = Site::new();
+    let a = site.connect(connect("a"));
+    site.subscribe(a, vec![filter("1", AtLeastOnce), filter("2", AtLeastOnce), filter("$share/g/3", AtLeastOnce)]);
+    let none = Reason::NO_SUBSCRIPTION_EXISTED;
+    assert_eq!(
+        site.unsubscribe(a, &["1", "3", "$share/g/3", "x", "#/x"]),
+        [Reason::SUCCESS, none, Reason::SUCCESS, none, Reason::TOPIC_FILTER_INVALID]
+    );
+    for topic in ["1", "2", "3"] {
+        site.send(a, message(topic, AtLeastOnce, topic));
+    }
+    assert_eq!(site.payloads(a), ["2"]);
+}
+
+/// Paho `test_retained_message(s)`.
+#[test]
+fn retained_messages_come_at_subscribe_marked_and_an_empty_one_clears() {
+    for version in [Version::V5, Version::V311] {
+        let mut site = Site::new();
+        let a = site.connect(Connect { version, ..connect("a") });
+        for (topic, qos) in [("t/0", AtMostOnce), ("t/1", AtLeastOnce), ("t/2", ExactlyOnce)] {
+            site.send(a, retain(topic, qos, topic));
+        }
+        site.subscribe(a, vec![filter("+/+", ExactlyOnce)]);
+        let received = site.receive(a);
+        let seen: Vec<_> = received.iter().map(|p| (&*p.topic, p.qos, p.retain)).collect();
+        assert_eq!(seen, [("t/0", AtMostOnce, true), ("t/1", AtLeastOnce, true), ("t/2", ExactlyOnce, true)]);
+        let b = site.connect(connect("b"));
+        site.subscribe(b, vec![filter("t/1", AtMostOnce)]);
+        assert_eq!(site.receive(b)[0].qos, AtMostOnce);
+        for (topic, qos) in [("t/0", AtMostOnce), ("t/1", AtLeastOnce), ("t/2", ExactlyOnce)] {
+            site.send(a, retain(topic, qos, ""));
+        }
+        let c = site.connect(connect("c"));
+        site.subscribe(c, vec![filter("+/+", ExactlyOnce)]);
+        assert!(site.take(c).is_empty());
+        assert_eq!((site.broker.counts().retained, site.broker.counts().retained_bytes), (0, 0));
+    }
+}
+
+#[test]
+fn a_retained_qos_2_message_is_retained_when_it_is_stored() {
+    let mut site = Site::new();
+    let a = site.connect(connect("a"));
+    site.publish(a, retain("t", ExactlyOnce, "x"));
+    assert_eq!(site.broker.counts().retained, 0);
+    site.stored(a, &[(pid(1), Ok(()))]);
+    assert_eq!(site.broker.counts().retained, 1);
+}
+
+/// Paho `test_subscribe_options`.
+#[test]
+fn retain_handling_says_when_retained_messages_come() {
+    let mut site = Site::new();
+    let a = site.connect(lasting("a"));
+    site.send(a, retain("t", AtLeastOnce, "x"));
+    let t = || filter("t", AtLeastOnce);
+    for (how, expected) in [
+        (RetainHandling::DoNotSend, 0),
+        (RetainHandling::SendIfNew, 0), // known since then
+        (RetainHandling::Send, 1),
+        (RetainHandling::Send, 1),
+    ] {
+        site.subscribe(a, vec![handling(t(), how)]);
+        assert_eq!(site.receive(a).len(), expected, "{how:?}");
+    }
+    site.unsubscribe(a, &["t"]);
+    site.subscribe(a, vec![handling(t(), RetainHandling::SendIfNew)]);
+    assert_eq!(site.receive(a).len(), 1);
+    site.bye(a);
+    let (a, _) = site.resumes(lasting("a"));
+    site.subscribe(a, vec![handling(t(), RetainHandling::SendIfNew)]);
+    assert_eq!(site.receive(a).len(), 0, "a resumed session has it");
+}
+
+/// Paho `test_subscribe_options`, `test_request_response`.
+#[test]
+fn no_local_and_retain_as_published() {
+    let mut site = Site::new();
+    let a = site.connect(connect("a"));
+    let b = site.connect(connect("b"));
+    let own = FilterOptions { no_local: true, ..filter("t", ExactlyOnce) };
+    site.subscribe(a, vec![own.clone()]);
+    site.subscribe(b, vec![own]);
+    site.send(a, message("t", AtLeastOnce, "from a"));
+    assert!(site.take(a).is_empty());
+    assert_eq!(site.payloads(b), ["from a"]);
+    site.subscribe(
+        b,
+        vec![FilterOptions { retain_as_published: true, ..filter("u", ExactlyOnce) }, filter("v", ExactlyOnce)],
+    );
+    for (topic, retained) in [("u", false), ("u", true), ("v", false), ("v", true)] {
+        site.send(a, Publish { retain: retained, ..message(topic, AtLeastOnce, "x") });
+    }
+    assert_eq!(site.receive(b).iter().map(|p| p.retain).collect::<Vec<_>>(), [false, true, false, false]);
+    let shared = FilterOptions { no_local: true, ..filter("$share/g/t", AtMostOnce) };
+    let subscribe = Subscribe { packet_id: pid(1), subscription_id: None, filters: vec![shared] };
+    let close = site.packet(a, Packet::Subscribe(Box::new(subscribe))).close;
+    assert_eq!(close.map(|c| c.0), Some(Reason::PROTOCOL_ERROR));
+}
+
+/// Paho `test_overlapping_subscriptions`, `test_subscribe_identifiers`.
+#[test]
+fn overlapping_subscriptions_give_one_message_with_the_highest_qos_and_all_identifiers() {
+    let mut site = Site::new();
+    let a = site.connect(connect("a"));
+    let ids = |publish: &Publish| publish.properties.as_ref().map(|p| p.subscription_ids.clone()).unwrap_or_default();
+    site.subscribe_as(a, vec![filter("t/#", ExactlyOnce)], Some(2));
+    site.subscribe_as(a, vec![filter("t/+", AtLeastOnce)], Some(456_789));
+    site.subscribe(a, vec![filter("t/c", AtMostOnce)]);
+    site.send(a, message("t/c", ExactlyOnce, "x"));
+    let received = site.receive(a);
+    assert_eq!(received.len(), 1);
+    assert_eq!(received[0].qos, ExactlyOnce);
+    let mut seen = ids(&received[0]);
+    seen.sort_unstable();
+    assert_eq!(seen, [2, 456_789]);
+    site.subscribe(a, vec![filter("t/#", ExactlyOnce)]);
+    site.send(a, message("t", AtMostOnce, "x"));
+    assert!(ids(&site.receive(a)[0]).is_empty(), "subscribed again without identifier");
+    site.send(a, retain("t/r", AtLeastOnce, "x"));
+    site.receive(a);
+    site.subscribe_as(a, vec![filter("t/+", AtLeastOnce)], Some(7));
+    assert_eq!(ids(&site.receive(a)[0]), [7], "of the subscription that asked for it");
+}
+
+/// Paho `test_shared_subscriptions`.
+#[test]
+fn a_shared_subscription_gives_each_message_to_one_member_in_turn() {
+    let mut site = Site::new();
+    let members: Vec<_> = ["a", "b", "c"].iter().map(|name| site.connect(connect(name))).collect();
+    site.send(members[0], retain("t", AtLeastOnce, "retained"));
+    for &member in &members {
+        site.subscribe(member, vec![filter("$share/g/t", ExactlyOnce), filter("$share/h/+", AtMostOnce)]);
+        assert!(site.take(member).is_empty(), "no retained messages (§4.8.2)");
+    }
+    let p = site.connect(connect("p"));
+    for _ in 0..30 {
+        site.send(p, message("t", AtLeastOnce, "x"));
+    }
+    let each: Vec<_> = members.iter().map(|&m| site.receive(m)).collect();
+    assert_eq!(each.iter().map(Vec::len).sum::<usize>(), 60, "one of each group");
+    for qos in [AtLeastOnce, AtMostOnce] {
+        let counts: Vec<_> = each.iter().map(|got| got.iter().filter(|p| p.qos == qos).count()).collect();
+        assert!(counts.iter().all(|n| (7..=13).contains(n)), "{counts:?}");
+    }
+}
+
+#[test]
+fn a_shared_message_goes_to_whom_can_take_it_now() {
+    let mut site = Site::new();
+    let shared = || vec![filter("$share/g/t", AtLeastOnce)];
+    let p = site.connect(connect("p"));
+    let absent = site.connect(lasting("absent"));
+    site.subscribe(absent, shared());
+    site.bye(absent);
+    site.send(p, message("t", AtLeastOnce, "kept"));
+    let busy = site.connect(Connect { receive_maximum: NonZeroU16::MIN, ..connect("busy") });
+    let free = site.connect(connect("free"));
+    site.subscribe(busy, shared());
+    site.subscribe(free, shared());
+    for n in 0..10 {
+        site.send(p, message("t", AtLeastOnce, &n.to_string()));
+        site.payloads(free);
+    }
+    assert_eq!(site.taken(busy).len(), 1);
+    assert_eq!(site.broker.counts().queued, 2, "one of them is that of the absent");
+    let (absent, _) = site.resumes(lasting("absent"));
+    assert_eq!(site.payloads(absent), ["kept"]);
+    // QoS 0 is not for the absent.
+    for c in [absent, busy, free] {
+        site.bye(c);
+    }
+    site.send(p, message("t", AtMostOnce, "x"));
+    let (absent, _) = site.resumes(lasting("absent"));
+    assert!(site.take(absent).is_empty());
+}
+
+#[test]
+fn a_client_can_get_all_retained_messages_although_its_queue_is_short() {
+    let mut site = Site::with(Limits { max_queued: 3, max_retained: 50, ..limits() });
+    let p = site.connect(connect("p"));
+    for n in 0..50 {
+        site.send(p, retain(&format!("t/{n}"), AtLeastOnce, "x"));
+    }
+    let a = site.connect(lasting("a"));
+    for _ in 0..3 {
+        site.subscribe(a, vec![filter("t/#", AtLeastOnce)]);
+    }
+    assert_eq!(site.broker.counts().queued, 53, "that many, and not more however often it asks");
+    assert_eq!(site.receive(a).len(), 53);
+}
+
+#[test]
+fn a_retained_message_expires() {
+    let mut site = Site::new();
+    let a = site.connect(connect("a"));
+    let expiring = |payload, s| with(retain("t", AtLeastOnce, payload), |p| p.message_expiry_s = Some(s));
+    site.send(a, expiring("first", 5));
+    site.send(a, expiring("second", 10));
+    site.pass(5);
+    site.restart();
+    assert_eq!(site.broker.counts().retained, 1);
+    let b = site.connect(connect("b"));
+    site.subscribe(b, vec![filter("t", AtLeastOnce)]);
+    let received = site.receive(b);
+    assert_eq!(&received[0].payload[..], b"second");
+    assert_eq!(received[0].properties.as_ref().unwrap().message_expiry_s, Some(5));
+    site.pass(5);
+    assert_eq!(site.broker.counts().retained, 0);
+    assert_eq!(site.broker.next_deadline(), None);
+    site.restart();
+    assert_eq!(site.broker.counts().retained, 0);
+}
