@@ -3,7 +3,7 @@
 use super::record::{Millis, Record};
 use super::route::Offer;
 use super::session::{Options, Slot};
-use super::{Broker, Reaction, SUBSCRIPTION_BYTES_MAX};
+use super::{Broker, Denied, Reaction, SUBSCRIPTION_BYTES_MAX};
 use crate::ingest::mqtt::packet::{Answers, FilterOptions, Packet, Reason, RetainHandling, Subscribe, Unsubscribe};
 use crate::ingest::mqtt::topic::Filter;
 
@@ -36,7 +36,12 @@ impl Broker {
                         with_retained.push((name, options));
                     }
                 }
-                Err(reason) => reasons.push(reason),
+                Err(reason) => {
+                    reasons.push(reason);
+                    if reason == Reason::NOT_AUTHORIZED {
+                        reaction.denied.push(Denied::Subscribe(filter.filter));
+                    }
+                }
             }
         }
         reaction.replies.push(Packet::Suback(Answers { packet_id: subscribe.packet_id, reasons }));
