@@ -326,17 +326,19 @@ impl Devices {
     }
 
     fn edit(&self, change: impl FnOnce(&Text<'_>) -> Result<String, CliError>) -> Result<(), CliError> {
-        let old = self.read()?;
         let name = self.path.display().to_string();
-        let new = change(&Text::new(&name, &old)?)?;
         let failed = |e: std::io::Error| CliError::temporary(format!("devices file {name}: cannot be written: {e}"));
+        let parent = self.path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+        files::create_dir_durable(parent).map_err(failed)?;
+        // One edit at a time. The directory's lock, for the file itself is replaced; an editor of text knows no lock, so
+        // what it wrote meanwhile is looked for as well.
+        let _turn = files::lock_dir(parent).map_err(failed)?;
+        let old = self.read()?;
+        let new = change(&Text::new(&name, &old)?)?;
         if self.read()? != old {
             return Err(CliError::temporary(format!(
                 "devices file {name}: somebody else changed it just now; try again"
             )));
-        }
-        if let Some(parent) = self.path.parent().filter(|parent| *parent != Path::new("")) {
-            files::create_dir_durable(parent).map_err(failed)?;
         }
         // Hashes are no secrets, and not for everybody either.
         files::replace_private(&self.path, new.as_bytes(), 0o640).map_err(failed)

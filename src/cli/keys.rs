@@ -1,7 +1,11 @@
 //! `tidegate keys`: a private authority, the certificate of this gateway, certificates of devices.
 
+mod list;
+#[cfg(test)]
+mod tests;
+
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -26,7 +30,10 @@ const AUTHORITY_DAYS: i64 = 20 * 365;
 /// A clock before this (2024-01-01) was never set: certificates made by it would be over before they begin.
 const CLOCK_MIN_S: i64 = 1_704_067_200;
 
-/// Most days of a certificate. Apple's TLS takes none from private authorities that are valid for longer (825).
+/// Days of a certificate unless others are asked for: Apple's TLS takes none of a private authority that is valid for longer.
+const DAYS_DEFAULT: i64 = 825;
+
+/// Most days of a certificate: ten years, for devices that nobody will visit.
 const DAYS_MAX: i64 = 3650;
 
 const AFTER_SERVER: &str = "\
@@ -36,6 +43,7 @@ Makes in DIR:
   server.pem   this gateway's certificate for the names and addresses given
   server.key   its key
 
+Keys are readable by their owner alone (0600), who is the owner of DIR: make DIR as the user that runs the gateway.
 With the same DIR again it keeps the authority and the gateway's key and renews the certificate; a running gateway takes
 the new one within seconds. Files that it did not make are never overwritten without --force.
 
@@ -57,6 +65,16 @@ pub enum KeysCommand {
     /// Make or renew a device's certificate
     #[command(after_long_help = AFTER_DEVICE)]
     Device(DeviceArgs),
+    /// Show the certificates in a directory and when they end
+    List(ListArgs),
+}
+
+/// Which directory.
+#[derive(Args, Clone, Debug)]
+pub struct ListArgs {
+    /// Directory with the files
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
 }
 
 /// This gateway's certificate.
@@ -88,7 +106,7 @@ struct Place {
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
     /// Days for which the certificate is valid
-    #[arg(long, default_value_t = 825, value_parser = clap::value_parser!(i64).range(1..=DAYS_MAX))]
+    #[arg(long, default_value_t = DAYS_DEFAULT, value_parser = clap::value_parser!(i64).range(1..=DAYS_MAX))]
     days: i64,
     /// Overwrite files that this command did not make
     #[arg(long)]
@@ -96,16 +114,14 @@ struct Place {
 }
 
 pub fn run(command: &KeysCommand) -> Result<(), CliError> {
-    match command {
-        KeysCommand::Server(args) => {
-            let made = server(args, &Clock::system())?;
-            println!("{made}");
-        }
-        KeysCommand::Device(args) => {
-            let made = device(args, &Clock::system())?;
-            println!("{made}");
-        }
-    }
+    let clock = Clock::system();
+    let text = match command {
+        KeysCommand::Server(args) => server(args, &clock)?,
+        KeysCommand::Device(args) => device(args, &clock)?,
+        KeysCommand::List(args) => list::list(&args.dir, clock.unix_ms() / 1000)?,
+    };
+    // Whoever closed the pipe does not want to read on; the files are there.
+    let _ = writeln!(io::stdout(), "{text}");
     Ok(())
 }
 
@@ -122,8 +138,8 @@ fn server(args: &ServerArgs, clock: &Clock) -> Result<String, CliError> {
     params.distinguished_name.push(DnType::CommonName, &host);
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let authority = Authority::find_or_make(&args.place, now)?;
-    authority.sign("server", params, &args.place, now)?;
-    Ok(next_steps(&args.place.dir, &host))
+    let until = authority.sign("server", params, &args.place, now)?;
+    Ok(next_steps(&args.place.dir, &host, &until))
 }
 
 fn device(args: &DeviceArgs, clock: &Clock) -> Result<String, CliError> {
@@ -145,16 +161,20 @@ fn device(args: &DeviceArgs, clock: &Clock) -> Result<String, CliError> {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, &args.name);
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    authority.sign(&args.name, params, &args.place, now)?;
+    let until = authority.sign(&args.name, params, &args.place, now)?;
     let (dir, name) = (absolute(&args.place.dir), &args.name);
     Ok(format!(
-        "Made {dir}/{name}.pem and {dir}/{name}.key.
+        "Made {dir}/{name}.pem and {dir}/{name}.key, valid until {until}. Both go to the device, with ca.pem; keep no copy of the key.
 
-The gateway must ask for certificates, in edge.toml:
+The gateway must ask for certificates; set in edge.toml:
 
 [tls]
 client_ca_file = \"{dir}/ca.pem\"
 client_certificates = \"optional\"
+
+and know the device, if it is to be shut out again or to have rights of its own:
+
+  tidegate devices add {name} --certificate --config edge.toml
 
 Try:
   mosquitto_pub --cafile {dir}/ca.pem --cert {dir}/{name}.pem --key {dir}/{name}.key -h HOST -p 8883 -t devices/{name}/hello -m hi
@@ -163,14 +183,16 @@ Try:
     ))
 }
 
-fn next_steps(dir: &Path, host: &str) -> String {
+fn next_steps(dir: &Path, host: &str, until: &str) -> String {
     let dir = absolute(dir);
+    // Beside the directory of keys, as in /etc/tidegate.
+    let devices = absolute(&Path::new(&dir).parent().unwrap_or(Path::new("/")).join("devices.toml"));
     // An IPv6 address stands in brackets in a URL.
     let in_url = if host.parse::<std::net::Ipv6Addr>().is_ok() { format!("[{host}]") } else { host.to_owned() };
     format!(
-        "Made {dir}/server.pem and {dir}/server.key, signed by {dir}/ca.pem.
+        "Made {dir}/server.pem and {dir}/server.key, signed by {dir}/ca.pem, valid until {until}.
 
-Paste into edge.toml:
+Set in edge.toml (a [section] may be there only once):
 
 [tls]
 certificate_file = \"{dir}/server.pem\"
@@ -184,9 +206,9 @@ tls_listen = \"0.0.0.0:8883\"
 
 [identity]
 mode = \"required\"
-devices_file = \"/etc/tidegate/devices.toml\"
+devices_file = \"{devices}\"
 
-Then make a device and try:
+Make a device, start the gateway with that file, and try:
   TOKEN=$(tidegate devices add press-7 --config edge.toml)
   curl --cacert {dir}/ca.pem -H \"authorization: Bearer $TOKEN\" -H 'content-type: application/json' -d '{{\"temperature\":21.5}}' \\
        https://{in_url}:8843/v1/devices/press-7/events
@@ -276,7 +298,7 @@ impl Authority {
         Ok(Some(Self { certificate: der, issuer, expiry }))
     }
 
-    /// Makes or renews `{name}.pem`; a key that is there is kept, so that no moment exists with a new certificate
+    /// Makes or renews `{name}.pem`, and says until when it is valid; a key that is there is kept, so that no moment exists with a new certificate
     /// beside an old key.
     fn sign(
         &self,
@@ -284,7 +306,7 @@ impl Authority {
         mut params: CertificateParams,
         place: &Place,
         now: DateTime<Utc>,
-    ) -> Result<(), CliError> {
+    ) -> Result<String, CliError> {
         if let Some(trouble) = self.expiry.trouble(now.timestamp()) {
             return Err(CliError::usage(format!(
                 "{trouble} (with --force in another directory), and tell all devices"
@@ -306,7 +328,8 @@ impl Authority {
             }
         }
         // No certificate outlives its authority.
-        valid(&mut params, now, place.days.min(self.expiry.days_left(now.timestamp())));
+        let days = place.days.min(self.expiry.days_left(now.timestamp()));
+        valid(&mut params, now, days);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
         let kept = ours.is_some();
@@ -315,7 +338,8 @@ impl Authority {
         if !kept {
             write(&key_file, &key.serialize_pem(), 0o600)?;
         }
-        write(&certificate_file, &certificate.pem(), 0o644)
+        write(&certificate_file, &certificate.pem(), 0o644)?;
+        Ok(format!("{} ({days} days)", (now + Duration::days(days)).format("%Y-%m-%d")))
     }
 
     /// The key, if the pair is one that this authority signed.
@@ -338,8 +362,12 @@ fn read(path: &Path) -> Result<Option<String>, CliError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(CliError::usage(format!("{}: cannot be read: {e}", path.display()))),
+        Err(e) => Err(failed_to_read(path, &e)),
     }
+}
+
+fn failed_to_read(path: &Path, e: &io::Error) -> CliError {
+    CliError::usage(format!("{}: cannot be read: {e}", path.display()))
 }
 
 fn write(path: &Path, pem: &str, mode: u32) -> Result<(), CliError> {

@@ -78,6 +78,14 @@ pub fn replace_private(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     sync_dir(&parent_of(path))
 }
 
+/// Waits until nobody else holds the lock of the directory, and holds it until the result is dropped. It binds only those
+/// that ask for it too. (flock(2) takes directories; [`fs::File::lock`] is that on Linux.)
+pub fn lock_dir(dir: &Path) -> io::Result<File> {
+    let handle = File::open(dir)?;
+    handle.lock()?;
+    Ok(handle)
+}
+
 /// Bytes that an unprivileged process may still write on the file system of `path`.
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
     let s = rustix::fs::statvfs(path)?;
