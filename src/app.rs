@@ -94,7 +94,7 @@ async fn run_edge(config: EdgeConfig, http: Listener, mqtt: mqtt::Listener) -> R
         clock: clock.clone(),
     };
     mqtt.start(&ingest, around, &metrics);
-    let local = Local::new(hub.clone(), config.mqtt.http_topic.clone());
+    let local = Local::new(hub.clone(), &config);
     let upstream = Upstream::new(&config, router.clone(), clock.clone());
     let bridges = bridge::start(&ingest, &config, &upstream, &local, &clock, &metrics);
     let address = http.local_addr();

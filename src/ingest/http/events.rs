@@ -152,7 +152,7 @@ fn disk_slow(lane: &str) -> Refusal {
 }
 
 /// What comes last before the disk: the credential still holds, and the quota allows it.
-fn admit(shared: &Shared, identity: &Identity, events: usize, bytes: usize) -> Result<(), Refusal> {
+pub(super) fn admit(shared: &Shared, identity: &Identity, events: usize, bytes: usize) -> Result<(), Refusal> {
     if identity.is_revoked() {
         return Err(caller::revoked());
     }

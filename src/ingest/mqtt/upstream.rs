@@ -69,11 +69,14 @@ pub enum Why {
     Disk,
     /// The gateway is shutting down.
     Closed,
+    /// More than the sender's quota.
+    Quota,
 }
 
 impl Why {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Unfit, Self::TooLarge, Self::Full, Self::Busy, Self::Disk, Self::Closed];
+    pub const ALL: [Self; 7] =
+        [Self::Unfit, Self::TooLarge, Self::Full, Self::Busy, Self::Disk, Self::Closed, Self::Quota];
 
     /// For metrics.
     pub fn name(self) -> &'static str {
@@ -84,6 +87,7 @@ impl Why {
             Self::Busy => "busy",
             Self::Disk => "disk",
             Self::Closed => "closed",
+            Self::Quota => "quota",
         }
     }
 }

@@ -6,8 +6,12 @@ use std::collections::hash_map::Entry;
 use super::record::{Millis, Record};
 use super::route::Offer;
 use super::session::{Options, Slot};
+<<<<<<< HEAD
 use super::{Broker, Reaction, SUBSCRIPTION_BYTES_MAX};
 use crate::ingest::identity::rules::is_denied;
+=======
+use super::{Broker, Denied, Reaction, SUBSCRIPTION_BYTES_MAX};
+>>>>>>> w/identity
 use crate::ingest::mqtt::packet::{Answers, FilterOptions, Packet, Reason, RetainHandling, Subscribe, Unsubscribe};
 use crate::ingest::mqtt::topic::Filter;
 
@@ -48,7 +52,12 @@ impl Broker {
                         }
                     }
                 }
-                Err(reason) => reasons.push(reason),
+                Err(reason) => {
+                    reasons.push(reason);
+                    if reason == Reason::NOT_AUTHORIZED {
+                        reaction.denied.push(Denied::Subscribe(filter.filter));
+                    }
+                }
             }
         }
         reaction.replies.push(Packet::Suback(Answers { packet_id: subscribe.packet_id, reasons }));
