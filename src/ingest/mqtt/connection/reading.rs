@@ -175,11 +175,12 @@ impl Connection {
     fn send_up(&mut self, new: Vec<New>, after: Option<Position>, now: Instant) {
         let mut done: Vec<(PacketId, Result<(), Reason>)> = Vec::new();
         let mut loads: Vec<Load> = Vec::new();
+        let rules = self.shared.upstream.rules();
         for New { message, name, qos, id } in new {
             if self.answers_command(&message, qos, id) {
                 continue;
             }
-            let put = match self.shared.upstream.event(&self.origin, &message, name) {
+            let put = match rules.event(&self.origin, &message, name) {
                 Ok(None) => Ok(None),
                 Ok(Some((writer, event))) => {
                     let at = loads.iter().position(|load| load.batch.lane() == writer.lane()).unwrap_or_else(|| {
