@@ -36,7 +36,7 @@ pub(super) const SECTIONS: [&str; 12] =
     ["node", "http", "mqtt", "tls", "identity", "mapping", "bridge", "commands", "outbox", "lane", "uplink", "log"];
 
 /// The whole of `edge.toml`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct EdgeConfig {
     /// `[node]`
     pub node: Node,

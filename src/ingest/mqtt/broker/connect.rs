@@ -6,12 +6,8 @@ use super::inbound::Inbound;
 use super::outgoing::{Outgoing, Queue};
 use super::record::{Message, Millis, Record};
 use super::session::{Connection, Session, Slot, Will};
-<<<<<<< HEAD
-use super::{ALIASES_OUT_MAX, Broker, CLIENT_ID_BYTES_MAX, ConnectionId, Due, Reaction, WINDOW_MAX, Who, wake};
-use crate::event::topic;
-=======
 use super::{ALIASES_OUT_MAX, Broker, CLIENT_ID_BYTES_MAX, ConnectionId, Denied, Due, Reaction, WINDOW_MAX, Who, wake};
->>>>>>> w/identity
+use crate::event::topic;
 use crate::ingest::mqtt::packet::{Connack, Connect, Packet, Reason, Version, Will as SentWill};
 use crate::ingest::mqtt::topic::Filter;
 

@@ -113,21 +113,15 @@ pub struct Reaction {
     pub wake: Vec<ConnectionId>,
     /// Other connections that must end, each with the reason that it is told (5.0).
     pub kick: Vec<(ConnectionId, Reason)>,
-<<<<<<< HEAD
     /// Wills: they go upstream like any other message where the mapping says so.
     pub published: Vec<LastWill>,
-=======
-    /// Messages that the broker itself publishes (wills): they go upstream like any other where the mapping says so.
-    pub published: Vec<Arc<Message>>,
     /// What this connection was refused because it may not: for the log of refusals.
     pub denied: Vec<Denied>,
->>>>>>> w/identity
     /// This connection must end after the replies: with DISCONNECT and this reason in 5.0, silently in 3.1.1 and after
     /// a CONNACK that refuses [MQTT-3.14.0-1]. [`Broker::closed`] follows as ever.
     pub close: Option<(Reason, &'static str)>,
 }
 
-<<<<<<< HEAD
 /// A will that was published, and whose it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastWill {
@@ -137,7 +131,8 @@ pub struct LastWill {
     pub client_id: Arc<str>,
     /// The client's identity; empty: anonymous.
     pub owner: Arc<str>,
-=======
+}
+
 /// What somebody may not do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denied {
@@ -147,7 +142,6 @@ pub enum Denied {
     Subscribe(String),
     /// Take over the session of this client id, which is another identity's.
     Session(String),
->>>>>>> w/identity
 }
 
 /// What became of a PUBLISH.

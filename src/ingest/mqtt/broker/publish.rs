@@ -7,12 +7,8 @@ use super::outgoing;
 use super::packets::ack;
 use super::record::{Message, Millis, Record};
 use super::session::Slot;
-<<<<<<< HEAD
-use super::{Broker, ConnectionId, EventName, Published, Reaction};
-use crate::event::topic;
-=======
 use super::{Broker, ConnectionId, Denied, EventName, Published, Reaction};
->>>>>>> w/identity
+use crate::event::topic;
 use crate::ingest::mqtt::packet::{Packet, PacketId, Publish, QoS, Reason, Version};
 
 /// What is done with a PUBLISH that may not be taken.

@@ -6,12 +6,8 @@ use std::collections::hash_map::Entry;
 use super::record::{Millis, Record};
 use super::route::Offer;
 use super::session::{Options, Slot};
-<<<<<<< HEAD
-use super::{Broker, Reaction, SUBSCRIPTION_BYTES_MAX};
-use crate::ingest::identity::rules::is_denied;
-=======
 use super::{Broker, Denied, Reaction, SUBSCRIPTION_BYTES_MAX};
->>>>>>> w/identity
+use crate::ingest::identity::rules::is_denied;
 use crate::ingest::mqtt::packet::{Answers, FilterOptions, Packet, Reason, RetainHandling, Subscribe, Unsubscribe};
 use crate::ingest::mqtt::topic::Filter;
 

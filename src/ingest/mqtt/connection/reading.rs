@@ -52,13 +52,13 @@ const PACKETS_MAX: usize = 256;
 
 /// Packets of a client that sends more than it may, or that had its turn, and when they are looked at again.
 pub struct Paused {
+    /// Judged by the quota; they come first.
+    weighed: VecDeque<Weighed>,
     packets: VecDeque<Packet>,
     fault: Option<PacketError>,
     pub until: Instant,
     /// When they were read.
     since: Instant,
-    /// They are within what the client may send.
-    admitted: bool,
 }
 
 /// A packet, and what the quota says to it.
@@ -98,10 +98,7 @@ impl Connection {
     /// Takes in what has been read; at the beginning that is what came with CONNECT.
     pub(super) fn decode(&mut self) {
         let mut packets = VecDeque::new();
-<<<<<<< HEAD
         self.undecoded = false;
-=======
->>>>>>> w/identity
         let fault = loop {
             if packets.len() == PACKETS_MAX {
                 self.undecoded = true;
@@ -121,7 +118,7 @@ impl Connection {
             return self.end(Reason::SERVER_BUSY, "too many large packets at once; send it again later");
         }
         let now = self.heard;
-        self.admit(Paused { packets, fault, until: now, since: now, admitted: false }, now);
+        self.admit(Paused { weighed: VecDeque::new(), packets, fault, until: now, since: now }, now);
     }
 
     /// The memory that the beginning of a large packet takes is counted.
@@ -150,7 +147,6 @@ impl Connection {
     fn admit(&mut self, mut work: Paused, now: Instant) {
         let patience = (work.since + RATE_WAIT_MAX).saturating_duration_since(now);
         let tells = self.decoder.version() == Some(Version::V5);
-        let mut weighed = Vec::with_capacity(work.packets.len());
         let mut pause = None;
         while let Some(packet) = work.packets.pop_front() {
             let over = match &packet {
@@ -164,56 +160,23 @@ impl Connection {
                 pause = Some(wait.time.min(PAUSE_MAX));
                 break;
             }
-            weighed.push(Weighed { packet, over });
+            work.weighed.push_back(Weighed { packet, over });
         }
-<<<<<<< HEAD
-        if events > 0
-            && !work.admitted
-            && let Err(wait) = self.identity.admit(events, bytes)
-        {
-            if now >= work.since + RATE_WAIT_MAX {
-                return self.end(Reason::MESSAGE_RATE_TOO_HIGH, "more messages or bytes a second than allowed");
-            }
-            work.until = now + wait.time.min(RATE_WAIT_MAX);
-            self.paused = Some(Box::new(work));
-            return;
+        if !work.weighed.is_empty() {
+            self.take_in(&mut work.weighed, now);
         }
-        if !work.packets.is_empty() {
-            self.take_in(&mut work.packets, now);
-        }
-        if !work.packets.is_empty() && self.end.is_none() {
-            // The others first.
-            (work.until, work.admitted) = (now, true);
-            self.paused = Some(Box::new(work));
-            return;
-        }
-=======
-        if !weighed.is_empty() {
-            self.take_in(weighed, now);
-        }
-        if let Some(pause) = pause.filter(|_| self.end.is_none()) {
+        if self.end.is_none() && (pause.is_some() || !work.weighed.is_empty()) {
+            // After a turn the others come first.
+            work.until = if work.weighed.is_empty() { now + pause.unwrap_or_default() } else { now };
             self.answer_pings(&mut work.packets);
-            work.until = now + pause;
             self.paused = Some(Box::new(work));
             return;
         }
->>>>>>> w/identity
         if let Some(fault) = work.fault {
             self.end_for_fault(&fault);
         }
     }
 
-<<<<<<< HEAD
-    /// Gives packets to the broker under one lock, as many as [`TURN_MAX`] allows, and the messages among them to the disk.
-    fn take_in(&mut self, packets: &mut VecDeque<Packet>, now: Instant) {
-        let (counters, output) = (&self.shared.counters, &mut self.output);
-        let mut goodbye = false;
-        let (new, effects) = self.seat.turn(|turn| {
-            let (mut new, begun) = (Vec::new(), Instant::now());
-            while begun.elapsed() < TURN_MAX
-                && let Some(packet) = packets.pop_front()
-            {
-=======
     /// So that a client that is held up does not take the gateway for dead.
     fn answer_pings(&mut self, packets: &mut VecDeque<Packet>) {
         packets.retain(|packet| {
@@ -227,17 +190,15 @@ impl Connection {
         });
     }
 
-    /// Gives packets to the broker under one lock, and the messages among them to the disk.
-    fn take_in(&mut self, packets: Vec<Weighed>, now: Instant) {
+    /// Gives packets to the broker under one lock, as many as [`TURN_MAX`] allows, and the messages among them to the disk.
+    fn take_in(&mut self, packets: &mut VecDeque<Weighed>, now: Instant) {
         let (counters, output, refused) = (&self.shared.counters, &mut self.output, &mut self.refused);
         let (mut goodbye, mut quota) = (false, None);
         let (new, effects) = self.seat.turn(|turn| {
-            let mut new = Vec::new();
-            for Weighed { packet, over } in packets {
-                if goodbye || turn.is_over() {
-                    break;
-                }
->>>>>>> w/identity
+            let (mut new, begun) = (Vec::new(), Instant::now());
+            while begun.elapsed() < TURN_MAX
+                && let Some(Weighed { packet, over }) = packets.pop_front()
+            {
                 counters.packet_in(&packet);
                 goodbye = matches!(packet, Packet::Disconnect(_));
                 match (packet, over) {
@@ -282,11 +243,12 @@ impl Connection {
     fn send_up(&mut self, new: Vec<New>, after: Option<Position>, now: Instant) {
         let mut done: Vec<(PacketId, Result<(), Reason>)> = Vec::new();
         let mut loads: Vec<Load> = Vec::new();
+        let rules = self.shared.upstream.rules();
         for New { message, name, qos, id } in new {
             if self.answers_command(&message, qos, id) {
                 continue;
             }
-            let put = match self.shared.upstream.event(&self.origin, &message, name) {
+            let put = match rules.event(&self.origin, &message, name) {
                 Ok(None) => Ok(None),
                 Ok(Some((writer, event))) => {
                     let at = loads.iter().position(|load| load.batch.lane() == writer.lane()).unwrap_or_else(|| {
