@@ -289,7 +289,7 @@ impl Authority {
         };
         let der = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|e| bad(&certificate_file, &e))?;
         let key = KeyPair::from_pem(&key).map_err(|e| bad(&key_file, &e))?;
-        if !public_key(&der).is_some_and(|public| public == key.public_key_raw()) {
+        if public_key(&der).is_none_or(|public| public != key.public_key_raw()) {
             return Err(bad(&key_file, &format!("is not the key of {}", certificate_file.display())));
         }
         let expiry = Expiry::of(&certificate_file, std::slice::from_ref(&der));
@@ -319,13 +319,14 @@ impl Authority {
             (None, None) => None,
             _ => None,
         };
-        if ours.is_none() && !place.force {
-            for file in [&certificate_file, &key_file].into_iter().filter(|file| file.exists()) {
-                let file = file.display();
-                return Err(CliError::usage(format!(
-                    "{file} is there, and is not one that this authority made; move it away, or overwrite it with --force"
-                )));
-            }
+        if ours.is_none()
+            && !place.force
+            && let Some(file) = [&certificate_file, &key_file].into_iter().find(|file| file.exists())
+        {
+            let file = file.display();
+            return Err(CliError::usage(format!(
+                "{file} is there, and is not one that this authority made; move it away, or overwrite it with --force"
+            )));
         }
         // No certificate outlives its authority.
         let days = place.days.min(self.expiry.days_left(now.timestamp()));

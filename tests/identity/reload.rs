@@ -4,6 +4,8 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use tokio::task::JoinSet;
+
 use crate::harness::{Site, bearer, device, eventually, with_token};
 use crate::support::mqtt::{Options, Reply};
 
@@ -16,7 +18,7 @@ async fn devices_that_do_not_change_never_notice_that_others_do() {
     let devices = names.iter().map(|name| device(name, "")).collect::<String>() + &device("flip", "");
     let mut site = Site::required(&devices);
     let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let mut all = Vec::new();
+    let mut all = JoinSet::new();
     for name in names {
         let mut client = site.client(with_token(Options::new(&name), &name)).await;
         let mut http = site.connect().await;
@@ -24,7 +26,7 @@ async fn devices_that_do_not_change_never_notice_that_others_do() {
         let (stop, sent) = (stop.clone(), sent.clone());
         // Some come anew each time, and must never be told that they are unknown, whatever is being read just now.
         let comes_anew = all.len() % 4 == 0;
-        all.push(tokio::spawn(async move {
+        all.spawn(async move {
             let topic = format!("devices/{name}/x");
             while !stop.load(Ordering::Relaxed) {
                 client.publish_and_wait(&topic, "{}").await;
@@ -37,7 +39,7 @@ async fn devices_that_do_not_change_never_notice_that_others_do() {
                     client = crate::support::mqtt::Client::connect(mqtt, options).await;
                 }
             }
-        }));
+        });
     }
     for _ in 0..CHANGES {
         let before = sent.load(Ordering::Relaxed);
@@ -50,8 +52,8 @@ async fn devices_that_do_not_change_never_notice_that_others_do() {
         eventually("the others to go on", async || sent.load(Ordering::Relaxed) > before + 100).await;
     }
     stop.store(true, Ordering::Relaxed);
-    for task in all {
-        task.await.unwrap();
+    while let Some(done) = all.join_next().await {
+        done.unwrap();
     }
     let stored = site.status()["lanes"][0]["last_seq"].as_u64().unwrap();
     assert_eq!(stored, sent.load(Ordering::Relaxed), "each of them once");

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio_rustls::client::TlsStream;
 
 use crate::harness::{Http, Site, bearer, connack, device, eventually, text, tidegate, with_token};
@@ -31,21 +32,21 @@ fn renew(site: &Site) -> CertificateDer<'static> {
 async fn certificates_are_replaced_while_clients_publish_and_none_of_them_notices() {
     let mut site = Site::start("mode = \"required\"\nmax_connections = 100", &device("a", ""), "");
     let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let mut all = Vec::new();
+    let mut all = JoinSet::new();
     for n in 0..CLIENTS / 2 {
         let mut client =
             Client::over(site.tls(site.mqtts, None).await, with_token(Options::new(&n.to_string()), "a")).await;
         let mut https = Http::over(site.tls(site.https, None).await);
         let (stop, sent) = (stop.clone(), sent.clone());
         // A failure is a panic of the task. Both keep their connections to the end.
-        all.push(tokio::spawn(async move {
+        all.spawn(async move {
             while !stop.load(Ordering::Relaxed) {
                 client.publish_and_wait("devices/a/x", "{}").await;
                 let answer = https.call("POST /v1/devices/a/events", &bearer("a"), "{}").await;
                 assert_eq!(answer.status, 202, "{answer:?}");
                 sent.fetch_add(2, Ordering::Relaxed);
             }
-        }));
+        });
     }
     let first = shown(&site.tls(site.mqtts, None).await);
     let mut last = first.clone();
@@ -61,8 +62,8 @@ async fn certificates_are_replaced_while_clients_publish_and_none_of_them_notice
         eventually("the clients to go on", async || sent.load(Ordering::Relaxed) > before + 100).await;
     }
     stop.store(true, Ordering::Relaxed);
-    for task in all {
-        task.await.unwrap();
+    while let Some(done) = all.join_next().await {
+        done.unwrap();
     }
     let stored = site.status()["lanes"][0]["last_seq"].as_u64().unwrap();
     assert_eq!(stored, sent.load(Ordering::Relaxed), "each of them once");
