@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod mosquitto;
 pub mod mqtt;
 pub mod mqtt_mutator;
+pub mod node;
 pub mod oracle;
 pub mod process;
 pub mod provision;
