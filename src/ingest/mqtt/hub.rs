@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 
 use super::broker::record::{Message, Millis};
-use super::broker::{Broker, ConnectionId, Counts, LastWill, Reaction};
+use super::broker::{Broker, ConnectionId, Counts, Denied, LastWill, Reaction};
 use super::packet::{Packet, Reason};
 use super::shelf::Shelf;
 use super::signal::Signal;
@@ -60,6 +60,8 @@ pub struct Effects {
     pub after: Option<Position>,
     /// See [`Reaction::replies`].
     pub replies: Vec<Packet>,
+    /// See [`Reaction::denied`].
+    pub denied: Vec<Denied>,
     /// See [`Reaction::close`].
     pub close: Option<(Reason, &'static str)>,
     /// Something waits to be taken.
@@ -116,6 +118,11 @@ impl Hub {
         self.lock().broker.counts()
     }
 
+    /// Whether a client of this name would take over the connection of another one of `owner`.
+    pub fn takes_over(&self, client_id: &str, owner: &str) -> bool {
+        self.lock().broker.takes_over(client_id, owner)
+    }
+
     /// Whether nobody is connected.
     pub fn is_empty(&self) -> bool {
         self.lock().open.is_empty()
@@ -154,8 +161,8 @@ impl Hub {
         let now = self.0.shelf.now();
         let mut turn = Turn { broker: &mut state.broker, now, connection, all: Reaction::default() };
         let result = work(&mut turn);
-        let Reaction { records, replies, wake, kick, published, close } = turn.all;
-        let mut effects = Effects { replies, close, ..Effects::default() };
+        let Reaction { records, replies, wake, kick, published, denied, close } = turn.all;
+        let mut effects = Effects { replies, close, denied, ..Effects::default() };
         if !records.is_empty() {
             // Under the lock: the journal has the changes in the order in which they were made.
             match self.0.shelf.append(&records) {

@@ -115,6 +115,8 @@ pub struct Reaction {
     pub kick: Vec<(ConnectionId, Reason)>,
     /// Wills: they go upstream like any other message where the mapping says so.
     pub published: Vec<LastWill>,
+    /// What this connection was refused because it may not: for the log of refusals.
+    pub denied: Vec<Denied>,
     /// This connection must end after the replies: with DISCONNECT and this reason in 5.0, silently in 3.1.1 and after
     /// a CONNACK that refuses [MQTT-3.14.0-1]. [`Broker::closed`] follows as ever.
     pub close: Option<(Reason, &'static str)>,
@@ -129,6 +131,17 @@ pub struct LastWill {
     pub client_id: Arc<str>,
     /// The client's identity; empty: anonymous.
     pub owner: Arc<str>,
+}
+
+/// What somebody may not do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// Publish to this topic, also as a will.
+    Publish(Arc<str>),
+    /// Subscribe to this filter, or keep a subscription.
+    Subscribe(String),
+    /// Take over the session of this client id, which is another identity's.
+    Session(String),
 }
 
 /// What became of a PUBLISH.

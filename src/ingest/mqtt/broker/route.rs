@@ -213,6 +213,15 @@ impl Broker {
         waiting
     }
 
+    /// Whether one more retained message may be able to wait: a client that asks for them again and again and does not take
+    /// them is not worth the search.
+    pub(super) fn has_room_for_retained(&self, slot: Slot, qos: QoS) -> bool {
+        let most = UNRELIABLE_QUEUED_MAX + self.retained.len();
+        let connection = self.sessions.get(slot).and_then(|session| session.connection.as_ref());
+        connection.is_some_and(|connection| connection.unreliable.messages.len() < most)
+            || qos != QoS::AtMostOnce && self.has_room(slot, 0, self.retained.len())
+    }
+
     /// `more`: beyond the number that may wait as a rule.
     fn has_room(&self, slot: Slot, bytes: usize, more: usize) -> bool {
         self.sessions.get(slot).is_some_and(|session| {
@@ -240,6 +249,11 @@ impl Broker {
         let bytes = delivery.bytes();
         let most = UNRELIABLE_QUEUED_MAX + if offer.because_retained { self.retained.len() } else { 0 };
         let queue = &mut connection.unreliable;
+        if offer.because_retained && queue.messages.len() >= most {
+            // To push out what another filter has just fetched would help nobody.
+            self.counts.dropped.slow += 1;
+            return;
+        }
         while !queue.messages.is_empty()
             && (queue.messages.len() >= most
                 || queue.bytes + bytes > self.limits.max_queued_bytes

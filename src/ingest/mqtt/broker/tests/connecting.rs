@@ -74,9 +74,12 @@ fn a_session_of_zero_seconds_ends_when_it_is_taken_over() {
 fn another_identity_cannot_take_a_session_nor_end_it() {
     let mut site = Site::new();
     let (mine, ..) = site.try_connect(lasting("a"), who("press-7", &[]));
+    assert!(site.broker.takes_over("a", "press-7") && !site.broker.takes_over("a", "press-8"));
     assert_eq!(site.refused(connect("a"), who("press-8", &[])), Reason::NOT_AUTHORIZED);
     assert!(site.kicked.is_empty());
+    assert_eq!(site.denied, [Denied::Session("a".to_owned())]);
     site.bye(mine);
+    assert!(!site.broker.takes_over("a", "press-7"), "there is no connection");
     assert_eq!(site.refused(connect("a"), anybody()), Reason::NOT_AUTHORIZED);
     assert!(site.try_connect(lasting("a"), who("press-7", &[])).1.session_present);
 }

@@ -132,6 +132,7 @@ struct Site {
     kicked: Vec<(ConnectionId, Reason)>,
     published: Vec<LastWill>,
     woken: Vec<ConnectionId>,
+    denied: Vec<Denied>,
     connections: u64,
     next_id: u16,
 }
@@ -149,6 +150,7 @@ impl Site {
             kicked: Vec::new(),
             published: Vec::new(),
             woken: Vec::new(),
+            denied: Vec::new(),
             connections: 0,
             next_id: 0,
         }
@@ -162,6 +164,7 @@ impl Site {
         self.kicked.extend(&reaction.kick);
         self.published.extend(reaction.published.iter().cloned());
         self.woken.extend(&reaction.wake);
+        self.denied.extend(reaction.denied.iter().cloned());
         reaction
     }
 

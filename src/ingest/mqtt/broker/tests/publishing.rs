@@ -57,6 +57,39 @@ fn what_may_not_be_published_is_refused_and_never_called_taken() {
     assert!(!storing(&published) && reaction.replies.is_empty());
     assert_eq!(reaction.close.map(|c| c.0), Some(Reason::NOT_AUTHORIZED));
     assert_eq!(site.broker.counts().dropped.not_allowed, 5);
+    assert_eq!(site.denied, vec![Denied::Publish("no".into()); 5], "each is told to the log of refusals");
+}
+
+/// Over the sender's quota, for one.
+#[test]
+fn what_the_shell_refuses_is_answered_in_its_turn_and_reaches_nobody() {
+    let mut site = Site::new();
+    let a = site.connect(lasting("a"));
+    site.subscribe(a, vec![filter("t", AtLeastOnce)]);
+    let refuse = |site: &mut Site, publish: Publish| {
+        let (published, reaction) = site.broker.publish_refused(site.now, a, publish, Reason::QUOTA_EXCEEDED);
+        assert!(!storing(&published));
+        site.shell(reaction)
+    };
+    let (first, _) = site.publish(a, Publish { packet_id: Some(pid(1)), ..message("u", AtLeastOnce, "x") });
+    assert!(storing(&first));
+    let second = Publish { packet_id: Some(pid(2)), ..message("t", AtLeastOnce, "x") };
+    assert!(refuse(&mut site, second).replies.is_empty(), "it waits for the first");
+    assert!(refuse(&mut site, message("t", AtMostOnce, "x")).replies.is_empty());
+    let over = packets::ack(pid(3), Reason::QUOTA_EXCEEDED);
+    let third = Publish { packet_id: Some(pid(3)), ..message("t", ExactlyOnce, "x") };
+    refuse(&mut site, third.clone());
+    let reaction = site.broker.stored(site.now, a, &[(pid(1), Ok(()))]);
+    let expected = [
+        Packet::Puback(ack(pid(1))),
+        Packet::Puback(packets::ack(pid(2), Reason::QUOTA_EXCEEDED)),
+        Packet::Pubrec(over.clone()),
+    ];
+    assert_eq!(reaction.replies, expected);
+    assert!(site.take(a).is_empty() && site.denied.is_empty());
+    assert_eq!(site.broker.counts().dropped.not_allowed, 0);
+    // Its id is free again, and so is the window.
+    assert_eq!(refuse(&mut site, third).replies, [Packet::Pubrec(over)]);
 }
 
 /// Paho `test_dollar_topics`: the 3.1.1 client waits for its PUBACK.

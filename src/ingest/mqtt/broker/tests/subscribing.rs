@@ -26,6 +26,8 @@ fn each_filter_gets_its_own_answer() {
     let (no, wrong) = (Reason::NOT_AUTHORIZED, Reason::TOPIC_FILTER_INVALID);
     assert_eq!(site.subscribe(a, filters), [Reason(2), no, wrong, wrong, no, Reason(0)]);
     assert_eq!(site.broker.counts().subscriptions, 2);
+    let denied = ["test/nosubscribe", "$share/g/test/nosubscribe"].map(|f| Denied::Subscribe(f.to_owned()));
+    assert_eq!(site.denied, denied);
 }
 
 /// Paho `test_subscribe_failure` wants one topic refused, and its other tests want `#` and `+/+`.
