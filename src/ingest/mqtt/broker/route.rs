@@ -6,6 +6,7 @@ use super::outgoing::{self, Delivery};
 use super::record::{Message, MessageId, Millis, Record, SessionId, Waiting};
 use super::session::{Options, Session, Slot};
 use super::{Broker, Reaction, UNRELIABLE_QUEUED_MAX, wake};
+use crate::ingest::identity::rules::is_denied;
 use crate::ingest::mqtt::packet::{PacketId, QoS};
 use crate::ingest::mqtt::topic::subscriptions::Match;
 
@@ -113,15 +114,23 @@ impl Broker {
     fn find(&mut self, message: &Message, from: Option<Slot>, targets: &mut Vec<Target>) {
         let mut turns = Vec::new();
         let sessions = &self.sessions;
+        let denied = &self.limits.deny_subscribe;
+        let open = |slot: Slot| {
+            let owner = || sessions.get(slot).map_or("", |session| &session.owner);
+            denied.is_empty() || !is_denied(denied, owner(), &message.topic)
+        };
         self.subscriptions.matches(&message.topic, |found| match found {
             Match::Each(subscribers) => {
-                let wanted = subscribers.iter().filter(|(slot, options)| !(options.no_local && Some(*slot) == from));
+                let wanted =
+                    |(slot, options): &&(Slot, Options)| !(options.no_local && Some(*slot) == from) && open(*slot);
+                let wanted = subscribers.iter().filter(wanted);
                 targets.extend(wanted.map(|(slot, options)| Target::new(*slot, options, false)));
             }
             Match::OneOf { members, .. } => {
                 let able = members.iter().filter_map(|member| Some((sessions.get(member.0)?, member)));
-                let able = able.filter(|(session, (_, options))| {
-                    session.connected() || session.persistent && options.qos.min(message.qos) != QoS::AtMostOnce
+                let able = able.filter(|(session, (slot, options))| {
+                    let reliable = session.persistent && options.qos.min(message.qos) != QoS::AtMostOnce;
+                    (session.connected() || reliable) && open(*slot)
                 });
                 if let Some((_, (slot, options))) =
                     able.min_by_key(|(session, (slot, _))| turn(session, turns.contains(slot)))

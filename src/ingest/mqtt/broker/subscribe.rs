@@ -6,7 +6,8 @@ use std::collections::hash_map::Entry;
 use super::record::{Millis, Record};
 use super::route::Offer;
 use super::session::{Options, Slot};
-use super::{Broker, Reaction, SUBSCRIPTION_BYTES_MAX};
+use super::{Broker, Denied, Reaction, SUBSCRIPTION_BYTES_MAX};
+use crate::ingest::identity::rules::is_denied;
 use crate::ingest::mqtt::packet::{Answers, FilterOptions, Packet, Reason, RetainHandling, Subscribe, Unsubscribe};
 use crate::ingest::mqtt::topic::Filter;
 
@@ -47,7 +48,12 @@ impl Broker {
                         }
                     }
                 }
-                Err(reason) => reasons.push(reason),
+                Err(reason) => {
+                    reasons.push(reason);
+                    if reason == Reason::NOT_AUTHORIZED {
+                        reaction.denied.push(Denied::Subscribe(filter.filter));
+                    }
+                }
             }
         }
         reaction.replies.push(Packet::Suback(Answers { packet_id: subscribe.packet_id, reasons }));
@@ -85,9 +91,11 @@ impl Broker {
         if parsed.group().is_some() || !self.has_room_for_retained(slot, options.qos) {
             return;
         }
-        let mut found = Vec::new();
+        let (mut found, denied) = (Vec::new(), &self.limits.deny_subscribe);
+        let owner = self.sessions.get(slot).map_or("", |session| &session.owner);
         self.retained.visit(parsed, |kept| {
-            if kept.message.expires_at.is_none_or(|at| at > now) {
+            let message = &kept.message;
+            if message.expires_at.is_none_or(|at| at > now) && !is_denied(denied, owner, &message.topic) {
                 found.push(kept.message.clone());
             }
         });
