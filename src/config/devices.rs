@@ -143,7 +143,7 @@ section! {
         publish: Vec<String> = vec!["devices/{device}/#".into()], key(List(TopicFilter, 64));
         /// Topics a device may subscribe to unless the devices file says otherwise. In open mode: "#".
         subscribe: Vec<String> = vec!["devices/{device}/#".into(), "site/#".into()], key(List(TopicFilter, 64));
-        /// Topics that nobody may subscribe to, also in open mode.
+        /// Topics that nobody may subscribe to, also in open mode. Wider filters are taken and get nothing from these.
         deny_subscribe: Vec<String> = Vec::new(), key(List(TopicFilter, 64)).example("[\"secret/#\"]");
         /// Most connections of one device at once, HTTP and MQTT together.
         max_connections: usize = 16, key(Count(1, 1_000_000));

@@ -12,6 +12,7 @@ use toml::de::DeValue;
 use super::secret::Secret;
 use super::suggest::closest;
 use super::units::{format_duration, format_size, parse_duration, parse_size};
+use crate::event::time::Timestamp;
 
 /// Most characters of a wrong value that are repeated in the message about it.
 const ECHO_MAX: usize = 60;
@@ -477,5 +478,33 @@ impl Kind for Text {
 
     fn show(&self, value: &String) -> Option<String> {
         Some(quoted(value))
+    }
+}
+
+/// A point in time, RFC 3339: in quotes or as TOML's own date and time with an offset.
+pub(super) struct Instant;
+
+impl Kind for Instant {
+    type Value = Timestamp;
+
+    fn takes(&self) -> String {
+        "a time with its offset such as 2027-01-31T12:00:00Z".to_owned()
+    }
+
+    fn text(&self, text: &str) -> Result<Timestamp, String> {
+        Timestamp::parse(text.trim()).map_err(|_| format!("{} is no time; write {}", echo(text), self.takes()))
+    }
+
+    fn toml(&self, value: &DeValue<'_>) -> Result<Timestamp, Vec<Fault>> {
+        let text = match value {
+            DeValue::Datetime(time) => time.to_string(),
+            DeValue::String(text) => text.to_string(),
+            other => return Err(wrong_type(other, &self.takes())),
+        };
+        self.text(&text).map_err(|text| vec![Fault { span: None, text }])
+    }
+
+    fn show(&self, value: &Timestamp) -> Option<String> {
+        Some(value.to_string())
     }
 }

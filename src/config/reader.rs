@@ -52,12 +52,22 @@ pub(super) struct OtherMode {
     pub(super) variables: Vec<String>,
 }
 
+/// Where the files are that a configuration names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FilesAre {
+    /// On this machine: they are looked at.
+    Here,
+    /// On another one.
+    Elsewhere,
+}
+
 /// Reads one configuration.
 #[derive(Debug)]
 pub(super) struct Reader<'d> {
     document: &'d Document,
     root: &'d DeTable<'d>,
     env: &'d Env,
+    files: FilesAre,
     problems: Vec<Problem>,
     warnings: Vec<Warning>,
     places: BTreeMap<KeyPath, Place>,
@@ -72,6 +82,7 @@ impl<'d> Reader<'d> {
             document,
             root,
             env,
+            files: FilesAre::Here,
             problems: Vec::new(),
             warnings: Vec::new(),
             places: BTreeMap::new(),
@@ -79,6 +90,21 @@ impl<'d> Reader<'d> {
             sections: Vec::new(),
             variables: Vec::new(),
         }
+    }
+
+    /// Where the files are that the configuration names.
+    pub(super) fn files(self, files: FilesAre) -> Self {
+        Self { files, ..self }
+    }
+
+    /// With what was found before.
+    pub(super) fn saying(self, problems: Vec<Problem>, warnings: Vec<Warning>) -> Self {
+        Self { problems, warnings, ..self }
+    }
+
+    /// Whether the files that the configuration names can be looked at.
+    pub(super) fn files_are_here(&self) -> bool {
+        self.files == FilesAre::Here
     }
 
     /// Reads the section `S`, which may be missing.
@@ -326,7 +352,7 @@ impl Fields<'_, '_> {
 }
 
 /// A name that someone else chose: long or odd ones are cut and escaped.
-fn bare(name: &str) -> String {
+pub(super) fn bare(name: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if name.len() <= 40 && !name.is_empty() && name.chars().all(plain) { name.to_owned() } else { echo(name) }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 
 use super::broker::record::{Message, Millis};
-use super::broker::{Broker, ConnectionId, Counts, Denied, Reaction};
+use super::broker::{Broker, ConnectionId, Counts, Denied, LastWill, Reaction};
 use super::packet::{Packet, Reason};
 use super::shelf::Shelf;
 use super::signal::Signal;
@@ -24,7 +24,7 @@ pub use collector::Collector;
 pub use seat::{Seat, Turn};
 pub use tasks::Work;
 
-/// Messages that the broker published itself (wills) and that wait to go upstream. When a whole site loses its power they
+/// Wills that wait to go upstream. When a whole site loses its power they
 /// come all at once; beyond this they are given up and counted.
 const PUBLISHED_MAX: usize = 10_240;
 
@@ -41,9 +41,9 @@ struct Inner {
     next_connection: AtomicU64,
     /// The next deadline came nearer.
     sooner: Notify,
-    published: mpsc::Sender<Arc<Message>>,
+    published: mpsc::Sender<LastWill>,
     /// Until the tasks are started.
-    unstored: Mutex<Option<mpsc::Receiver<Arc<Message>>>>,
+    unstored: Mutex<Option<mpsc::Receiver<LastWill>>>,
 }
 
 struct State {
@@ -187,9 +187,9 @@ impl Hub {
         if sooner {
             self.0.sooner.notify_one();
         }
-        for message in published {
-            if let Err(e) = self.0.published.try_send(message) {
-                let topic = e.into_inner().topic.clone();
+        for will in published {
+            if let Err(e) = self.0.published.try_send(will) {
+                let topic = e.into_inner().message.topic.clone();
                 tracing::error!(%topic, "too many wills at once: this one does not go upstream");
             }
         }

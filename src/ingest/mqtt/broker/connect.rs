@@ -7,6 +7,7 @@ use super::outgoing::{Outgoing, Queue};
 use super::record::{Message, Millis, Record};
 use super::session::{Connection, Session, Slot, Will};
 use super::{ALIASES_OUT_MAX, Broker, CLIENT_ID_BYTES_MAX, ConnectionId, Denied, Due, Reaction, WINDOW_MAX, Who, wake};
+use crate::event::topic;
 use crate::ingest::mqtt::packet::{Connack, Connect, Packet, Reason, Version, Will as SentWill};
 use crate::ingest::mqtt::topic::Filter;
 
@@ -237,6 +238,9 @@ fn check(connect: &Connect, who: &Who, reaction: &mut Reaction) -> Result<(), (R
         Some(will) if will.message.topic.starts_with('$') => {
             reaction.denied.push(Denied::Publish(will.message.topic.clone()));
             Err((Reason::TOPIC_NAME_INVALID, "will on a topic that begins with $"))
+        }
+        Some(will) if topic::check_name(&will.message.topic).is_err() => {
+            Err((Reason::TOPIC_NAME_INVALID, "will on a topic with too many levels"))
         }
         Some(will) if !who.rules.may_publish(&will.message.topic) => {
             reaction.denied.push(Denied::Publish(will.message.topic.clone()));

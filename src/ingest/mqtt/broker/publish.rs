@@ -8,6 +8,7 @@ use super::packets::ack;
 use super::record::{Message, Millis, Record};
 use super::session::Slot;
 use super::{Broker, ConnectionId, Denied, EventName, Published, Reaction};
+use crate::event::topic;
 use crate::ingest::mqtt::packet::{Packet, PacketId, Publish, QoS, Reason, Version};
 
 /// What is done with a PUBLISH that may not be taken.
@@ -151,6 +152,11 @@ impl Broker {
                 Version::V5 => Verdict::Refuse(Reason::TOPIC_NAME_INVALID),
                 Version::V311 => Verdict::Ignore,
             };
+        }
+        if topic::check_name(topic).is_err() {
+            // Of what the decoder lets through that is too many levels. §3.4.2.1 has a code; 3.1.1 does not, and there the
+            // connection ends as for every message that is not taken: an acknowledged one is on disk.
+            return Verdict::Refuse(Reason::TOPIC_NAME_INVALID);
         }
         if !connection.rules.may_publish(topic) {
             return Verdict::Refuse(Reason::NOT_AUTHORIZED);

@@ -109,6 +109,7 @@ async fn enter(
         input,
         input_lease: None,
         paused: None,
+        undecoded: false,
         flights: Flights::default(),
         results: Results::default(),
         output: Output::new(version, packet_max),

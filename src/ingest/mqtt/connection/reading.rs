@@ -42,8 +42,18 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
 }
 
-/// Packets of a client that sends more than it may, and when they are looked at again.
+/// Longest time for which one client has the broker for itself, but for what a single packet takes: a read can bring thousands
+/// of packets, and each of them can concern thousands of messages or subscribers.
+const TURN_MAX: Duration = Duration::from_millis(2);
+
+/// Most packets that are decoded at once; the others wait as bytes: 64 KiB can be 32,768 packets, which take twenty times as much
+/// memory.
+const PACKETS_MAX: usize = 256;
+
+/// Packets of a client that sends more than it may, or that had its turn, and when they are looked at again.
 pub struct Paused {
+    /// Judged by the quota; they come first.
+    weighed: VecDeque<Weighed>,
     packets: VecDeque<Packet>,
     fault: Option<PacketError>,
     pub until: Instant,
@@ -88,7 +98,12 @@ impl Connection {
     /// Takes in what has been read; at the beginning that is what came with CONNECT.
     pub(super) fn decode(&mut self) {
         let mut packets = VecDeque::new();
+        self.undecoded = false;
         let fault = loop {
+            if packets.len() == PACKETS_MAX {
+                self.undecoded = true;
+                break None;
+            }
             match self.decoder.next(&mut self.input) {
                 Ok(Some(packet)) => packets.push_back(packet),
                 Ok(None) => break None,
@@ -103,7 +118,7 @@ impl Connection {
             return self.end(Reason::SERVER_BUSY, "too many large packets at once; send it again later");
         }
         let now = self.heard;
-        self.admit(Paused { packets, fault, until: now, since: now }, now);
+        self.admit(Paused { weighed: VecDeque::new(), packets, fault, until: now, since: now }, now);
     }
 
     /// The memory that the beginning of a large packet takes is counted.
@@ -119,11 +134,12 @@ impl Connection {
         granted
     }
 
-    /// Looks again at what was paused.
-    pub(super) fn resume(&mut self, now: Instant) {
-        if let Some(paused) = self.paused.take() {
-            self.heard = now;
-            self.admit(*paused, now);
+    /// Goes on with what was read and not taken in.
+    pub(super) fn resume(&mut self) {
+        self.heard = Instant::now();
+        match self.paused.take() {
+            Some(paused) => self.admit(*paused, self.heard),
+            None => self.decode(),
         }
     }
 
@@ -131,7 +147,6 @@ impl Connection {
     fn admit(&mut self, mut work: Paused, now: Instant) {
         let patience = (work.since + RATE_WAIT_MAX).saturating_duration_since(now);
         let tells = self.decoder.version() == Some(Version::V5);
-        let mut weighed = Vec::with_capacity(work.packets.len());
         let mut pause = None;
         while let Some(packet) = work.packets.pop_front() {
             let over = match &packet {
@@ -145,14 +160,15 @@ impl Connection {
                 pause = Some(wait.time.min(PAUSE_MAX));
                 break;
             }
-            weighed.push(Weighed { packet, over });
+            work.weighed.push_back(Weighed { packet, over });
         }
-        if !weighed.is_empty() {
-            self.take_in(weighed, now);
+        if !work.weighed.is_empty() {
+            self.take_in(&mut work.weighed, now);
         }
-        if let Some(pause) = pause.filter(|_| self.end.is_none()) {
+        if self.end.is_none() && (pause.is_some() || !work.weighed.is_empty()) {
+            // After a turn the others come first.
+            work.until = if work.weighed.is_empty() { now + pause.unwrap_or_default() } else { now };
             self.answer_pings(&mut work.packets);
-            work.until = now + pause;
             self.paused = Some(Box::new(work));
             return;
         }
@@ -174,16 +190,15 @@ impl Connection {
         });
     }
 
-    /// Gives packets to the broker under one lock, and the messages among them to the disk.
-    fn take_in(&mut self, packets: Vec<Weighed>, now: Instant) {
+    /// Gives packets to the broker under one lock, as many as [`TURN_MAX`] allows, and the messages among them to the disk.
+    fn take_in(&mut self, packets: &mut VecDeque<Weighed>, now: Instant) {
         let (counters, output, refused) = (&self.shared.counters, &mut self.output, &mut self.refused);
         let (mut goodbye, mut quota) = (false, None);
         let (new, effects) = self.seat.turn(|turn| {
-            let mut new = Vec::new();
-            for Weighed { packet, over } in packets {
-                if goodbye || turn.is_over() {
-                    break;
-                }
+            let (mut new, begun) = (Vec::new(), Instant::now());
+            while begun.elapsed() < TURN_MAX
+                && let Some(Weighed { packet, over }) = packets.pop_front()
+            {
                 counters.packet_in(&packet);
                 goodbye = matches!(packet, Packet::Disconnect(_));
                 match (packet, over) {
@@ -205,6 +220,9 @@ impl Connection {
                     }
                     (packet, _) => turn.packet(packet),
                 }
+                if goodbye || turn.is_over() {
+                    packets.clear();
+                }
             }
             new
         });
@@ -225,11 +243,12 @@ impl Connection {
     fn send_up(&mut self, new: Vec<New>, after: Option<Position>, now: Instant) {
         let mut done: Vec<(PacketId, Result<(), Reason>)> = Vec::new();
         let mut loads: Vec<Load> = Vec::new();
+        let rules = self.shared.upstream.rules();
         for New { message, name, qos, id } in new {
             if self.answers_command(&message, qos, id) {
                 continue;
             }
-            let put = match self.shared.upstream.event(&self.origin, &message, name) {
+            let put = match rules.event(&self.origin, &message, name) {
                 Ok(None) => Ok(None),
                 Ok(Some((writer, event))) => {
                     let at = loads.iter().position(|load| load.batch.lane() == writer.lane()).unwrap_or_else(|| {

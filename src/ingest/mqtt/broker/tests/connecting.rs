@@ -215,3 +215,14 @@ fn a_session_that_comes_back_for_zero_seconds_is_off_the_disk() {
     site.restart();
     assert_eq!(site.broker.counts().sessions, 0);
 }
+
+#[test]
+fn a_will_on_a_topic_with_too_many_levels_is_refused_at_once() {
+    let levels = |n: usize| vec!["a"; n].join("/");
+    let mut site = Site::new();
+    site.connect(with_will(connect("a"), &levels(128), 0));
+    let wrong = levels(129);
+    assert_eq!(site.refused(with_will(connect("b"), &wrong, 0), anybody()), Reason::TOPIC_NAME_INVALID);
+    // Of the codes of 3.1.1 "not authorized" comes nearest.
+    assert_eq!(site.refused(with_will(v311("b", true), &wrong, 0), anybody()), Reason::NOT_AUTHORIZED);
+}

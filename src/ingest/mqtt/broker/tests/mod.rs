@@ -58,6 +58,7 @@ fn limits() -> Limits {
         max_total_bytes: 4 << 20,
         max_retained: 20,
         max_retained_bytes: 1 << 20,
+        deny_subscribe: Arc::new([]),
     }
 }
 
@@ -129,7 +130,7 @@ struct Site {
     now: Millis,
     records: Vec<Record>,
     kicked: Vec<(ConnectionId, Reason)>,
-    published: Vec<Arc<Message>>,
+    published: Vec<LastWill>,
     woken: Vec<ConnectionId>,
     denied: Vec<Denied>,
     connections: u64,

@@ -221,6 +221,50 @@ fn each_end_of_an_exchange_makes_room_for_the_next_and_3_1_1_has_no_such_limit()
     }
 }
 
+#[test]
+fn a_topic_with_too_many_levels_is_refused_and_never_acknowledged() {
+    let levels = |n: usize| vec!["a"; n].join("/");
+    let (deep, wrong) = (levels(128), levels(129));
+    let mut site = Site::new();
+    let a = site.connect(lasting("a"));
+    let s = site.connect(connect("s"));
+    site.subscribe(s, vec![filter("#", AtLeastOnce)]);
+    for qos in [AtLeastOnce, ExactlyOnce] {
+        assert_eq!(site.send(a, message(&deep, qos, "x")), Some(Reason::SUCCESS));
+        assert_eq!(site.send(a, message(&wrong, qos, "x")), Some(Reason::TOPIC_NAME_INVALID));
+        let retained = Publish { retain: true, ..message(&wrong, qos, "x") };
+        assert_eq!(site.send(a, retained), Some(Reason::TOPIC_NAME_INVALID));
+    }
+    // By an alias, too.
+    let aliased = |topic: &str| with(message(topic, AtLeastOnce, "x"), |p| p.topic_alias = NonZeroU16::new(1));
+    assert_eq!(site.send(a, aliased(&wrong)), Some(Reason::TOPIC_NAME_INVALID));
+    assert_eq!(site.send(a, aliased("")), Some(Reason::TOPIC_NAME_INVALID));
+    // QoS 0 has no answer; the connection stays.
+    assert_eq!(site.send(a, message(&wrong, AtMostOnce, "x")), None);
+    assert_eq!(site.broker.counts().dropped.not_allowed, 7);
+    assert_eq!(site.payloads(s), ["x"; 2]);
+    assert_eq!(site.broker.counts().retained, 0);
+    // 3.1.1 has no code: the connection ends, and QoS 0 is dropped.
+    for qos in [AtLeastOnce, ExactlyOnce] {
+        let b = site.connect(v311("b", true));
+        assert!(!storing(&site.publish(b, message(&wrong, AtMostOnce, "x")).0));
+        let (published, reaction) = site.publish(b, message(&wrong, qos, "x"));
+        assert!(!storing(&published) && reaction.replies.is_empty());
+        assert_eq!(reaction.close.map(|c| c.0), Some(Reason::TOPIC_NAME_INVALID));
+    }
+    // What comes from a bridge.
+    let own = Message {
+        topic: wrong.as_str().into(),
+        qos: AtLeastOnce,
+        retain: true,
+        payload: Bytes::new(),
+        properties: None,
+        expires_at: None,
+    };
+    assert!(site.broker.publish_own(site.now, own, true).records.is_empty());
+    assert!(site.payloads(s).is_empty());
+}
+
 /// Paho `test_client_topic_alias`.
 #[test]
 fn topic_aliases_of_a_client_last_as_long_as_its_connection() {
