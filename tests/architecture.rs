@@ -48,6 +48,7 @@ const PURE: &[&str] = &[
     "src/ingest/mqtt/sys_topics.rs",
     "src/ingest/mqtt/store",
     "src/ingest/mqtt/store.rs",
+    "src/config/diff.rs",
     "src/config/overlay.rs",
     "src/config/key_text.rs",
     "src/journal/frame.rs",

@@ -2,6 +2,7 @@
 
 mod check;
 mod command;
+mod config;
 mod devices;
 mod keys;
 mod outbox;
@@ -69,6 +70,9 @@ enum Command {
     Cloud(ConfigArgs),
     /// Check a configuration file: every mistake at once, with its line
     Check(CheckArgs),
+    /// Documents that are pushed to gateways: check, compare, sign, verify
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Make Pulsar ready: tenant, namespaces, topics, retention, subscription, replication
     Provision(provision::ProvisionArgs),
     /// Look into a gateway's buffer on disk
@@ -162,6 +166,7 @@ pub fn main() -> ExitCode {
         Command::Edge(args) => run::edge(&args),
         Command::Cloud(args) => run::cloud(&args),
         Command::Check(args) => return check::run(args.file.as_deref(), args.mode()),
+        Command::Config(command) => config::run(&command),
         Command::Provision(args) => run::provision(&args),
         Command::Outbox(command) => outbox::run(&command),
         Command::Devices(command) => devices::run(&command),

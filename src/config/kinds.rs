@@ -50,6 +50,11 @@ pub(super) trait Kind {
 
     /// As TOML. `None`: it is not set.
     fn show(&self, value: &Self::Value) -> Option<String>;
+
+    /// To tell values from each other, secrets too; never shown.
+    fn compared(&self, value: &Self::Value) -> Option<String> {
+        self.show(value)
+    }
 }
 
 fn wrong_type(value: &DeValue<'_>, takes: &str) -> Vec<Fault> {
@@ -295,6 +300,10 @@ impl Kind for SecretText {
     fn show(&self, _: &Secret) -> Option<String> {
         Some("(secret)".to_owned())
     }
+
+    fn compared(&self, value: &Secret) -> Option<String> {
+        Some(value.reveal().to_owned())
+    }
 }
 
 /// One of a few words.
@@ -403,6 +412,10 @@ impl<K: Kind> Kind for Optional<K> {
 
     fn show(&self, value: &Self::Value) -> Option<String> {
         value.as_ref().and_then(|value| self.0.show(value))
+    }
+
+    fn compared(&self, value: &Self::Value) -> Option<String> {
+        value.as_ref().and_then(|value| self.0.compared(value))
     }
 }
 

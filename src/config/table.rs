@@ -92,6 +92,9 @@ pub(super) trait Section: Sized {
 
     /// The values as TOML; `None`: not set. Secrets are hidden.
     fn values(&self) -> Vec<(&'static str, Option<String>)>;
+
+    /// To tell the values from those of another section, secrets too, in the order of [`Self::values`]; never shown.
+    fn compared(&self) -> Vec<Option<String>>;
 }
 
 /// The key's name without Rust's mark for reserved words.
@@ -164,6 +167,10 @@ macro_rules! section {
 
             fn values(&self) -> Vec<(&'static str, Option<String>)> {
                 vec![ $( ($crate::config::table::plain(stringify!($key)), $crate::config::kinds::Kind::show(&$spec.kind, &self.$key)), )* ]
+            }
+
+            fn compared(&self) -> Vec<Option<String>> {
+                vec![ $( $crate::config::kinds::Kind::compared(&$spec.kind, &self.$key), )* ]
             }
         }
     };
