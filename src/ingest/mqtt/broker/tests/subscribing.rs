@@ -45,6 +45,8 @@ fn what_is_denied_to_all_comes_through_no_wider_filter() {
     let mut found = site.payloads(a);
     found.sort();
     assert_eq!(found, ["devices/press-8/key", "test/open"], "retained");
+    let hidden = ["test/secret", "$share/g/test/secret", "devices/press-7/key"].map(|f| filter(f, AtLeastOnce));
+    assert_eq!(site.subscribe(a, hidden.into()), [Reason::UNSPECIFIED; 3]);
     for topic in topics {
         site.send(b, message(topic, AtMostOnce, topic));
         site.send(b, message(topic, AtLeastOnce, topic));

@@ -464,6 +464,7 @@ impl World {
 
     /// Lets everything come to rest, and checks that all promises were kept.
     pub fn settle(&mut self) -> Outcome {
+        self.all_are_awake()?;
         for device in 0..self.devices.len() {
             self.connect(device, false, 1_000)?;
         }
@@ -487,6 +488,20 @@ impl World {
             return Err(format!("something is stuck: {:?}", self.broker.counts()));
         }
         self.look_at_retained()
+    }
+
+    /// Who has something to take knows it: else it would wait until its device comes again, which heals that.
+    fn all_are_awake(&self) -> Outcome {
+        for (device, link) in self.devices.iter().enumerate().filter_map(|(n, d)| Some((n, d.link.as_ref()?))) {
+            let session = self.broker.slot_of(link.id).and_then(|slot| self.broker.sessions.get(slot));
+            let Some((session, connection)) = session.and_then(|s| Some((s, s.connection.as_ref()?))) else { continue };
+            let open = session.outgoing.in_flight.len() < connection.window;
+            let waits = !connection.unreliable.messages.is_empty() || open && !session.outgoing.queue.is_empty();
+            if waits && !link.awake {
+                return Err(format!("something waits for device {device}, and nobody has told it"));
+            }
+        }
+        Ok(())
     }
 
     fn rest(&mut self) -> Outcome {
