@@ -158,6 +158,26 @@ fn from_a_key_to_a_document_that_the_gateway_takes() {
 }
 
 #[test]
+fn a_policy_can_veto_a_document() {
+    let desk = Desk::new();
+    let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/policy.rego");
+    fs::copy(policy, desk.path("policy.rego")).unwrap();
+    desk.write("good.toml", &PRESS.replace("broker.example", "broker.example.com"));
+    desk.write("bad.toml", "[uplink]\npulsar = [\"pulsar://10.0.0.1\"]\n[outbox]\nmax_bytes = \"16MiB\"\n");
+    desk.ok(&["check", "./good.toml", "--policy", "./policy.rego"]);
+    let err = desk.refused(&["check", "./bad.toml", "--policy", "./policy.rego"]);
+    assert_eq!(
+        err,
+        "tidegate: bad.toml: denied by policy.rego: outbox.max_bytes is less than 100 MiB\n\
+         bad.toml: denied by policy.rego: uplink.pulsar: 10.0.0.1 is not one of our hosts\n\
+         bad.toml: denied by policy.rego: uplink.pulsar: pulsar://10.0.0.1:6650 has no TLS; write pulsar+ssl://\n"
+    );
+    desk.write("policy.rego", "package tidegate\nallow := true\n");
+    let err = desk.refused(&["check", "./good.toml", "--policy", "./policy.rego"]);
+    assert!(err.starts_with("tidegate: policy.rego: has no set \"deny\" in package tidegate; write: "), "{err}");
+}
+
+#[test]
 fn a_gateway_does_not_take_what_is_not_in_order() {
     let desk = Desk::new();
     let (anna, anna_id) = desk.key("./anna.key", "artefact");
