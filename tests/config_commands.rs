@@ -25,15 +25,16 @@ impl Desk {
         fs::write(self.path(name), text).unwrap();
     }
 
-    /// `tidegate config …`; words with a dot or `/` in front are files of this desk.
+    /// `tidegate config …`, or keys; words with `./` in front are files of this desk.
     fn config(&self, words: &[&str]) -> (i32, String, String) {
+        let command = if words.first() == Some(&"signing") { "keys" } else { "config" };
         let words: Vec<String> = words
             .iter()
             .map(|word| {
                 word.strip_prefix("./").map_or((*word).to_owned(), |name| self.path(name).display().to_string())
             })
             .collect();
-        let words: Vec<&str> = ["config"].into_iter().chain(words.iter().map(String::as_str)).collect();
+        let words: Vec<&str> = [command].into_iter().chain(words.iter().map(String::as_str)).collect();
         let (code, out, err) = run(Path::new(env!("CARGO_BIN_EXE_tidegate")), &words);
         let dir = format!("{}/", self.0.path().display());
         (code, out.replace(&dir, ""), err.replace(&dir, ""))
@@ -53,7 +54,7 @@ impl Desk {
 
     /// A new key: its public text and id.
     fn key(&self, name: &str, role: &str) -> (String, String) {
-        let out = self.ok(&["keygen", name, "--role", role]);
+        let out = self.ok(&["signing", name, "--role", role]);
         let after = |label: &str| out.lines().find_map(|line| line.strip_prefix(label)).unwrap().trim().to_owned();
         (after("public key"), after("key id"))
     }
@@ -242,9 +243,9 @@ fn a_wrong_command_line_is_answered_with_the_right_one() {
     let desk = Desk::new();
     desk.key("./a.key", "artefact");
     let before = fs::read(desk.path("a.key")).unwrap();
-    assert!(desk.refused(&["keygen", "./a.key"]).contains("is there already, and a key is never overwritten"));
+    assert!(desk.refused(&["signing", "./a.key"]).contains("is there already, and a key is never overwritten"));
     assert_eq!(fs::read(desk.path("a.key")).unwrap(), before);
-    assert!(desk.refused(&["keygen", "./none/a.key"]).contains("there is no such directory"));
+    assert!(desk.refused(&["signing", "./none/a.key"]).contains("there is no such directory"));
     desk.write("d.toml", "[document]\nversion = 3\n");
     for (words, answer) in [
         (["sign", "./d.toml", "--key", "./d.toml"].as_slice(), "d.toml: holds no Ed25519 secret key"),
@@ -271,7 +272,7 @@ fn a_wrong_command_line_is_answered_with_the_right_one() {
         let err = desk.refused(words);
         assert!(err.contains(answer), "{words:?}: {err}");
     }
-    for command in ["keygen", "check", "diff", "sign", "keyring", "verify"] {
+    for command in ["check", "diff", "sign", "keyring", "verify"] {
         let help = desk.ok(&[command, "--help"]);
         assert!(help.contains(&format!("tidegate config {command}")), "{help}");
     }

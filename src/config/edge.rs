@@ -46,7 +46,7 @@ pub(super) const SECTIONS: [&str; 13] = [
 ];
 
 /// The whole of `edge.toml`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct EdgeConfig {
     /// `[node]`
     pub node: Node,

@@ -4,6 +4,7 @@
 //! their reading (`reader`, by the `kinds` of values), the environment variables, `config/*.toml`
 //! (`generate`). Rules between keys are in `edge_rules`, `device_rules`, `cloud_rules` and `rules`.
 
+mod changes;
 pub mod cloud;
 mod cloud_rules;
 mod device_rules;
@@ -29,6 +30,7 @@ mod table;
 pub mod units;
 mod urls;
 
+pub use changes::Changes;
 pub use cloud::CloudConfig;
 pub use edge::EdgeConfig;
 pub use env::Env;

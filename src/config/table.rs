@@ -139,7 +139,7 @@ macro_rules! section {
         $( later { $( $(#[doc = $later_doc:literal])* $later:ident: $later_spec:expr; )* } )?
     ) => {
         $(#[doc = $doc])*
-        #[derive(Clone, Debug)]
+        #[derive(Clone, Debug, PartialEq)]
         pub struct $Type {
             $( $(#[doc = $key_doc])* pub $key: $KeyType, )*
         }

@@ -44,11 +44,11 @@ use command::{Closed, Command, Config, Millis, Outcome};
 use core::{Claim, Core, Limits, New, Subject};
 use record::{Record, RecordError};
 use timeline::Line;
-use topics::Topics;
 
 pub use core::{Added, Counts, Refused, State};
 pub use metrics::Via;
 pub use mirror::{Publisher, Retained};
+pub use topics::{Speaker, Topics};
 pub use watch::Watch;
 
 #[cfg(test)]

@@ -30,14 +30,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{EdgeConfig, edge};
 use crate::downlink::commands::Commands;
-use crate::ingest::Router;
 use crate::ingest::http::budget::Budget;
 use crate::ingest::identity::Gate;
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Links;
 use crate::outbox::Outbox;
 use crate::security::server::ServerTls;
-use crate::sys::clock::Clock;
 use crate::sys::tasks::Tasks;
 
 pub use hub::Hub;
@@ -75,11 +73,11 @@ pub struct Surroundings<'a> {
     pub config: &'a EdgeConfig,
     /// The broker.
     pub hub: Hub,
-    /// The lanes.
-    pub router: Router,
+    /// The way into the outbox.
+    pub upstream: upstream::Upstream,
     /// For devices' answers.
     pub commands: Commands,
-    /// For `$SYS`; events go through `router`.
+    /// For `$SYS`; events go through `upstream`.
     pub outbox: Outbox,
     /// For `$SYS`.
     pub links: Links,
@@ -87,16 +85,13 @@ pub struct Surroundings<'a> {
     pub gate: Gate,
     /// The certificate, where one is configured.
     pub tls: Option<ServerTls>,
-    /// Labels events without a time.
-    pub clock: Clock,
 }
 
 impl Shared {
     /// Also starts what the hub does by itself.
     fn new(around: Surroundings<'_>, tasks: &Tasks, metrics: &Metrics) -> Arc<Self> {
-        let Surroundings { config, hub, router, commands, outbox, links, gate, tls, clock } = around;
+        let Surroundings { config, hub, upstream, commands, outbox, links, gate, tls } = around;
         let counters = metrics::Counters::new(metrics);
-        let upstream = upstream::Upstream::new(config, router, clock);
         let work = hub::Work {
             upstream: upstream.clone(),
             counters: counters.clone(),

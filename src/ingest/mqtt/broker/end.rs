@@ -3,6 +3,7 @@
 use super::record::{Message, Millis, Record};
 use super::session::{NEVER, Session, Slot};
 use super::{Broker, ConnectionId, Due, Reaction};
+use crate::event::topic;
 use crate::ingest::mqtt::topic::Filter;
 
 impl Broker {
@@ -106,9 +107,14 @@ impl Broker {
     }
 
     /// Publishes a message of the gateway's own: to local subscribers, and retained where it says so; `keep`: on disk
-    /// too, else only in memory. It does not go upstream.
+    /// too, else only in memory. It does not go upstream. One on a topic that nobody may publish to, which can come from
+    /// a bridge, is dropped and counted.
     pub fn publish_own(&mut self, now: Millis, message: Message, keep: bool) -> Reaction {
         let mut reaction = Reaction::default();
+        if topic::check_name(&message.topic).is_err() {
+            self.counts.dropped.not_allowed += 1;
+            return reaction;
+        }
         let message = std::sync::Arc::new(message);
         if message.retain {
             self.retain(&message, keep, &mut reaction);

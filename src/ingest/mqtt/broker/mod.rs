@@ -63,7 +63,8 @@ pub struct ConnectionId(pub u64);
 pub trait Rules: Send + Sync + std::fmt::Debug {
     /// Whether it may publish to this topic name.
     fn may_publish(&self, topic: &str) -> bool;
-    /// Whether it may subscribe to this filter (without `$share/group/`): everything that the filter can match must be allowed.
+    /// Whether it may subscribe to this filter (without `$share/group/`): everything that the filter can match must be
+    /// allowed, but for [`Limits::deny_subscribe`], which the broker leaves out.
     fn may_subscribe(&self, filter: &str) -> bool;
 }
 
@@ -92,6 +93,8 @@ pub struct Limits {
     pub max_total_bytes: usize,
     pub max_retained: usize,
     pub max_retained_bytes: usize,
+    /// `identity.deny_subscribe`: what no filter gets.
+    pub deny_subscribe: Arc<[String]>,
 }
 
 /// What the shell must do, in this order: append `records` to the journal; send `replies` on this connection once the
@@ -110,11 +113,35 @@ pub struct Reaction {
     pub wake: Vec<ConnectionId>,
     /// Other connections that must end, each with the reason that it is told (5.0).
     pub kick: Vec<(ConnectionId, Reason)>,
-    /// Messages that the broker itself publishes (wills): they go upstream like any other where the mapping says so.
-    pub published: Vec<Arc<Message>>,
+    /// Wills: they go upstream like any other message where the mapping says so.
+    pub published: Vec<LastWill>,
+    /// What this connection was refused because it may not: for the log of refusals.
+    pub denied: Vec<Denied>,
     /// This connection must end after the replies: with DISCONNECT and this reason in 5.0, silently in 3.1.1 and after
     /// a CONNACK that refuses [MQTT-3.14.0-1]. [`Broker::closed`] follows as ever.
     pub close: Option<(Reason, &'static str)>,
+}
+
+/// A will that was published, and whose it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastWill {
+    /// What it says.
+    pub message: Arc<Message>,
+    /// The client's id.
+    pub client_id: Arc<str>,
+    /// The client's identity; empty: anonymous.
+    pub owner: Arc<str>,
+}
+
+/// What somebody may not do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// Publish to this topic, also as a will.
+    Publish(Arc<str>),
+    /// Subscribe to this filter, or keep a subscription.
+    Subscribe(String),
+    /// Take over the session of this client id, which is another identity's.
+    Session(String),
 }
 
 /// What became of a PUBLISH.

@@ -6,6 +6,7 @@ use super::outgoing::{self, Delivery};
 use super::record::{Message, MessageId, Millis, Record, SessionId, Waiting};
 use super::session::{Options, Session, Slot};
 use super::{Broker, Reaction, UNRELIABLE_QUEUED_MAX, wake};
+use crate::ingest::identity::rules::is_denied;
 use crate::ingest::mqtt::packet::{PacketId, QoS};
 use crate::ingest::mqtt::topic::subscriptions::Match;
 
@@ -113,15 +114,23 @@ impl Broker {
     fn find(&mut self, message: &Message, from: Option<Slot>, targets: &mut Vec<Target>) {
         let mut turns = Vec::new();
         let sessions = &self.sessions;
+        let denied = &self.limits.deny_subscribe;
+        let open = |slot: Slot| {
+            let owner = || sessions.get(slot).map_or("", |session| &session.owner);
+            denied.is_empty() || !is_denied(denied, owner(), &message.topic)
+        };
         self.subscriptions.matches(&message.topic, |found| match found {
             Match::Each(subscribers) => {
-                let wanted = subscribers.iter().filter(|(slot, options)| !(options.no_local && Some(*slot) == from));
+                let wanted =
+                    |(slot, options): &&(Slot, Options)| !(options.no_local && Some(*slot) == from) && open(*slot);
+                let wanted = subscribers.iter().filter(wanted);
                 targets.extend(wanted.map(|(slot, options)| Target::new(*slot, options, false)));
             }
             Match::OneOf { members, .. } => {
                 let able = members.iter().filter_map(|member| Some((sessions.get(member.0)?, member)));
-                let able = able.filter(|(session, (_, options))| {
-                    session.connected() || session.persistent && options.qos.min(message.qos) != QoS::AtMostOnce
+                let able = able.filter(|(session, (slot, options))| {
+                    let reliable = session.persistent && options.qos.min(message.qos) != QoS::AtMostOnce;
+                    (session.connected() || reliable) && open(*slot)
                 });
                 if let Some((_, (slot, options))) =
                     able.min_by_key(|(session, (slot, _))| turn(session, turns.contains(slot)))
@@ -204,6 +213,15 @@ impl Broker {
         waiting
     }
 
+    /// Whether one more retained message may be able to wait: a client that asks for them again and again and does not take
+    /// them is not worth the search.
+    pub(super) fn has_room_for_retained(&self, slot: Slot, qos: QoS) -> bool {
+        let most = UNRELIABLE_QUEUED_MAX + self.retained.len();
+        let connection = self.sessions.get(slot).and_then(|session| session.connection.as_ref());
+        connection.is_some_and(|connection| connection.unreliable.messages.len() < most)
+            || qos != QoS::AtMostOnce && self.has_room(slot, 0, self.retained.len())
+    }
+
     /// `more`: beyond the number that may wait as a rule.
     fn has_room(&self, slot: Slot, bytes: usize, more: usize) -> bool {
         self.sessions.get(slot).is_some_and(|session| {
@@ -231,6 +249,11 @@ impl Broker {
         let bytes = delivery.bytes();
         let most = UNRELIABLE_QUEUED_MAX + if offer.because_retained { self.retained.len() } else { 0 };
         let queue = &mut connection.unreliable;
+        if offer.because_retained && queue.messages.len() >= most {
+            // To push out what another filter has just fetched would help nobody.
+            self.counts.dropped.slow += 1;
+            return;
+        }
         while !queue.messages.is_empty()
             && (queue.messages.len() >= most
                 || queue.bytes + bytes > self.limits.max_queued_bytes

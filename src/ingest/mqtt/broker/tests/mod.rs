@@ -58,6 +58,7 @@ fn limits() -> Limits {
         max_total_bytes: 4 << 20,
         max_retained: 20,
         max_retained_bytes: 1 << 20,
+        deny_subscribe: Arc::new([]),
     }
 }
 
@@ -129,8 +130,9 @@ struct Site {
     now: Millis,
     records: Vec<Record>,
     kicked: Vec<(ConnectionId, Reason)>,
-    published: Vec<Arc<Message>>,
+    published: Vec<LastWill>,
     woken: Vec<ConnectionId>,
+    denied: Vec<Denied>,
     connections: u64,
     next_id: u16,
 }
@@ -148,6 +150,7 @@ impl Site {
             kicked: Vec::new(),
             published: Vec::new(),
             woken: Vec::new(),
+            denied: Vec::new(),
             connections: 0,
             next_id: 0,
         }
@@ -161,6 +164,7 @@ impl Site {
         self.kicked.extend(&reaction.kick);
         self.published.extend(reaction.published.iter().cloned());
         self.woken.extend(&reaction.wake);
+        self.denied.extend(reaction.denied.iter().cloned());
         reaction
     }
 

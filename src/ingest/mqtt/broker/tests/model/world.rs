@@ -295,6 +295,11 @@ impl World {
                 }
             }
         }
+        for ((_, result), storing) in results.iter().zip(&told) {
+            if result.is_err() {
+                self.oracle.refused(storing.payload);
+            }
+        }
         let before = self.log.len();
         let session = self.broker.slot_of(id).and_then(|slot| self.broker.sessions.get(slot));
         let repeated: Vec<_> = session.map(|s| s.inbound.received().collect()).unwrap_or_default();

@@ -1,0 +1,463 @@
+//! What of a trial survives the process, and its bytes. [pure]
+//!
+//! ```text
+//! file       "TGTR" · version u8 · committed · settled u64 · candidate u8 [candidate] · reports · crc32 u32 (all before)
+//! config     number u64 · place u8 (0 local, 1 slot A, 2 slot B) · digest [32] when in a slot
+//! candidate  config · stage u8 · starts u8 · attempts u8 · turns u8 · grounded u8 · used_ms u64 · failure u8 [failure]
+//! failure    reason u8 · detail (length u16 · UTF-8)
+//! reports    next seq u64 · dropped u64 · count u8 · { seq u64 · number u64 · outcome u8 · failure u8 [failure] }
+//! ```
+//! All numbers are little-endian. At most [`RECORD_BYTES_MAX`].
+
+use std::collections::VecDeque;
+use std::fmt;
+
+/// SHA-256 of a document.
+pub type Digest = [u8; 32];
+
+/// The version written; a reader refuses others.
+pub const VERSION: u8 = 1;
+
+/// Largest record: sixteen reports with their details, and the rest.
+pub const RECORD_BYTES_MAX: usize = 8 * 1024;
+
+/// Most reports that wait. One more drops the oldest that is a success, or else the oldest: configuration must go on when
+/// reports cannot leave.
+pub const REPORTS_MAX: usize = 16;
+
+/// Longest detail of a failure, in bytes.
+pub const DETAIL_BYTES_MAX: usize = 256;
+
+const MAGIC: [u8; 4] = *b"TGTR";
+
+/// One of two places for a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Slot {
+    /// The first.
+    A,
+    /// The second.
+    B,
+}
+
+impl Slot {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::A, Self::B];
+
+    /// The other one.
+    pub fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+}
+
+/// Where a configuration comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The local file alone.
+    Local,
+    /// The local file with a document over it.
+    Slot {
+        /// Where it lies.
+        slot: Slot,
+        /// Which it must be.
+        digest: Digest,
+    },
+}
+
+impl Place {
+    /// The document's; `None`: there is none.
+    pub fn digest(&self) -> Option<Digest> {
+        match self {
+            Self::Local => None,
+            Self::Slot { digest, .. } => Some(*digest),
+        }
+    }
+}
+
+/// A configuration and the assignment that brought it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The assignment's; 0: none did, this is the local file of the beginning.
+    pub number: u64,
+    /// Where it comes from.
+    pub place: Place,
+}
+
+/// Where a candidate stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// It runs, or is about to.
+    OnTrial,
+    /// The committed one runs; it will be tried again.
+    Waiting,
+}
+
+/// A configuration that has not proved itself yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Which.
+    pub config: Config,
+    /// Where it stands.
+    pub stage: Stage,
+    /// Starts of the process that were to load it; never reset.
+    pub starts: u8,
+    /// Trials that began with a connection.
+    pub attempts: u8,
+    /// Trials that began without one.
+    pub turns: u8,
+    /// This trial began with a connection, and the process has not ended since.
+    pub grounded: bool,
+    /// Time this trial has used.
+    pub used_ms: u64,
+    /// Why the last trial ended.
+    pub failure: Option<Failure>,
+}
+
+/// Why a configuration does not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Pulsar was not reached in time.
+    NotConnected,
+    /// Pulsar was reached, and acknowledged no probe in time.
+    NotAcknowledged,
+    /// The health command did not succeed in time.
+    Unhealthy,
+    /// It could not be applied.
+    NotApplied,
+    /// The process was started too often while it was on trial.
+    TooManyStarts,
+    /// Its slot does not hold it any more.
+    SlotDamaged,
+    /// It could not be stored.
+    NotStored,
+    /// It is not valid here.
+    Invalid,
+    /// The link was down in too many trials to tell.
+    LinkUnsteady,
+    /// The record of what is committed was damaged or lost.
+    RecordDamaged,
+}
+
+impl Reason {
+    /// All, in the order of their numbers on disk.
+    pub const ALL: [Self; 10] = [
+        Self::NotConnected,
+        Self::NotAcknowledged,
+        Self::Unhealthy,
+        Self::NotApplied,
+        Self::TooManyStarts,
+        Self::SlotDamaged,
+        Self::NotStored,
+        Self::Invalid,
+        Self::LinkUnsteady,
+        Self::RecordDamaged,
+    ];
+
+    /// For operators and machines.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NotConnected => "not-connected",
+            Self::NotAcknowledged => "not-acknowledged",
+            Self::Unhealthy => "unhealthy",
+            Self::NotApplied => "not-applied",
+            Self::TooManyStarts => "too-many-starts",
+            Self::SlotDamaged => "slot-damaged",
+            Self::NotStored => "not-stored",
+            Self::Invalid => "invalid",
+            Self::LinkUnsteady => "link-unsteady",
+            Self::RecordDamaged => "record-damaged",
+        }
+    }
+}
+
+/// A reason and what is known beyond it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Why.
+    pub reason: Reason,
+    /// In words; at most [`DETAIL_BYTES_MAX`] bytes.
+    pub detail: String,
+}
+
+impl Failure {
+    /// Cuts `detail` to its limit, between characters.
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        let mut detail = detail.into();
+        detail.truncate(cut(&detail, DETAIL_BYTES_MAX).len());
+        Self { reason, detail }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason.code(), self.detail)
+    }
+}
+
+/// The beginning of `text`, at most `most` bytes, whole characters.
+fn cut(text: &str, most: usize) -> &str {
+    (0..=most.min(text.len())).rev().find_map(|at| text.get(..at)).unwrap_or_default()
+}
+
+/// What became of an assignment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It proved itself and stays.
+    Committed,
+    /// It was tried and taken back.
+    Reverted,
+    /// It was not tried.
+    Refused,
+    /// A newer one came before it was decided.
+    Superseded,
+    /// What was committed cannot be had; the local file runs.
+    Fallback,
+}
+
+impl Outcome {
+    /// All, in the order of their numbers on disk.
+    pub const ALL: [Self; 5] = [Self::Committed, Self::Reverted, Self::Refused, Self::Superseded, Self::Fallback];
+}
+
+/// What the node tells the cloud about an assignment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Grows with every report of this record.
+    pub seq: u64,
+    /// The assignment's.
+    pub number: u64,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Why, unless it is committed.
+    pub failure: Option<Failure>,
+}
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// What runs unless a candidate is on trial.
+    pub committed: Config,
+    /// Highest number that was decided or is on trial; only a higher one is taken.
+    pub settled: u64,
+    /// What may be committed next.
+    pub candidate: Option<Candidate>,
+    /// Of the next report.
+    pub next_report: u64,
+    /// Reports given up because too many waited.
+    pub reports_dropped: u64,
+    /// Reports that wait for their acknowledgement, the oldest first.
+    pub reports: VecDeque<Report>,
+}
+
+impl Default for Record {
+    /// A gateway that has only its local file.
+    fn default() -> Self {
+        Self {
+            committed: Config { number: 0, place: Place::Local },
+            settled: 0,
+            candidate: None,
+            next_report: 1,
+            reports_dropped: 0,
+            reports: VecDeque::new(),
+        }
+    }
+}
+
+/// Why bytes are not a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// Written by a version of Tidegate that this one cannot read.
+    #[error("the record of the trial has version {0}, this Tidegate reads version {VERSION}")]
+    Version(u8),
+    /// Altered, cut, or not a record.
+    #[error("the record of the trial is damaged")]
+    Damaged,
+}
+
+impl Record {
+    /// Adds a report.
+    pub fn report(&mut self, number: u64, outcome: Outcome, failure: Option<Failure>) {
+        if self.reports.len() >= REPORTS_MAX {
+            let success = self.reports.iter().position(|r| r.outcome == Outcome::Committed);
+            self.reports.remove(success.unwrap_or(0));
+            self.reports_dropped = self.reports_dropped.saturating_add(1);
+        }
+        self.reports.push_back(Report { seq: self.next_report, number, outcome, failure });
+        self.next_report = self.next_report.saturating_add(1);
+    }
+
+    /// As bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Writer(MAGIC.to_vec());
+        out.u8(VERSION);
+        out.config(&self.committed);
+        out.u64(self.settled);
+        out.u8(u8::from(self.candidate.is_some()));
+        if let Some(c) = &self.candidate {
+            out.config(&c.config);
+            out.u8(u8::from(c.stage == Stage::Waiting));
+            [c.starts, c.attempts, c.turns, u8::from(c.grounded)].into_iter().for_each(|n| out.u8(n));
+            out.u64(c.used_ms);
+            out.failure(c.failure.as_ref());
+        }
+        out.u64(self.next_report);
+        out.u64(self.reports_dropped);
+        out.u8(u8::try_from(self.reports.len()).unwrap_or(u8::MAX));
+        for r in &self.reports {
+            out.u64(r.seq);
+            out.u64(r.number);
+            out.u8(index(&Outcome::ALL, &r.outcome));
+            out.failure(r.failure.as_ref());
+        }
+        let crc = crc32fast::hash(&out.0);
+        out.0.extend_from_slice(&crc.to_le_bytes());
+        out.0
+    }
+
+    /// From bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let (body, crc) = bytes.split_last_chunk::<4>().ok_or(RecordError::Damaged)?;
+        let version = body.strip_prefix(&MAGIC).and_then(|b| b.first()).ok_or(RecordError::Damaged)?;
+        if bytes.len() > RECORD_BYTES_MAX || crc32fast::hash(body) != u32::from_le_bytes(*crc) {
+            return Err(RecordError::Damaged);
+        }
+        if *version != VERSION {
+            return Err(RecordError::Version(*version));
+        }
+        let mut from = Reader(body.get(MAGIC.len() + 1..).unwrap_or_default());
+        from.record().filter(|_| from.0.is_empty()).ok_or(RecordError::Damaged)
+    }
+}
+
+fn index<T: PartialEq>(all: &[T], one: &T) -> u8 {
+    all.iter().position(|o| o == one).and_then(|i| u8::try_from(i).ok()).unwrap_or(u8::MAX)
+}
+
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn u8(&mut self, n: u8) {
+        self.0.push(n);
+    }
+
+    fn u64(&mut self, n: u64) {
+        self.0.extend_from_slice(&n.to_le_bytes());
+    }
+
+    fn config(&mut self, config: &Config) {
+        self.u64(config.number);
+        match config.place {
+            Place::Local => self.u8(0),
+            Place::Slot { slot, digest } => {
+                self.u8(1 + index(&Slot::ALL, &slot));
+                self.0.extend_from_slice(&digest);
+            }
+        }
+    }
+
+    fn failure(&mut self, failure: Option<&Failure>) {
+        self.u8(u8::from(failure.is_some()));
+        if let Some(failure) = failure {
+            self.u8(index(&Reason::ALL, &failure.reason));
+            let detail = cut(&failure.detail, DETAIL_BYTES_MAX);
+            self.0.extend_from_slice(&u16::try_from(detail.len()).unwrap_or(0).to_le_bytes());
+            self.0.extend_from_slice(detail.as_bytes());
+        }
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (head, tail) = self.0.split_at_checked(n)?;
+        self.0 = tail;
+        Some(head)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.array::<1>().map(|[n]| n)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn bool(&mut self) -> Option<bool> {
+        match self.u8()? {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        }
+    }
+
+    fn one<T: Copy>(&mut self, all: &[T]) -> Option<T> {
+        all.get(usize::from(self.u8()?)).copied()
+    }
+
+    fn config(&mut self) -> Option<Config> {
+        let number = self.u64()?;
+        let place = match self.u8()? {
+            0 => Place::Local,
+            n => Place::Slot { slot: *Slot::ALL.get(usize::from(n - 1))?, digest: self.array()? },
+        };
+        Some(Config { number, place })
+    }
+
+    fn failure(&mut self) -> Option<Option<Failure>> {
+        if !self.bool()? {
+            return Some(None);
+        }
+        let reason = self.one(&Reason::ALL)?;
+        let length = usize::from(u16::from_le_bytes(self.array()?));
+        let detail = std::str::from_utf8(self.take(length)?).ok()?;
+        (length <= DETAIL_BYTES_MAX).then(|| Some(Failure { reason, detail: detail.to_owned() }))
+    }
+
+    fn candidate(&mut self) -> Option<Option<Candidate>> {
+        if !self.bool()? {
+            return Some(None);
+        }
+        Some(Some(Candidate {
+            config: self.config()?,
+            stage: if self.bool()? { Stage::Waiting } else { Stage::OnTrial },
+            starts: self.u8()?,
+            attempts: self.u8()?,
+            turns: self.u8()?,
+            grounded: self.bool()?,
+            used_ms: self.u64()?,
+            failure: self.failure()?,
+        }))
+    }
+
+    fn record(&mut self) -> Option<Record> {
+        let committed = self.config()?;
+        let settled = self.u64()?;
+        let candidate = self.candidate()?;
+        let (next_report, reports_dropped) = (self.u64()?, self.u64()?);
+        let count = self.u8()?;
+        let report = |from: &mut Self| {
+            let (seq, number) = (from.u64()?, from.u64()?);
+            Some(Report { seq, number, outcome: from.one(&Outcome::ALL)?, failure: from.failure()? })
+        };
+        let reports: VecDeque<Report> = (0..count).map(|_| report(self)).collect::<Option<_>>()?;
+        (reports.len() <= REPORTS_MAX).then_some(Record {
+            committed,
+            settled,
+            candidate,
+            next_report,
+            reports_dropped,
+            reports,
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/record.rs"]
+mod tests;

@@ -1,0 +1,155 @@
+//! Stories that the random histories tell too seldom, or whose way matters and not only the end.
+
+use super::world::{DiskFault, Document, Kind, World};
+use crate::downlink::trial::{Outcome, Place, Policy, Reason, Status};
+
+const MINUTE: u64 = 60_000;
+
+fn document(kind: Kind, broker: u8) -> Option<Document> {
+    Some(Document { kind, broker, variant: 1 })
+}
+
+fn good() -> Option<Document> {
+    document(Kind::Good, 0)
+}
+
+fn outcomes(world: &World) -> Vec<(u64, Outcome, Option<Reason>)> {
+    let told = world.oracle.seen.values();
+    told.map(|r| (r.number, r.outcome, r.failure.as_ref().map(|f| f.reason))).collect()
+}
+
+fn world() -> World {
+    let mut world = World::new(Policy::default());
+    world.run(1000);
+    world
+}
+
+#[test]
+fn a_gateway_that_a_push_cut_off_is_reachable_again_within_120_seconds() {
+    let mut world = world();
+    world.offer(1, document(Kind::NotConnected, 0));
+    world.run(120_000);
+    assert_eq!(outcomes(&world), [(1, Outcome::Reverted, Some(Reason::NotConnected))]);
+    assert_eq!((world.machine.running(), world.machine.status()), (Place::Local, Status::Settled));
+}
+
+#[test]
+fn a_link_that_dies_in_the_trial_and_comes_back_an_hour_later_costs_the_good_document_nothing() {
+    let mut world = world();
+    world.offer(1, good());
+    world.link = false;
+    world.run(60 * MINUTE);
+    assert_eq!((outcomes(&world), world.machine.status() == Status::Settled), (vec![], false));
+    world.link = true;
+    world.run(5 * MINUTE);
+    assert_eq!(outcomes(&world), [(1, Outcome::Committed, None)]);
+}
+
+#[test]
+fn a_bad_document_that_was_first_tried_without_a_link_is_reverted_after_one_trial_with_it() {
+    let mut world = World::new(Policy::default());
+    world.link = false;
+    world.offer(1, document(Kind::NotConnected, 0));
+    world.run(30 * MINUTE);
+    world.link = true;
+    world.run(30 * MINUTE);
+    assert_eq!(outcomes(&world), [(1, Outcome::Reverted, Some(Reason::NotConnected))]);
+}
+
+#[test]
+fn when_the_committed_broker_is_gone_the_new_one_is_found_although_the_link_was_down_in_the_trial() {
+    let mut world = world();
+    world.offer(1, document(Kind::Good, 1));
+    world.link = false;
+    world.run(10 * MINUTE);
+    (world.link, world.broker) = (true, 1);
+    world.run(90 * MINUTE);
+    assert_eq!(outcomes(&world), [(1, Outcome::Committed, None)]);
+}
+
+#[test]
+fn a_link_that_dies_in_every_trial_ends_in_link_unsteady_after_three() {
+    let mut world = world();
+    world.offer(1, good());
+    for _ in 0..3 {
+        world.link = false;
+        world.run(3 * MINUTE);
+        assert_eq!(outcomes(&world), []);
+        world.link = true;
+        // Until the committed one has a probe acknowledged and the next trial begins.
+        for _ in 0..100 {
+            if world.machine.running() == Place::Local {
+                world.connect();
+                world.answer(0);
+                world.act();
+            }
+        }
+    }
+    world.run(MINUTE);
+    assert_eq!(outcomes(&world), [(1, Outcome::Reverted, Some(Reason::LinkUnsteady))]);
+    // Assigned anew.
+    world.offer(2, good());
+    world.run(MINUTE);
+    assert_eq!(outcomes(&world).last(), Some(&(2, Outcome::Committed, None)));
+}
+
+#[test]
+fn a_document_that_ends_the_process_is_loaded_by_three_starts() {
+    let mut world = world();
+    world.offer(1, document(Kind::Crashes, 0));
+    world.run(MINUTE);
+    assert_eq!(world.oracle.crashes, 4, "once when it was applied, and by three starts");
+    assert_eq!(outcomes(&world), [(1, Outcome::Reverted, Some(Reason::TooManyStarts))]);
+    world.offer(1, document(Kind::Crashes, 0));
+    world.run(MINUTE);
+    assert_eq!(world.oracle.crashes, 4, "the same assignment is not tried again");
+}
+
+#[test]
+fn a_process_that_was_stopped_for_an_hour_has_not_used_its_time() {
+    let mut world = world();
+    world.offer(1, good());
+    while world.machine.running() == Place::Local {
+        world.act();
+        world.answer(0);
+    }
+    world.now += 60 * MINUTE;
+    world.run(10_000);
+    assert_eq!(outcomes(&world), [(1, Outcome::Committed, None)]);
+}
+
+#[test]
+fn a_disk_that_cannot_be_written_keeps_the_committed_one_and_says_so_later() {
+    let mut world = world();
+    world.fault = DiskFault::Refuses;
+    world.offer(1, good());
+    world.run(10 * MINUTE);
+    assert_eq!((world.machine.running(), outcomes(&world)), (Place::Local, vec![]));
+    world.fault = DiskFault::None;
+    world.run(2 * MINUTE);
+    assert_eq!(outcomes(&world), [(1, Outcome::Refused, Some(Reason::NotStored))]);
+}
+
+#[test]
+fn the_local_file_can_be_assigned_and_is_tried_like_a_document() {
+    let mut world = world();
+    world.offer(1, good());
+    world.run(MINUTE);
+    world.offer(2, None);
+    world.run(MINUTE);
+    assert_eq!(outcomes(&world).last(), Some(&(2, Outcome::Committed, None)));
+    assert_eq!((world.machine.running(), world.machine.record().committed.number), (Place::Local, 2));
+}
+
+#[test]
+fn a_newer_document_ends_the_wait_of_one_whose_trial_nobody_could_judge() {
+    let mut world = World::new(Policy::default());
+    world.link = false;
+    world.offer(1, good());
+    world.run(5 * MINUTE);
+    world.offer(2, Some(Document { variant: 2, ..good().unwrap() }));
+    world.link = true;
+    world.run(5 * MINUTE);
+    let superseded = (1, Outcome::Superseded, Some(Reason::NotConnected));
+    assert_eq!(outcomes(&world), [superseded, (2, Outcome::Committed, None)]);
+}

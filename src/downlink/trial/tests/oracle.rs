@@ -1,0 +1,175 @@
+//! What must hold whatever happens, told from what leaves the machine and what reaches the disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::world::{Disk, Kind, document_of};
+use crate::downlink::trial::{
+    ATTEMPTS_MAX, Action, Digest, Input, Outcome, Place, Reason, Record, Report, STARTS_MAX, Slot, Stage,
+};
+
+#[derive(Default)]
+pub struct Oracle {
+    assigned: BTreeMap<u64, Option<Digest>>,
+    /// The outcome that is durable, by number.
+    pub decided: BTreeMap<u64, Outcome>,
+    /// Of which a probe was acknowledged while it ran.
+    acknowledged: BTreeSet<u64>,
+    acknowledged_reports: BTreeSet<u64>,
+    /// What the cloud has seen.
+    pub seen: BTreeMap<u64, Report>,
+    loads: BTreeMap<u64, u8>,
+    started_on_trial: Option<u64>,
+    candidate: Option<u64>,
+    /// The link went down while the candidate ran, or the process ended.
+    pub disturbed: bool,
+    pub crashes: u32,
+    /// The next record starts anew.
+    is_damaged: bool,
+    /// Whether a good document may only be blamed after a disturbance.
+    pub is_just: bool,
+}
+
+impl Oracle {
+    pub fn assigned(&mut self, number: u64, digest: Option<Digest>) {
+        self.assigned.insert(number, digest);
+    }
+
+    /// What was decided before is not on disk any more.
+    pub fn damaged(&mut self) {
+        self.decided.clear();
+        self.seen.clear();
+        self.loads.clear();
+        self.acknowledged_reports.clear();
+        self.is_damaged = true;
+    }
+
+    pub fn crashed(&mut self) {
+        self.crashes += 1;
+        self.candidate = None;
+        self.disturbed = true;
+    }
+
+    pub fn started(&mut self, disk: &Record, machine: &Record) {
+        let on_trial = |r: &Record| r.candidate.as_ref().filter(|c| c.stage == Stage::OnTrial).map(|c| c.config.number);
+        self.started_on_trial = on_trial(disk).filter(|_| on_trial(machine).is_some());
+    }
+
+    pub fn given(&mut self, input: &Input, running: Option<Place>) {
+        match input {
+            Input::ProbeAcknowledged { .. } => {
+                let place = self.candidate.and_then(|n| self.assigned[&n]);
+                if running.is_some_and(|r| r.digest() == place) {
+                    self.acknowledged.extend(self.candidate);
+                }
+            }
+            Input::ReportAcknowledged { seq } => {
+                self.acknowledged_reports.insert(*seq);
+            }
+            _ => {}
+        }
+    }
+
+    pub fn link_went_down(&mut self) {
+        self.disturbed |= self.candidate.is_some();
+    }
+
+    pub fn acts(&mut self, action: &Action, disk: &Disk, connected: bool) {
+        match action {
+            Action::Apply { place, .. } => self.applies(place, disk, connected),
+            Action::Report(report) => {
+                assert!(disk.record().reports.contains(report), "{report:?} leaves before it is durable");
+                let known = self.seen.insert(report.seq, report.clone());
+                assert!(known.is_none_or(|k| k == *report), "one number, two reports: {report:?}");
+            }
+            _ => {}
+        }
+    }
+
+    fn applies(&mut self, place: &Place, disk: &Disk, connected: bool) {
+        assert!(disk.holds(place), "{place:?} is to run and is not there");
+        let record = disk.record();
+        self.candidate = None;
+        let on_trial = record.candidate.as_ref().filter(|c| c.stage == Stage::OnTrial && c.config.place == *place);
+        if let Some(candidate) = on_trial {
+            let number = candidate.config.number;
+            assert!(!self.decided.contains_key(&number), "{number} runs again after {:?}", self.decided[&number]);
+            assert!(number > record.committed.number, "{number} would displace {}", record.committed.number);
+            (self.candidate, self.disturbed) = (Some(number), !connected);
+            if self.started_on_trial.take() == Some(number) {
+                let loads = self.loads.entry(number).or_default();
+                *loads += 1;
+                assert!(*loads <= STARTS_MAX, "{number} was loaded by {loads} starts");
+                self.disturbed = true;
+            }
+            return;
+        }
+        let is_last_resort = *place == Place::Local;
+        assert!(*place == record.committed.place || is_last_resort, "{place:?} runs without a durable decision");
+    }
+
+    pub fn written(&mut self, before: &Disk, after: &Disk) {
+        let (old, new) = (before.record(), after.record());
+        for (i, slot) in Slot::ALL.into_iter().enumerate() {
+            if before.slots[i] != after.slots[i] {
+                assert!(!matches!(old.committed.place, Place::Slot { slot: s, .. } if s == slot), "overwritten");
+                assert!(old.candidate.is_none(), "a slot is written while a candidate is on disk");
+            }
+        }
+        if before.record != after.record && std::mem::take(&mut self.is_damaged) {
+            return;
+        }
+        assert!(new.committed.number >= old.committed.number, "{old:?} → {new:?}");
+        assert!(new.settled >= old.settled && new.settled >= new.committed.number);
+        if new.committed.place != old.committed.place {
+            let number = new.committed.number;
+            assert!(self.acknowledged.contains(&number), "{number} is committed unproven");
+            assert_eq!(document_of(&new.committed.place).kind, Kind::Good, "committed");
+        } else if new.committed.number != old.committed.number {
+            assert_eq!(self.assigned[&new.committed.number], new.committed.place.digest());
+        }
+        if let Some(candidate) = &new.candidate {
+            let number = candidate.config.number;
+            assert_eq!(self.assigned[&number], candidate.config.place.digest());
+            assert!(!self.decided.contains_key(&number), "{number} is decided and on trial");
+            assert!(candidate.attempts <= ATTEMPTS_MAX && candidate.starts <= STARTS_MAX, "{candidate:?}");
+            let is_new = old.candidate.as_ref().is_none_or(|c| c.config.number != number);
+            assert!(!is_new || number > old.committed.number);
+        }
+        let lost = |r: &&Report| !new.reports.contains(r) && !self.acknowledged_reports.contains(&r.seq);
+        let lost = old.reports.iter().filter(lost).count() as u64;
+        assert!(lost <= new.reports_dropped - old.reports_dropped, "reports are lost: {old:?} → {new:?}");
+        for report in &new.reports {
+            if !old.reports.contains(report) {
+                self.decides(report);
+            }
+        }
+    }
+
+    fn decides(&mut self, report: &Report) {
+        if report.outcome == Outcome::Fallback {
+            return;
+        }
+        let before = self.decided.insert(report.number, report.outcome);
+        assert_eq!(before, None, "{} is decided again: {report:?}", report.number);
+        let Some(Some(digest)) = self.assigned.get(&report.number) else { return };
+        let good = document_of(&Place::Slot { slot: Slot::A, digest: *digest }).kind == Kind::Good;
+        let reason = report.failure.as_ref().map(|f| f.reason);
+        if self.is_just && good && report.outcome == Outcome::Reverted {
+            match reason {
+                Some(Reason::NotConnected | Reason::NotAcknowledged) => {
+                    assert!(self.disturbed, "a good document is blamed: {report:?}");
+                }
+                Some(Reason::TooManyStarts) => assert!(self.crashes > u32::from(STARTS_MAX)),
+                Some(Reason::LinkUnsteady) => {}
+                other => panic!("a good document is reverted: {other:?}"),
+            }
+        }
+    }
+
+    /// Every outcome was seen by the cloud.
+    pub fn all_was_told(&self, dropped: u64) {
+        let told: BTreeSet<u64> = self.seen.values().map(|r| r.number).collect();
+        let untold = self.decided.keys().filter(|n| !told.contains(n)).count() as u64;
+        assert!(untold <= dropped, "{untold} outcomes were never told, {dropped} were dropped");
+    }
+}
