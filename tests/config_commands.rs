@@ -260,6 +260,10 @@ fn a_wrong_command_line_is_answered_with_the_right_one() {
             "--expires: \"soon\" is no duration",
         ),
         (&["sign", "./e.toml", "--key", "./a.key", "--version", "0"], "0 is not in 1..=9007199254740991"),
+        (
+            &["sign", "./f.toml", "--key", "./a.key", "--version", "2"],
+            "its [document] has no version; write version = 2 there",
+        ),
         (&["sign", "./none.toml", "--key", "./a.key"], "none.toml: cannot be read: No such file"),
         (&["diff", "./d.toml"], "name two documents, or one and the gateway's own file with --config"),
         (&["keyring", "--version", "1", "--revoke", "x", "--key", "./a.key"], "--revoke: \"x\" is no key id"),
@@ -269,6 +273,7 @@ fn a_wrong_command_line_is_answered_with_the_right_one() {
         ),
     ] {
         desk.write("e.toml", "");
+        desk.write("f.toml", "[document]\nexpires = 2027-01-31T12:00:00Z\n");
         let err = desk.refused(words);
         assert!(err.contains(answer), "{words:?}: {err}");
     }

@@ -9,11 +9,11 @@ use crate::config::overlay::{Overlaid, Pushed, check_alone};
 use crate::config::{ConfigErrors, EdgeConfig, Env, diff};
 
 pub(super) const AFTER: &str = "\
-A document is the part of a gateway's configuration (edge.toml) that can be pushed: everything but who the gateway is
-([node]), the addresses that it listens on, whom it trusts ([downlink]), its tenant, and the log's format. A key that the
+A document is the part of a gateway's configuration (edge.toml) that can be pushed: everything but who the gateway is \
+([node]), the addresses that it listens on, whom it trusts ([downlink]), its tenant, and the log's format. A key that the \
 document has replaces the gateway's own; so does each of [[lane]], [[mapping]] and [[bridge]] as a whole.
 
-Without --config it is checked as the cloud does, which does not see the gateway's files. With the gateway's own file it
+Without --config it is checked as the cloud does, which does not see the gateway's files. With the gateway's own file it \
 is checked as that gateway will do, over that file.
 
   [uplink]
