@@ -8,6 +8,8 @@ mod floods;
 mod fuzz;
 mod gateway;
 #[path = "../mqtt_listener/harness.rs"]
+#[allow(dead_code)] // not all of it is needed here
 mod harness;
+mod slow;
 #[path = "../support/mod.rs"]
 mod support;

@@ -124,4 +124,11 @@ impl Broker {
         }
         reaction
     }
+
+    /// Retains a message of the gateway's own, in memory only, without a word to subscribers.
+    pub fn retain_own(&mut self, message: Message) -> Reaction {
+        let mut reaction = Reaction::default();
+        self.retain(&std::sync::Arc::new(message), false, &mut reaction);
+        reaction
+    }
 }

@@ -155,7 +155,7 @@ type Answer = Option<(Packet, Version)>;
 
 /// Reads CONNECT. The inner error is for the client.
 async fn first_packet(shared: &Shared, arrival: &mut Arrival) -> Result<Result<Connect, (Answer, String)>, Unopened> {
-    let mut lease = shared.memory.lease();
+    let mut lease = shared.coming.lease();
     let mut counted = reading::INPUT_FREE_BYTES;
     loop {
         match arrival.decoder.next(&mut arrival.input) {
