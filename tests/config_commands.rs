@@ -79,7 +79,7 @@ fn from_a_key_to_a_document_that_the_gateway_takes() {
     let desk = Desk::new();
     let (anna, anna_id) = desk.key("./anna.key", "artefact");
     let (cloud, _) = desk.key("./cloud.key", "controller");
-    let (root, root_id) = desk.key("./root.key", "root");
+    let (root, _) = desk.key("./root.key", "root");
     assert_eq!(fs::metadata(desk.path("anna.key")).unwrap().permissions().mode() & 0o777, 0o600);
     desk.gateway(&anna, &cloud, &root);
     desk.write("press.toml", PRESS);
@@ -123,8 +123,18 @@ fn from_a_key_to_a_document_that_the_gateway_takes() {
     let diff = desk.ok(&["diff", "./press.toml", "./next.toml", "--config", "./edge.toml"]);
     assert_eq!(diff, "uplink.token: (secret) → (another secret)\nuplink.window: \"8MiB\" → \"16MiB\"\n");
     assert_eq!(desk.ok(&["diff", "./press.toml", "./press.toml"]), "no difference\n");
+}
 
-    // Anna's key is stolen: a keyring takes it away and brings Ben's, and nobody visits the gateway.
+/// Anna's key is stolen: a keyring takes it away and brings Ben's, and nobody visits the gateway.
+#[test]
+fn a_stolen_key_is_replaced_without_a_visit() {
+    let desk = Desk::new();
+    let (anna, anna_id) = desk.key("./anna.key", "artefact");
+    let (cloud, _) = desk.key("./cloud.key", "controller");
+    let (root, root_id) = desk.key("./root.key", "root");
+    desk.gateway(&anna, &cloud, &root);
+    desk.write("press.toml", PRESS);
+    desk.ok(&["sign", "./press.toml", "--key", "./anna.key", "--version", "1", "-o", "./press.signed"]);
     let (ben, ben_id) = desk.key("./ben.key", "artefact");
     let out = desk.ok(&[
         "keyring",
