@@ -76,6 +76,7 @@ const PURE: &[&str] = &[
     "src/sys/backoff.rs",
     "src/cloud/intervals.rs",
     "src/cloud/line.rs",
+    "src/cloud/policy.rs",
     "src/pulsar/provision/plan.rs",
     "src/pulsar/names.rs",
     "src/pulsar/murmur.rs",
