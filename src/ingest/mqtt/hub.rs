@@ -167,7 +167,10 @@ impl Hub {
             // Under the lock: the journal has the changes in the order in which they were made.
             match self.0.shelf.append(&records) {
                 Ok(position) => effects.after = Some(position),
-                Err(e) => effects.unkept = Some(e),
+                Err(e) => {
+                    state.broker.unkept(connection);
+                    effects.unkept = Some(e);
+                }
             }
         }
         let mut woken = Vec::with_capacity(wake.len());

@@ -17,6 +17,15 @@ impl Broker {
         reaction
     }
 
+    /// Records of a reaction to what this connection said were not taken: nothing more is answered on it, neither what they
+    /// promise nor what the shell still stores. It must end; its client asks again.
+    pub fn unkept(&mut self, connection: ConnectionId) {
+        let slot = self.connections.get(&connection).copied();
+        if let Some(connection) = slot.and_then(|slot| self.sessions.get_mut(slot)?.connection.as_mut()) {
+            connection.closing = true;
+        }
+    }
+
     /// What is due by now: expiry of sessions and retained messages, wills. To be called at [`Self::next_deadline`].
     pub fn tick(&mut self, now: Millis) -> Reaction {
         let mut reaction = Reaction::default();

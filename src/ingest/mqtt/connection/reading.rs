@@ -194,7 +194,7 @@ impl Connection {
     fn take_in(&mut self, packets: &mut VecDeque<Weighed>, now: Instant) {
         let (counters, output, refused) = (&self.shared.counters, &mut self.output, &mut self.refused);
         let (mut goodbye, mut quota) = (false, None);
-        let (new, effects) = self.seat.turn(|turn| {
+        let (mut new, effects) = self.seat.turn(|turn| {
             let (mut new, begun) = (Vec::new(), Instant::now());
             while begun.elapsed() < TURN_MAX
                 && let Some(Weighed { packet, over }) = packets.pop_front()
@@ -230,6 +230,10 @@ impl Connection {
             self.shared.gate.refused(&self.identity, &identity::Refused::Quota(wait));
         }
         let after = effects.after;
+        if effects.unkept.is_some() {
+            // Never acknowledged, so they come again.
+            new.retain(|message| message.id.is_none());
+        }
         self.take_effect(effects);
         if !new.is_empty() {
             self.send_up(new, after, now);

@@ -60,6 +60,22 @@ fn what_may_not_be_published_is_refused_and_never_called_taken() {
     assert_eq!(site.denied, vec![Denied::Publish("no".into()); 5], "each is told to the log of refusals");
 }
 
+#[test]
+fn a_connection_whose_records_were_not_taken_is_answered_nothing_more() {
+    let mut site = Site::new();
+    for connect in [lasting("a"), v311("a", false)] {
+        let (a, _) = site.resumes(connect);
+        let (first, _) = site.publish(a, Publish { packet_id: Some(pid(1)), ..message("t", AtLeastOnce, "x") });
+        let (second, _) = site.publish(a, Publish { packet_id: Some(pid(2)), ..message("t", ExactlyOnce, "x") });
+        assert!(storing(&first) && storing(&second));
+        site.broker.unkept(a);
+        assert!(site.stored(a, &[(pid(1), Ok(())), (pid(2), Ok(()))]).replies.is_empty());
+        assert!(site.packet(a, Packet::Pubrel(ack(pid(2)))).replies.is_empty());
+        assert!(!storing(&site.publish(a, message("t", AtLeastOnce, "x")).0));
+        site.lose(a);
+    }
+}
+
 /// Over the sender's quota, for one.
 #[test]
 fn what_the_shell_refuses_is_answered_in_its_turn_and_reaches_nobody() {
