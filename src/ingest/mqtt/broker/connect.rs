@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::inbound::Inbound;
 use super::outgoing::{Outgoing, Queue};
+use super::pot::Booked;
 use super::record::{Message, Millis, Record};
 use super::session::{Connection, Session, Slot, Will};
 use super::{ALIASES_OUT_MAX, Broker, CLIENT_ID_BYTES_MAX, ConnectionId, Denied, Due, Reaction, WINDOW_MAX, Who, wake};
@@ -171,6 +172,7 @@ impl Broker {
             self.remove_subscription(slot, &filter, reaction);
             reaction.denied.push(Denied::Subscribe(filter.into()));
         }
+        self.book(slot);
         // The will of the last connection is not published any more [MQTT-3.1.3-9].
         self.set_will(slot, will, reaction);
     }
@@ -199,6 +201,9 @@ impl Broker {
             will,
             connection: Some(link),
             shared_turn: 0,
+            booked: Booked::default(),
+            evicted: 0,
+            evicted_told: None,
         });
         if session.persistent {
             reaction.records.push(Record::Session(Box::new(session.state())));

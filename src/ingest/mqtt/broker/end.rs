@@ -1,5 +1,6 @@
 //! The ends of connections and sessions, and what happens by itself as time passes. [pure]
 
+use super::pot::Booked;
 use super::record::{Message, Millis, Record};
 use super::session::{NEVER, Session, Slot};
 use super::{Broker, ConnectionId, Due, Reaction};
@@ -64,14 +65,16 @@ impl Broker {
         let Some(session) = self.sessions.get_mut(slot) else { return };
         if let Some(connection) = session.connection.take() {
             self.connections.remove(&connection.id);
-            self.queued_bytes -= connection.unreliable.bytes;
         }
         session.outgoing.requeue();
         session.inbound.disconnect();
-        if !session.persistent || session.expiry_s == 0 {
+        let over = !session.persistent || session.expiry_s == 0;
+        self.book(slot);
+        if over {
             self.end_session(now, slot, reaction);
             return;
         }
+        self.fit_pot(now, reaction);
         self.start_expiry(now, slot, reaction);
         self.delay_will(now, slot, reaction);
     }
@@ -110,8 +113,7 @@ impl Broker {
         if let Some(at) = session.will.as_ref().and_then(|will| will.due_at) {
             self.due.remove(&(at, Due::Will(session.id)));
         }
-        self.counts.queued -= session.outgoing.len();
-        self.queued_bytes -= session.outgoing.bytes;
+        self.pot.change(slot, session.booked, Booked::default());
         Some(session)
     }
 
