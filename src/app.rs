@@ -1,17 +1,22 @@
 //! Wiring only: builds edge and cloud from their configuration, in the order in which they must start,
 //! and stops them in the order in which nothing is lost.
 
+mod live;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use live::Live;
+
 use crate::cloud;
-use crate::config::{CloudConfig, EdgeConfig};
+use crate::config::{CloudConfig, ConfigErrors, EdgeConfig, Warning};
 use crate::downlink::commands::Commands;
 use crate::ingest::accept::BindError;
-use crate::ingest::bridge;
+use crate::ingest::bridge::Bridging;
 use crate::ingest::http::{Gateway, Listener};
 use crate::ingest::identity::Gate;
 use crate::ingest::mqtt::local::Local;
@@ -19,13 +24,14 @@ use crate::ingest::mqtt::upstream::Upstream;
 use crate::ingest::mqtt::{self, Hub, Surroundings};
 use crate::ingest::router::Router;
 use crate::journal::Meters;
+use crate::observe::logs::Logs;
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Links;
 use crate::outbox::Outbox;
 use crate::security::server::{ServerTls, ServerTlsError};
 use crate::sys::clock::Clock;
 use crate::sys::tasks::Tasks;
-use crate::uplink;
+use crate::uplink::Uplink;
 
 /// How long requests in flight may take to be finished at the end.
 const STOP_INGEST_MAX: Duration = Duration::from_secs(10);
@@ -39,6 +45,9 @@ const STOP_REST_MAX: Duration = Duration::from_secs(1);
 
 /// Exit code after a second signal: 128 + SIGINT, as shells say it.
 const EXIT_ABRUPT: i32 = 130;
+
+/// Reads the configuration once more.
+pub type Reread = Box<dyn Fn() -> Result<(EdgeConfig, Vec<Warning>), ConfigErrors> + Send + Sync>;
 
 /// Why a process ended, other than by being asked to.
 #[derive(Debug, thiserror::Error)]
@@ -54,49 +63,64 @@ pub enum AppError {
     Failed(String),
 }
 
-/// Runs an edge until it is asked to stop. Returns when everything is on disk and closed.
-pub fn edge(config: EdgeConfig) -> Result<(), AppError> {
+/// Runs an edge until it is asked to stop. Returns when everything is on disk and closed. On SIGHUP `again` reads the
+/// configuration once more, and what can take effect at once does.
+pub fn edge(config: EdgeConfig, logs: Logs, again: Reread) -> Result<(), AppError> {
     // Ports before anything slow: a mistake in the address shows at once. A taken port may be free a moment later,
     // when the process before this one has ended.
     let unavailable = |e: BindError| AppError::Unavailable(e.to_string());
     let http = Listener::bind(&config.http).map_err(unavailable)?.beside(config.mqtt.max_connections);
     let mqtt = mqtt::Listener::bind(&config.mqtt, config.http.max_connections).map_err(unavailable)?;
-    run(run_edge(config, http, mqtt))
+    run(run_edge(config, http, mqtt, logs, again))
 }
 
-async fn run_edge(config: EdgeConfig, http: Listener, mqtt: mqtt::Listener) -> Result<(), AppError> {
-    let stop = Stop::listen()?;
+async fn run_edge(
+    config: EdgeConfig,
+    http: Listener,
+    mqtt: mqtt::Listener,
+    logs: Logs,
+    again: Reread,
+) -> Result<(), AppError> {
+    let (stop, hang_up) = (Stop::listen()?, listen(SignalKind::hangup())?);
     let (clock, metrics, links) = (Clock::system(), Metrics::default(), Links::default());
     let (ingest, uplink) = (Tasks::new(), Tasks::new());
     let gate = Gate::start(&ingest, &config, clock.clone(), &metrics).map_err(|e| AppError::Setup(e.to_string()))?;
     let tls = server_tls(&config, &ingest, &clock, &metrics).map_err(|e| AppError::Setup(e.to_string()))?;
     let outbox = Outbox::open(&config, &clock, &metrics).map_err(|e| AppError::Unavailable(e.to_string()))?;
     let router = Router::new(&config.lanes, &outbox).map_err(|e| AppError::Setup(e.to_string()))?;
-    let readers = config.lanes.iter().filter_map(|lane| outbox.reader(&lane.name)).collect();
     let journals = Meters::new(&metrics);
     let results = Arc::new(router.clone());
     let commands = Commands::open(&config, &clock, &metrics, journals.of("commands"), results)
         .map_err(|e| AppError::Unavailable(e.to_string()))?;
     let hub = Hub::open(&config, &clock, &journals).map_err(|e| AppError::Unavailable(e.to_string()))?;
-    uplink::start(&uplink, &config, outbox.incarnation(), readers, links.clone(), clock.clone(), &metrics)
-        .map_err(|e| AppError::Setup(e.to_string()))?;
+    let upstream = Upstream::new(&config, &router, clock.clone());
+    let local = Local::new(hub.clone(), &config);
+    let bridging = Bridging::new(upstream.clone(), local.clone(), clock.clone(), &metrics);
+    let mut live = Live {
+        outbox: outbox.clone(),
+        router: router.clone(),
+        upstream: upstream.clone(),
+        uplink: Uplink::new(links.clone(), clock.clone(), &metrics),
+        bridging,
+        logs,
+        tasks: ingest.clone(),
+        uplink_tasks: uplink.clone(),
+        config: config.clone(),
+    };
     commands.start(&ingest);
     commands.publish_to(&ingest, Arc::new(hub.clone()));
     let around = Surroundings {
         config: &config,
         hub: hub.clone(),
-        router: router.clone(),
+        upstream,
         commands: commands.clone(),
         outbox: outbox.clone(),
         links: links.clone(),
         gate: gate.clone(),
         tls: tls.clone(),
-        clock: clock.clone(),
     };
+    live.start().await.map_err(|e| AppError::Setup(e.to_string()))?;
     mqtt.start(&ingest, around, &metrics);
-    let local = Local::new(hub.clone(), config.mqtt.http_topic.clone());
-    let upstream = Upstream::new(&config, router.clone(), clock.clone());
-    let bridges = bridge::start(&ingest, &config, &upstream, &local, &clock, &metrics);
     let address = http.local_addr();
     http.start(
         &ingest,
@@ -113,15 +137,12 @@ async fn run_edge(config: EdgeConfig, http: Listener, mqtt: mqtt::Listener) -> R
             local: Some(local),
             gate,
             tls,
-            bridges,
+            bridges: live.bridging.reports(),
             ready: Arc::new(AtomicBool::new(true)),
         },
     );
-    let version = env!("CARGO_PKG_VERSION");
-    tracing::info!(node = config.node.id, http = %address, data_dir = %config.node.data_dir.display(), version, "edge started");
-    if config.uplink.pulsar.is_empty() {
-        tracing::warn!("no uplink is configured (uplink.pulsar): events are kept on disk and go nowhere");
-    }
+    say_started(&config, address);
+    ingest.spawn("reload", live.follow(hang_up, again));
     stop.requested(&[&ingest, &uplink]).await;
     // Stop accepting, finish what is in flight and commit it; then the uplink; the outbox last.
     let in_time = ingest.stop(STOP_INGEST_MAX).await & uplink.stop(STOP_UPLINK_MAX).await;
@@ -129,6 +150,14 @@ async fn run_edge(config: EdgeConfig, http: Listener, mqtt: mqtt::Listener) -> R
     hub.close().await;
     outbox.close().await;
     ended(&[&ingest, &uplink], in_time)
+}
+
+fn say_started(config: &EdgeConfig, http: SocketAddr) {
+    let (version, dir) = (env!("CARGO_PKG_VERSION"), config.node.data_dir.display());
+    tracing::info!(node = config.node.id, %http, data_dir = %dir, version, "edge started");
+    if config.uplink.pulsar.is_empty() {
+        tracing::warn!("no uplink is configured (uplink.pulsar): events are kept on disk and go nowhere");
+    }
 }
 
 /// The certificate that devices see, where one is configured.
@@ -187,6 +216,10 @@ fn ended(groups: &[&Tasks], in_time: bool) -> Result<(), AppError> {
     Ok(())
 }
 
+fn listen(kind: SignalKind) -> Result<Signal, AppError> {
+    signal(kind).map_err(|e| AppError::Unavailable(format!("cannot listen for signals: {e}")))
+}
+
 /// SIGTERM and Ctrl-C. A second one ends the process at once: what was acknowledged is on disk anyway.
 struct Stop {
     terminate: Signal,
@@ -195,8 +228,7 @@ struct Stop {
 
 impl Stop {
     fn listen() -> Result<Self, AppError> {
-        let on = |kind| signal(kind).map_err(|e| AppError::Unavailable(format!("cannot listen for signals: {e}")));
-        Ok(Self { terminate: on(SignalKind::terminate())?, interrupt: on(SignalKind::interrupt())? })
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 
     async fn next(&mut self) {

@@ -27,7 +27,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "observe", "security",
         ],
     ),
-    ("cli", &["app", "ingest", "outbox", "cloud", "pulsar", "config", "event", "sys", "observe", "security"]),
+    (
+        "cli",
+        &["app", "ingest", "downlink", "outbox", "cloud", "pulsar", "config", "event", "sys", "observe", "security"],
+    ),
 ];
 
 /// Files and directories that decide and never act.
@@ -45,6 +48,9 @@ const PURE: &[&str] = &[
     "src/ingest/mqtt/sys_topics.rs",
     "src/ingest/mqtt/store",
     "src/ingest/mqtt/store.rs",
+    "src/config/diff.rs",
+    "src/config/overlay.rs",
+    "src/config/key_text.rs",
     "src/journal/frame.rs",
     "src/journal/time_line.rs",
     "src/outbox/block.rs",
@@ -53,6 +59,7 @@ const PURE: &[&str] = &[
     "src/outbox/window.rs",
     "src/uplink/resume.rs",
     "src/uplink/batch.rs",
+    "src/downlink/artefact",
     "src/downlink/commands/answer.rs",
     "src/downlink/commands/command.rs",
     "src/downlink/commands/record.rs",
@@ -76,6 +83,7 @@ const PURE: &[&str] = &[
     "src/sys/backoff.rs",
     "src/cloud/intervals.rs",
     "src/cloud/line.rs",
+    "src/cloud/policy.rs",
     "src/pulsar/provision/plan.rs",
     "src/pulsar/names.rs",
     "src/pulsar/murmur.rs",

@@ -65,8 +65,15 @@ impl Client {
         acknowledged
     }
 
-    /// One publish a second from `start` on, each waited for; how long each took.
-    pub async fn paced(&mut self, topic: &str, bytes: usize, start: Instant, seconds: u32) -> Vec<Duration> {
+    /// One publish a second from `start` on, each waited for; how long each took since it was sent, and since it was due:
+    /// the second has what this process itself was late, and what one late answer did to the publishes after it.
+    pub async fn paced(
+        &mut self,
+        topic: &str,
+        bytes: usize,
+        start: Instant,
+        seconds: u32,
+    ) -> Vec<(Duration, Duration)> {
         let mut took = Vec::with_capacity(seconds as usize);
         let mut out = Vec::new();
         for second in 0..seconds {
@@ -74,11 +81,10 @@ impl Client {
             tokio::time::sleep_until(due.into()).await;
             out.clear();
             self.publish(&mut out, topic, bytes);
-            // From when it was sent: a late wake-up of this process is not the broker's.
             let begun = Instant::now();
             self.stream.write_all(&out).await.unwrap();
             self.acks(1).await;
-            took.push(begun.elapsed());
+            took.push((begun.elapsed(), due.elapsed()));
         }
         took
     }

@@ -107,17 +107,23 @@ async fn connections(number: usize) {
         let phase = Duration::from_micros((i as u64 * 1_000_000) / number as u64);
         client.paced(&format!("devices/dev-{i}/reading"), PAYLOAD_BYTES, begun + phase, seconds).await
     });
-    let mut latencies: Vec<Duration> = futures_util::future::join_all(work).await.into_iter().flatten().collect();
+    let latencies: Vec<(Duration, Duration)> =
+        futures_util::future::join_all(work).await.into_iter().flatten().collect();
+    assert_eq!(latencies.len(), number * seconds as usize, "a publish was not acknowledged");
+    show("PUBACK after PUBLISH", latencies.iter().map(|l| l.0).collect());
+    show("PUBACK after it was due", latencies.iter().map(|l| l.1).collect());
+    println!("resident {:.1} MB", server.resident_kb() as f64 / 1e3);
+}
+
+fn show(what: &str, mut latencies: Vec<Duration>) {
     latencies.sort_unstable();
     let at = |q: f64| latencies[((latencies.len() - 1) as f64 * q) as usize];
     println!(
-        "{} publishes at {number}/s: PUBACK p50 {:?}, p99 {:?}, p99.9 {:?}, max {:?}; resident {:.1} MB",
-        latencies.len(),
+        "{what}: p50 {:?}, p99 {:?}, p99.9 {:?}, max {:?} of {}",
         at(0.5),
         at(0.99),
         at(0.999),
         at(1.0),
-        server.resident_kb() as f64 / 1e3
+        latencies.len()
     );
-    assert_eq!(latencies.len(), number * seconds as usize, "a publish was not acknowledged");
 }

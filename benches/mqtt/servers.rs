@@ -27,7 +27,7 @@ impl Server {
             "tidegate" => (
                 env!("CARGO_BIN_EXE_tidegate"),
                 format!(
-                    "[node]\nid = \"bench\"\ndata_dir = \"{path}/data\"\n[http]\nlisten = \"{}\"\n[mqtt]\nlisten = \"{address}\"\n\
+                    "[node]\nid = \"bench\"\ndata_dir = \"{path}/data\"\n[http]\nlisten = \"{}\"\nmax_connections = 64\n[mqtt]\nlisten = \"{address}\"\n\
                      [log]\nlevel = \"warn\"\n",
                     free()
                 ),

@@ -8,6 +8,9 @@ use std::process::ExitCode;
 use crate::config::cloud::Sink;
 use crate::config::mode::{self, Loaded};
 use crate::config::{CloudConfig, ConfigErrors, EdgeConfig, Env, Mode, Warning};
+use crate::ingest::identity::{Keys, devices_file};
+use crate::security::server;
+use crate::sys::clock::Clock;
 
 /// Exit code for a wrong configuration (EX_USAGE of sysexits).
 const EXIT_USAGE: u8 = 64;
@@ -39,7 +42,8 @@ fn check(file: Option<&Path>, given: Option<Mode>, env: &Env) -> Report {
     };
     match loaded {
         Ok(Some((Loaded::Edge(config), warnings))) => {
-            accept(&name, &edge_summary(&config), &config.effective(), &warnings)
+            let report = accept(&name, &edge_summary(&config), &config.effective(), &warnings);
+            with_files(report, &name, &config)
         }
         Ok(Some((Loaded::Cloud(config), warnings))) => {
             accept(&name, &cloud_summary(&config), &config.effective(), &warnings)
@@ -63,6 +67,34 @@ fn accept(name: &str, summary: &str, effective: &[String], warnings: &[Warning])
         let _ = writeln!(err, "warning: {warning}");
     });
     Report { ok: true, out, err }
+}
+
+/// What a start would say of the files that the configuration names: devices, keys, certificates.
+fn with_files(report: Report, name: &str, config: &EdgeConfig) -> Report {
+    let identity = &config.identity;
+    let (mut wrong, mut err) = (Vec::new(), report.err);
+    match identity.devices_file.as_deref().map(devices_file::load) {
+        Some(Err(e)) => wrong.push(e.to_string()),
+        Some(Ok(devices)) if devices.is_empty() && identity.jwt_key_file.is_none() => {
+            err.push_str("warning: identity.devices_file names no device yet: tidegate devices add NAME\n");
+        }
+        _ => {}
+    }
+    if let Some(path) = &identity.jwt_key_file {
+        wrong.extend(Keys::load(path, identity).err().map(|e| e.to_string()));
+    }
+    if config.tls.certificate_file.is_some() {
+        match server::check(&config.tls, &Clock::system()) {
+            Ok(troubles) => err.extend(troubles.iter().map(|trouble| format!("warning: tls: {trouble}\n"))),
+            Err(e) => wrong.push(e.to_string()),
+        }
+    }
+    if wrong.is_empty() {
+        return Report { err, ..report };
+    }
+    let count = wrong.len();
+    let plural = if count == 1 { "" } else { "s" };
+    Report { ok: false, out: String::new(), err: format!("{err}{}\n{name}: {count} error{plural}\n", wrong.join("\n")) }
 }
 
 fn refuse(name: &str, errors: &ConfigErrors) -> Report {
@@ -140,6 +172,37 @@ mod tests {
         let (ok, _, err) = on("[http]\n", None, &env);
         assert!(!ok && err.ends_with("add --edge or --cloud\n"), "{err}");
         assert!(on("[http]\n", Some(Mode::Cloud), &env).0);
+    }
+
+    #[test]
+    fn the_files_that_a_configuration_names_are_checked_too() {
+        let env = Env::empty().on_host("press-7");
+        let dir = tempfile::tempdir().unwrap();
+        let place = |name: &str| dir.path().join(name);
+        let text = format!(
+            "[identity]\nmode = \"required\"\ndevices_file = {:?}\njwt_key_file = {:?}\n\
+             [tls]\ncertificate_file = {:?}\nkey_file = {:?}\n",
+            place("devices.toml"),
+            place("jwt.pem"),
+            place("cert.pem"),
+            place("key.pem")
+        );
+        let (ok, _, err) = on(&text, None, &env);
+        assert!(!ok && err.ends_with("a.toml: 3 errors\n"), "{err}");
+        for what in ["devices file ", "JWT key file ", "tls.certificate_file "] {
+            assert!(err.contains(what), "{err}");
+        }
+        let made = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap();
+        let other = rcgen::KeyPair::generate().unwrap();
+        std::fs::write(place("devices.toml"), "").unwrap();
+        std::fs::write(place("jwt.pem"), made.cert.pem()).unwrap();
+        std::fs::write(place("cert.pem"), made.cert.pem()).unwrap();
+        std::fs::write(place("key.pem"), other.serialize_pem()).unwrap();
+        let (ok, _, err) = on(&text, None, &env);
+        assert!(!ok && err.contains("is not the key of") && err.ends_with("a.toml: 1 error\n"), "{err}");
+        std::fs::write(place("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        let (ok, out, err) = on(&text, None, &env);
+        assert!(ok && out.starts_with("a.toml: ok (edge)") && err.is_empty(), "{err}");
     }
 
     /// `tidegate check <(make-config)`: a pipe gives its text once.

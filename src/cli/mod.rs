@@ -2,6 +2,9 @@
 
 mod check;
 mod command;
+mod config;
+mod devices;
+mod keys;
 mod outbox;
 pub mod provision;
 mod run;
@@ -44,6 +47,16 @@ With a Pulsar cluster (config/edge.toml and config/cloud.toml explain every key)
   tidegate edge --config edge.toml &
   tidegate tail                       follows the events as they arrive
 
+For devices on the network (tidegate keys server --help, tidegate devices --help tell more):
+  tidegate keys server --name gw.plant.example --ip 192.168.1.5 --dir tls
+  tidegate devices add press-7 --file devices.toml
+
+To push configuration to gateways (tidegate config --help):
+  tidegate keys signing anna.key      makes a key and shows what gateways need to trust it
+  tidegate config check press.toml --policy config/policy.rego
+  tidegate config sign press.toml --key anna.key --version 1 --out press.signed
+  tidegate config verify press.signed --config edge.toml
+
 Every key of a [section] can be set by the environment: TIDEGATE_NODE_ID, TIDEGATE_UPLINK_TOKEN, …
 
 Exit codes: 0 clean, 64 command line or configuration, 70 internal, 75 temporary (try again).";
@@ -63,11 +76,20 @@ enum Command {
     Cloud(ConfigArgs),
     /// Check a configuration file: every mistake at once, with its line
     Check(CheckArgs),
+    /// Documents that are pushed to gateways: check, compare, sign, verify
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Make Pulsar ready: tenant, namespaces, topics, retention, subscription, replication
     Provision(provision::ProvisionArgs),
     /// Look into a gateway's buffer on disk
     #[command(subcommand)]
     Outbox(outbox::OutboxCommand),
+    /// Say who may come in: devices and their tokens, passwords, certificates
+    #[command(subcommand)]
+    Devices(devices::DevicesCommand),
+    /// Make keys and certificates: for TLS a private authority, this gateway's, devices'; keys that sign what is pushed
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Send commands to devices, see and cancel those that wait
     #[command(subcommand, name = "command")]
     ToDevice(command::Action),
@@ -150,8 +172,11 @@ pub fn main() -> ExitCode {
         Command::Edge(args) => run::edge(&args),
         Command::Cloud(args) => run::cloud(&args),
         Command::Check(args) => return check::run(args.file.as_deref(), args.mode()),
+        Command::Config(command) => config::run(&command),
         Command::Provision(args) => run::provision(&args),
         Command::Outbox(command) => outbox::run(&command),
+        Command::Devices(command) => devices::run(&command),
+        Command::Keys(command) => keys::run(&command),
         Command::ToDevice(command) => return command::run(&command),
         Command::Tail(args) => run::tail(&args),
     };

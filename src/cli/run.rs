@@ -5,19 +5,21 @@ use super::tail::{self, TailArgs};
 use super::{CliError, ConfigArgs, print_warnings};
 use crate::app::{self, AppError};
 use crate::config::{CloudConfig, EdgeConfig, Env};
-use crate::observe::logs;
+use crate::observe::logs::Logs;
 
 pub fn edge(args: &ConfigArgs) -> Result<(), CliError> {
-    let (config, warnings) = EdgeConfig::load(args.config.as_deref(), &Env::of_process()).map_err(CliError::usage)?;
+    let file = args.config.clone();
+    let load = move || EdgeConfig::load(file.as_deref(), &Env::of_process());
+    let (config, warnings) = load().map_err(CliError::usage)?;
     print_warnings(&warnings);
-    logs::start(&config.log).map_err(CliError::usage)?;
-    app::edge(config).map_err(CliError::from)
+    let logs = Logs::start(&config.log).map_err(CliError::usage)?;
+    app::edge(config, logs, Box::new(load)).map_err(CliError::from)
 }
 
 pub fn cloud(args: &ConfigArgs) -> Result<(), CliError> {
     let (config, warnings) = CloudConfig::load(args.config.as_deref(), &Env::of_process()).map_err(CliError::usage)?;
     print_warnings(&warnings);
-    logs::start(&config.log).map_err(CliError::usage)?;
+    Logs::start(&config.log).map_err(CliError::usage)?;
     app::cloud(config).map_err(CliError::from)
 }
 

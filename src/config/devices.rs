@@ -139,14 +139,16 @@ section! {
                 ("uri", CertificateName::Uri),
             ]));
         /// Topics a device may publish to unless the devices file says otherwise; {device} is its name. In open mode: "#".
+        /// Topics of commands and configurations are the gateway's and operators' in any case.
         publish: Vec<String> = vec!["devices/{device}/#".into()], key(List(TopicFilter, 64));
         /// Topics a device may subscribe to unless the devices file says otherwise. In open mode: "#".
         subscribe: Vec<String> = vec!["devices/{device}/#".into(), "site/#".into()], key(List(TopicFilter, 64));
-        /// Topics that nobody may subscribe to, also in open mode.
+        /// Topics that nobody may subscribe to, also in open mode. Wider filters are taken and get nothing from these.
         deny_subscribe: Vec<String> = Vec::new(), key(List(TopicFilter, 64)).example("[\"secret/#\"]");
         /// Most connections of one device at once, HTTP and MQTT together.
         max_connections: usize = 16, key(Count(1, 1_000_000));
-        /// Most events a second of one device; 0: no limit.
+        /// Most events a second of one device; 0: no limit. Beyond it: 429 by HTTP; by MQTT the gateway reads no faster, and
+        /// tells clients of 5.0 (0x97) what would wait for more than 2 s.
         max_events: u64 = 0, key(Count(0, 10_000_000));
         /// Most bytes a second of one device; 0: no limit.
         max_bytes: u64 = 0, key(Size(0, 64 * GIB));

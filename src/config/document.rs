@@ -4,7 +4,8 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
-use toml::de::DeTable;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 use super::problem::{ConfigErrors, Place, Problem};
 
@@ -20,9 +21,17 @@ const EXCERPT_MAX: usize = 120;
 /// Longest unbroken word that is repeated: longer ones may be tokens.
 const WORD_MAX: usize = 40;
 
-/// A configuration's text under the name it was given by.
+/// A configuration's text under the name it was given by, and what was pushed over it.
 #[derive(Debug)]
 pub(super) struct Document {
+    base: Source,
+    /// What lies over it; its places are counted from the end of the base's text.
+    pushed: Option<Source>,
+}
+
+/// A text and its name.
+#[derive(Debug)]
+struct Source {
     /// `None`: there is no file, only defaults.
     name: Option<String>,
     text: String,
@@ -30,14 +39,19 @@ pub(super) struct Document {
 
 impl Document {
     pub(super) fn new(name: &str, text: String) -> Self {
-        Self { name: Some(name.to_owned()), text }
+        Self { base: Source { name: Some(name.to_owned()), text }, pushed: None }
+    }
+
+    /// With the text of a pushed document over it.
+    pub(super) fn under(self, name: &str, text: String) -> Self {
+        Self { pushed: Some(Source { name: Some(name.to_owned()), text }), ..self }
     }
 
     /// The file at `path`; without one the empty document, in which every key has its default.
     pub(super) fn load(path: Option<&Path>) -> Result<Self, ConfigErrors> {
         match path {
             Some(path) => Self::open(path).map_err(|problem| ConfigErrors::new(vec![problem])),
-            None => Ok(Self { name: None, text: String::new() }),
+            None => Ok(Self { base: Source { name: None, text: String::new() }, pushed: None }),
         }
     }
 
@@ -66,6 +80,58 @@ impl Document {
 
     /// Where byte `offset` stands.
     pub(super) fn place(&self, offset: usize) -> Place {
+        match (offset.checked_sub(self.pushed_start()), &self.pushed) {
+            (Some(offset), Some(pushed)) => pushed.place(offset),
+            _ => self.base.place(offset),
+        }
+    }
+
+    /// The base as a whole.
+    pub(super) fn whole(&self) -> Place {
+        self.base.name.clone().map_or(Place::Default, Place::File)
+    }
+
+    /// The base's table, or what keeps its text from being TOML.
+    pub(super) fn parse(&self) -> Result<DeTable<'_>, Vec<Problem>> {
+        self.base.parse()
+    }
+
+    /// The pushed table; `None`: nothing was pushed. Its places are those that [`Self::place`] takes.
+    pub(super) fn parse_pushed(&self) -> Result<Option<DeTable<'_>>, Vec<Problem>> {
+        let Some(pushed) = &self.pushed else { return Ok(None) };
+        pushed.parse().map(|table| Some(moved_table(table, self.pushed_start())))
+    }
+
+    /// Just behind the base's end: an error there still belongs to the base.
+    fn pushed_start(&self) -> usize {
+        self.base.text.len() + 1
+    }
+}
+
+fn moved_table(table: DeTable<'_>, by: usize) -> DeTable<'_> {
+    table
+        .into_iter()
+        .map(|(key, value)| (moved(key, by, |key| key), moved(value, by, |v| moved_value(v, by))))
+        .collect()
+}
+
+fn moved_value(value: DeValue<'_>, by: usize) -> DeValue<'_> {
+    match value {
+        DeValue::Array(array) => {
+            DeValue::Array(array.into_iter().map(|item| moved(item, by, |item| moved_value(item, by))).collect())
+        }
+        DeValue::Table(table) => DeValue::Table(moved_table(table, by)),
+        plain => plain,
+    }
+}
+
+fn moved<T>(spanned: Spanned<T>, by: usize, inside: impl FnOnce(T) -> T) -> Spanned<T> {
+    let Range { start, end } = spanned.span();
+    Spanned::new(start + by..end + by, inside(spanned.into_inner()))
+}
+
+impl Source {
+    fn place(&self, offset: usize) -> Place {
         let before = self.text.get(..offset.min(self.text.len())).unwrap_or_default();
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         match &self.name {
@@ -78,13 +144,7 @@ impl Document {
         }
     }
 
-    /// The document as a whole.
-    pub(super) fn whole(&self) -> Place {
-        self.name.clone().map_or(Place::Default, Place::File)
-    }
-
-    /// The table, or what keeps the text from being TOML.
-    pub(super) fn parse(&self) -> Result<DeTable<'_>, Vec<Problem>> {
+    fn parse(&self) -> Result<DeTable<'_>, Vec<Problem>> {
         let (table, errors) = DeTable::parse_recoverable(&self.text);
         if errors.is_empty() {
             return Ok(table.into_inner());

@@ -11,9 +11,11 @@ pub use super::devices::{
 use super::document::Document;
 use super::edge_rules;
 use super::env::Env;
+use super::key_text::{RevokedId, TrustedKey};
 use super::kinds::{Address, Choice, Count, FilePath, List, Optional, OrOff, SecretText, Size, Time, TokenFile};
 pub use super::log::{Log, LogFormat};
 use super::names::{LANE_NAME, NODE_ID, PULSAR_NAME, TopicFilter, TypePattern};
+use super::overlay::{self, CheckedOn, Overlaid, Pushed};
 use super::problem::{ConfigErrors, Warning};
 use super::reader::{OtherMode, Reader};
 pub use super::secret::Secret;
@@ -28,15 +30,23 @@ const TIB: u64 = 1 << 40;
 /// What stands in for the node's name until it is known.
 const NODE_ID_FALLBACK: &str = "edge";
 
+/// Most keys of one kind: a few people, the cloud's, and their successors.
+const KEYS_MAX: usize = 16;
+
+/// SHA-256 of "tidegate example key": nobody has a secret key to it.
+const EXAMPLE_KEYS: &str = "[\"tidegate-pub-ed25519:e8J+esSsJx/0oLQpTErXA3+L1Lzu4vSS2VxRN2bX7OM=\"]";
+
 /// The type pattern of a lane that gets no events: every event has a type.
 pub(super) const TAKES_NOTHING: &str = "";
 
 /// The sections of `edge.toml`.
-pub(super) const SECTIONS: [&str; 12] =
-    ["node", "http", "mqtt", "tls", "identity", "mapping", "bridge", "commands", "outbox", "lane", "uplink", "log"];
+pub(super) const SECTIONS: [&str; 13] = [
+    "node", "http", "mqtt", "tls", "identity", "mapping", "bridge", "commands", "outbox", "lane", "uplink", "downlink",
+    "log",
+];
 
 /// The whole of `edge.toml`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct EdgeConfig {
     /// `[node]`
     pub node: Node,
@@ -60,6 +70,8 @@ pub struct EdgeConfig {
     pub lanes: Vec<Lane>,
     /// `[uplink]`
     pub uplink: Uplink,
+    /// `[downlink]`
+    pub downlink: Downlink,
     /// `[log]`
     pub log: Log,
 }
@@ -187,6 +199,20 @@ section! {
     }
 }
 
+section! {
+    /// `[downlink]`: whom this gateway takes configuration from. `tidegate config verify` checks a signed file by it.
+    "downlink" => Downlink {
+        /// Public keys that sign keyrings: documents that add and revoke the other keys without a visit.
+        roots: Vec<String> = Vec::new(), key(List(TrustedKey, KEYS_MAX)).example(EXAMPLE_KEYS);
+        /// Public keys that sign configuration documents. Their secret keys belong on an operator's machine.
+        artefact_keys: Vec<String> = Vec::new(), key(List(TrustedKey, KEYS_MAX)).example(EXAMPLE_KEYS);
+        /// Public keys that sign assignments: which document which gateway runs. Their secret keys are the cloud's.
+        controller_keys: Vec<String> = Vec::new(), key(List(TrustedKey, KEYS_MAX)).example(EXAMPLE_KEYS);
+        /// Ids of keys that are no longer trusted, whoever says otherwise.
+        revoked: Vec<String> = Vec::new(), key(List(RevokedId, 256)).example("[\"0123456789abcdef\"]");
+    }
+}
+
 /// Compression of batches on the way to Pulsar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
@@ -212,6 +238,7 @@ impl Default for EdgeConfig {
             outbox: Outbox::default(),
             lanes: vec![Lane::default()],
             uplink: Uplink::default(),
+            downlink: Downlink::default(),
             log: Log::default(),
         }
     }
@@ -223,9 +250,24 @@ impl EdgeConfig {
         Self::read(&Document::load(path)?, env)
     }
 
+    /// Reads `path` with `document` over it: the same rules, and the document cannot set what is the gateway's own.
+    pub fn load_with(path: Option<&Path>, document: Pushed<'_>, env: &Env) -> Result<Overlaid, ConfigErrors> {
+        overlay::read(Document::load(path)?, document, env, CheckedOn::Gateway)
+    }
+
     pub(super) fn read(document: &Document, env: &Env) -> Result<(Self, Vec<Warning>), ConfigErrors> {
         let root = document.parse().map_err(ConfigErrors::new)?;
-        let mut reader = Reader::new(document, &root, env);
+        Self::read_by(Reader::new(document, &root, env), env)
+    }
+
+    pub(super) fn read_by(mut reader: Reader<'_>, env: &Env) -> Result<(Self, Vec<Warning>), ConfigErrors> {
+        let config = Self::read_sections(&mut reader, env);
+        let other =
+            OtherMode { file: "cloud.toml", sections: &super::cloud::SECTIONS, variables: super::cloud::variables() };
+        reader.finish(config, &other)
+    }
+
+    fn read_sections(reader: &mut Reader<'_>, env: &Env) -> Self {
         let mut config = Self {
             node: reader.section(),
             http: reader.section(),
@@ -236,15 +278,24 @@ impl EdgeConfig {
             bridges: reader.tables(Bridge::NAME, |fields| Some(Bridge::read(fields))).unwrap_or_default(),
             commands: reader.section(),
             outbox: reader.section(),
-            lanes: read_lanes(&mut reader),
+            lanes: read_lanes(reader),
             uplink: reader.section(),
+            downlink: reader.section(),
             log: reader.section(),
         };
-        edge_rules::name_the_node(&mut config.node, &mut reader, env);
-        edge_rules::check(&config, &mut reader);
-        let other =
-            OtherMode { file: "cloud.toml", sections: &super::cloud::SECTIONS, variables: super::cloud::variables() };
-        reader.finish(config, &other)
+        edge_rules::name_the_node(&mut config.node, reader, env);
+        let first = reader.problems_so_far();
+        edge_rules::check(&config, reader);
+        if !reader.files_are_here() {
+            // Lanes and bridges come as a whole, the rest key by key.
+            reader.unless_the_gateway_says_otherwise(first, |reader, problem| match problem.key.split_once('.') {
+                Some((Lane::NAME | Bridge::NAME, _)) => false,
+                Some((Mapping::NAME, "lane")) => !reader.is_there::<Lane>(),
+                Some((Mapping::NAME, _)) => false,
+                _ => true,
+            });
+        }
+        config
     }
 
     /// What differs from the defaults, one line each. Secrets are hidden.
@@ -271,6 +322,7 @@ impl EdgeConfig {
             }
         }));
         lines.extend(changes(&self.uplink, &default.uplink));
+        lines.extend(changes(&self.downlink, &default.downlink));
         lines.extend(changes(&self.log, &default.log));
         lines
     }
@@ -300,6 +352,7 @@ pub(super) fn variables() -> Vec<String> {
         variables_of::<Commands>(),
         variables_of::<Outbox>(),
         variables_of::<Uplink>(),
+        variables_of::<Downlink>(),
         variables_of::<Log>(),
     ]
     .concat()

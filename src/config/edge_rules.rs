@@ -1,7 +1,7 @@
 //! What must hold between the keys of `edge.toml`.
 
 use super::device_rules;
-use super::edge::{EdgeConfig, Http, Lane, Node, Outbox, TAKES_NOTHING, Uplink};
+use super::edge::{Downlink, EdgeConfig, Http, Lane, Node, Outbox, TAKES_NOTHING, Uplink};
 use super::env::Env;
 use super::reader::{KeyPath, Reader};
 use super::rules::{Credentials, names_differ};
@@ -33,6 +33,7 @@ pub(super) fn check(config: &EdgeConfig, reader: &mut Reader<'_>) {
     lanes(&config.lanes, reader);
     limits(config, reader);
     uplink(&config.uplink, reader);
+    downlink(&config.downlink, reader);
 }
 
 /// A lane that gets nothing, or an event that gets no lane, is a mistake.
@@ -139,6 +140,17 @@ fn uplink(uplink: &Uplink, reader: &mut Reader<'_>) {
     let twice = uplink.pulsar.iter().enumerate().find(|(i, url)| uplink.pulsar[..*i].contains(url));
     if let Some((_, url)) = twice {
         reader.warn(KeyPath::of::<Uplink>("pulsar"), format!("names {url} twice; write every address once"));
+    }
+}
+
+/// The cloud must not be able to write what it assigns.
+fn downlink(downlink: &Downlink, reader: &mut Reader<'_>) {
+    let both = downlink.controller_keys.iter().find(|key| downlink.artefact_keys.contains(key));
+    if let Some(key) = both {
+        let text = format!(
+            "{key} is in artefact_keys as well: whoever holds it can write configuration and assign it; have one key for each"
+        );
+        reader.warn(KeyPath::of::<Downlink>("controller_keys"), text);
     }
 }
 

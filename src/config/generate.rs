@@ -38,6 +38,7 @@ pub fn edge() -> String {
         "#[[lane]]\n#name = \"alarms\"\n#types = [\"*.alarm\"]\n",
     ));
     section::<edge::Lane>(&mut out, Header::Array);
+    section::<edge::Downlink>(&mut out, Header::Table);
     section::<Log>(&mut out, Header::Table);
     out
 }

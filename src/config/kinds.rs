@@ -7,11 +7,13 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde_json::Value as Json;
 use toml::de::DeValue;
 
 use super::secret::Secret;
 use super::suggest::closest;
 use super::units::{format_duration, format_size, parse_duration, parse_size};
+use crate::event::time::Timestamp;
 
 /// Most characters of a wrong value that are repeated in the message about it.
 const ECHO_MAX: usize = 60;
@@ -49,6 +51,18 @@ pub(super) trait Kind {
 
     /// As TOML. `None`: it is not set.
     fn show(&self, value: &Self::Value) -> Option<String>;
+
+    /// To tell values from each other, secrets too; never shown.
+    fn compared(&self, value: &Self::Value) -> Option<String> {
+        self.show(value)
+    }
+
+    /// As a policy sees it: sizes as numbers of bytes, durations as numbers of seconds, the rest as it is written.
+    fn json(&self, value: &Self::Value) -> Json {
+        let shown = self.show(value).unwrap_or_default();
+        let written = shown.parse::<toml::Value>().ok().and_then(|value| serde_json::to_value(value).ok());
+        written.unwrap_or_else(|| Json::from(shown))
+    }
 }
 
 fn wrong_type(value: &DeValue<'_>, takes: &str) -> Vec<Fault> {
@@ -120,6 +134,10 @@ impl Kind for Size {
     fn show(&self, value: &u64) -> Option<String> {
         Some(quoted(&format_size(*value)))
     }
+
+    fn json(&self, value: &u64) -> Json {
+        Json::from(*value)
+    }
 }
 
 /// A duration, from the first to the second.
@@ -157,6 +175,10 @@ impl Kind for Time {
 
     fn show(&self, value: &Duration) -> Option<String> {
         Some(quoted(&format_duration(*value)))
+    }
+
+    fn json(&self, value: &Duration) -> Json {
+        Json::from(value.as_secs_f64())
     }
 }
 
@@ -294,6 +316,10 @@ impl Kind for SecretText {
     fn show(&self, _: &Secret) -> Option<String> {
         Some("(secret)".to_owned())
     }
+
+    fn compared(&self, value: &Secret) -> Option<String> {
+        Some(value.reveal().to_owned())
+    }
 }
 
 /// One of a few words.
@@ -403,6 +429,14 @@ impl<K: Kind> Kind for Optional<K> {
     fn show(&self, value: &Self::Value) -> Option<String> {
         value.as_ref().and_then(|value| self.0.show(value))
     }
+
+    fn compared(&self, value: &Self::Value) -> Option<String> {
+        value.as_ref().and_then(|value| self.0.compared(value))
+    }
+
+    fn json(&self, value: &Self::Value) -> Json {
+        value.as_ref().map_or(Json::Null, |value| self.0.json(value))
+    }
 }
 
 /// true or false.
@@ -477,5 +511,33 @@ impl Kind for Text {
 
     fn show(&self, value: &String) -> Option<String> {
         Some(quoted(value))
+    }
+}
+
+/// A point in time, RFC 3339: in quotes or as TOML's own date and time with an offset.
+pub(super) struct Instant;
+
+impl Kind for Instant {
+    type Value = Timestamp;
+
+    fn takes(&self) -> String {
+        "a time with its offset such as 2027-01-31T12:00:00Z".to_owned()
+    }
+
+    fn text(&self, text: &str) -> Result<Timestamp, String> {
+        Timestamp::parse(text.trim()).map_err(|_| format!("{} is no time; write {}", echo(text), self.takes()))
+    }
+
+    fn toml(&self, value: &DeValue<'_>) -> Result<Timestamp, Vec<Fault>> {
+        let text = match value {
+            DeValue::Datetime(time) => time.to_string(),
+            DeValue::String(text) => text.to_string(),
+            other => return Err(wrong_type(other, &self.takes())),
+        };
+        self.text(&text).map_err(|text| vec![Fault { span: None, text }])
+    }
+
+    fn show(&self, value: &Timestamp) -> Option<String> {
+        Some(value.to_string())
     }
 }

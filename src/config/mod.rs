@@ -4,19 +4,23 @@
 //! their reading (`reader`, by the `kinds` of values), the environment variables, `config/*.toml`
 //! (`generate`). Rules between keys are in `edge_rules`, `device_rules`, `cloud_rules` and `rules`.
 
+mod changes;
 pub mod cloud;
 mod cloud_rules;
 mod device_rules;
 mod devices;
+pub mod diff;
 mod document;
 pub mod edge;
 mod edge_rules;
 pub mod env;
 pub mod generate;
+pub mod key_text;
 mod kinds;
 pub mod log;
 pub mod mode;
 mod names;
+pub mod overlay;
 pub mod problem;
 mod reader;
 mod rules;
@@ -26,6 +30,7 @@ mod table;
 pub mod units;
 mod urls;
 
+pub use changes::Changes;
 pub use cloud::CloudConfig;
 pub use edge::EdgeConfig;
 pub use env::Env;

@@ -25,6 +25,13 @@ pub enum Place {
     Default,
 }
 
+impl Place {
+    /// Whether it is in `file`.
+    pub fn is_in(&self, file: &str) -> bool {
+        matches!(self, Self::At { file: at, .. } | Self::File(at) if at == file)
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

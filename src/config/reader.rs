@@ -52,12 +52,22 @@ pub(super) struct OtherMode {
     pub(super) variables: Vec<String>,
 }
 
+/// Where the files are that a configuration names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FilesAre {
+    /// On this machine: they are looked at.
+    Here,
+    /// On another one.
+    Elsewhere,
+}
+
 /// Reads one configuration.
 #[derive(Debug)]
 pub(super) struct Reader<'d> {
     document: &'d Document,
     root: &'d DeTable<'d>,
     env: &'d Env,
+    files: FilesAre,
     problems: Vec<Problem>,
     warnings: Vec<Warning>,
     places: BTreeMap<KeyPath, Place>,
@@ -72,6 +82,7 @@ impl<'d> Reader<'d> {
             document,
             root,
             env,
+            files: FilesAre::Here,
             problems: Vec::new(),
             warnings: Vec::new(),
             places: BTreeMap::new(),
@@ -79,6 +90,38 @@ impl<'d> Reader<'d> {
             sections: Vec::new(),
             variables: Vec::new(),
         }
+    }
+
+    /// Where the files are that the configuration names.
+    pub(super) fn files(self, files: FilesAre) -> Self {
+        Self { files, ..self }
+    }
+
+    /// With what was found before.
+    pub(super) fn saying(self, problems: Vec<Problem>, warnings: Vec<Warning>) -> Self {
+        Self { problems, warnings, ..self }
+    }
+
+    /// How many problems there are so far.
+    pub(super) fn problems_so_far(&self) -> usize {
+        self.problems.len()
+    }
+
+    /// Makes warnings of the problems from number `first` on that `may_be` says: the gateway's own file, which is not at
+    /// hand, may say otherwise.
+    pub(super) fn unless_the_gateway_says_otherwise(&mut self, first: usize, may_be: impl Fn(&Self, &Problem) -> bool) {
+        let (softer, problems) = self.problems.split_off(first).into_iter().partition(|problem| may_be(self, problem));
+        self.problems.extend::<Vec<_>>(problems);
+        let soften = |problem: Problem| {
+            let text = format!("unless the gateway's own file says otherwise: {}", problem.text);
+            Warning(Problem { text, ..problem })
+        };
+        self.warnings.extend(Vec::into_iter(softer).map(soften));
+    }
+
+    /// Whether the files that the configuration names can be looked at.
+    pub(super) fn files_are_here(&self) -> bool {
+        self.files == FilesAre::Here
     }
 
     /// Reads the section `S`, which may be missing.
@@ -156,6 +199,11 @@ impl<'d> Reader<'d> {
     /// Whether `path` was set, in the file or in the environment.
     pub(super) fn is_set(&self, path: KeyPath) -> bool {
         self.places.contains_key(&path)
+    }
+
+    /// Whether the file has the section `S`.
+    pub(super) fn is_there<S: Section>(&self) -> bool {
+        find(self.root, S::NAME).is_some()
     }
 
     /// Whether something is wrong with `path` itself: its value is a stand-in then, and rules that
@@ -326,7 +374,7 @@ impl Fields<'_, '_> {
 }
 
 /// A name that someone else chose: long or odd ones are cut and escaped.
-fn bare(name: &str) -> String {
+pub(super) fn bare(name: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if name.len() <= 40 && !name.is_empty() && name.chars().all(plain) { name.to_owned() } else { echo(name) }
 }

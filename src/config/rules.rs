@@ -26,14 +26,15 @@ impl Credentials<'_> {
         if self.token.is_some() && self.token_file.is_some() {
             reader.wrong(KeyPath::of::<S>("token"), "is set, and token_file too; keep one of them (better token_file)");
         }
-        if let Some(path) = self.token_file {
+        if let Some(path) = self.token_file
+            && reader.files_are_here()
+        {
             check_token_file(KeyPath::of::<S>("token_file"), path, reader);
         }
         let ca_key = KeyPath::of::<S>("ca_file");
         if let Some(path) = self.ca_file {
-            match read_ca(path) {
-                Ok(()) => {}
-                Err(why) => reader.wrong(ca_key, format!("{} {why}", path.display())),
+            if let Some(why) = reader.files_are_here().then(|| read_ca(path).err()).flatten() {
+                reader.wrong(ca_key, format!("{} {why}", path.display()));
             }
             if !self.urls.is_empty() && self.urls.iter().all(|url| !url.starts_with("pulsar+ssl://")) {
                 reader.warn(ca_key, "is not used: no address is pulsar+ssl://; write pulsar+ssl:// to have TLS");

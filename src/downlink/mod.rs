@@ -1,5 +1,6 @@
-//! The way back: what is addressed to devices, kept on this gateway until the device has taken it; and the trial of a
-//! configuration that the cloud has assigned to the gateway itself.
+//! The way back: what is addressed to devices, kept on this gateway until the device has taken it; and what central
+//! operations push to the gateway itself: signed artefacts, and the trial of a configuration before it is kept.
 
+pub mod artefact;
 pub mod commands;
 pub mod trial;

@@ -11,7 +11,7 @@ use crate::outbox::AppendError;
 impl Upstream for Router {
     fn store(&self, event: Event) -> BoxFuture<'_, Result<(), NotStored>> {
         async move {
-            let stored = self.lane_for(&event.ty).append(vec![event]).await;
+            let stored = self.table().lane_for(&event.ty).append(vec![event]).await;
             stored.map(drop).map_err(|e| match e {
                 AppendError::Full { .. } => NotStored::Full(e.to_string()),
                 AppendError::Busy { .. } => NotStored::Busy(e.to_string()),

@@ -1,5 +1,7 @@
 //! Which lane an event goes to: the first whose patterns match its type; the last one takes the rest.
 
+use std::sync::{Arc, PoisonError, RwLock};
+
 use crate::config::edge::Lane;
 use crate::outbox::{Outbox, Writer};
 
@@ -14,16 +16,37 @@ pub enum RouterError {
     Unknown(String),
 }
 
-/// The lanes in the order of the configuration, each with its way in. Never empty.
+/// The lanes as they are configured now. All clones see a change. Cheap to clone.
 #[derive(Clone)]
-pub struct Router {
-    matching: Vec<(Vec<String>, Writer)>,
-    rest: Writer,
-}
+pub struct Router(Arc<RwLock<Arc<Table>>>);
 
 impl Router {
     /// Pairs every configured lane with its writer.
     pub fn new(lanes: &[Lane], outbox: &Outbox) -> Result<Self, RouterError> {
+        Ok(Self(Arc::new(RwLock::new(Arc::new(Table::new(lanes, outbox)?)))))
+    }
+
+    /// From here on these lanes; what was looked up before goes where it was to go.
+    pub fn set(&self, lanes: &[Lane], outbox: &Outbox) -> Result<(), RouterError> {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Table::new(lanes, outbox)?);
+        Ok(())
+    }
+
+    /// The lanes at this moment: one look for everything that belongs together.
+    pub fn table(&self) -> Arc<Table> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The lanes in the order of the configuration, each with its way in. Never empty.
+#[derive(Clone)]
+pub struct Table {
+    matching: Vec<(Vec<String>, Writer)>,
+    rest: Writer,
+}
+
+impl Table {
+    fn new(lanes: &[Lane], outbox: &Outbox) -> Result<Self, RouterError> {
         let writer = |lane: &Lane| outbox.writer(&lane.name).ok_or_else(|| RouterError::Unknown(lane.name.clone()));
         let (last, earlier) = lanes.split_last().ok_or(RouterError::NoLane)?;
         let matching = earlier.iter().map(|l| Ok((l.types.clone(), writer(l)?))).collect::<Result<_, _>>()?;
@@ -92,7 +115,8 @@ mod tests {
         };
         config.node.data_dir = dir.path().into();
         let outbox = Outbox::open(&config, &Clock::system(), &Metrics::default()).unwrap();
-        let router = Router::new(&config.lanes, &outbox).unwrap();
+        let shared = Router::new(&config.lanes, &outbox).unwrap();
+        let router = shared.table();
         assert_eq!(router.lane_for("motor.alarm").lane(), "alarms");
         assert_eq!(router.lane_for("fire").lane(), "alarms");
         assert_eq!(router.lane_for("firewood").lane(), "rest");
@@ -103,6 +127,13 @@ mod tests {
         assert_eq!(Router::new(&[], &outbox).err(), Some(RouterError::NoLane));
         let other = Router::new(&[lane("other", &[])], &outbox).err();
         assert_eq!(other, Some(RouterError::Unknown("other".into())));
+
+        let changed = [lane("rest", &["motor.*"]), lane("alarms", &[])];
+        shared.clone().set(&changed, &outbox).unwrap();
+        assert_eq!(shared.table().lane_for("motor.alarm").lane(), "rest");
+        assert_eq!(router.lane_for("motor.alarm").lane(), "alarms", "who has looked keeps what he saw");
+        assert!(shared.set(&[lane("other", &[])], &outbox).is_err());
+        assert_eq!(shared.table().lane_for("motor.alarm").lane(), "rest", "a mistake changes nothing");
     }
 
     #[test]

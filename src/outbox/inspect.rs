@@ -7,7 +7,6 @@ use super::cursor::Cursor;
 use super::notes::Identity;
 use super::survey::survey;
 use super::{DIR, LaneStatus, OpenError, lock};
-use crate::config::EdgeConfig;
 
 /// What lies in an outbox.
 #[derive(Clone, Debug)]
@@ -84,13 +83,19 @@ fn lane_names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// Events of a lane that is no longer configured would wait for ever: says so.
-pub fn warn_of_strangers(dir: &Path, config: &EdgeConfig) {
-    for name in lane_names(dir).into_iter().filter(|n| config.lanes.iter().all(|l| l.name != *n)) {
-        tracing::warn!(
-            lane = name,
-            dir = %dir.join(&name).display(),
-            "this lane has stored events and is not in the configuration: they are not delivered until it is added again"
-        );
+/// Lanes that are not among `known` and have events to deliver: without a reader these would wait for ever.
+pub fn abandoned(dir: &Path, identity: &Identity, known: &[String]) -> Result<Vec<String>, OpenError> {
+    let mut abandoned = Vec::new();
+    for name in lane_names(dir).into_iter().filter(|name| !known.contains(name)) {
+        let status = lane(dir, &name, identity)?.status;
+        if status.backlog_events > 0 {
+            tracing::warn!(
+                lane = name,
+                events = status.backlog_events,
+                "this lane is in the configuration no more; its events are delivered nevertheless"
+            );
+            abandoned.push(name);
+        }
     }
+    Ok(abandoned)
 }

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::lane::{Book, Lane};
@@ -61,9 +61,12 @@ impl Bell {
 }
 
 /// The keeper's thread.
-pub fn run(lanes: &[Arc<Lane>], meters: &Meters, bell: &Bell) {
-    let mut turns: Vec<Turn> = lanes.iter().map(|_| Turn { synced: Instant::now(), unprepared: None }).collect();
+pub fn run(lanes: &RwLock<Vec<Arc<Lane>>>, meters: &Meters, bell: &Bell) {
+    let mut turns: Vec<Turn> = Vec::new();
     loop {
+        // Lanes are added at the end and never taken away.
+        let lanes = lanes.read().unwrap_or_else(PoisonError::into_inner).clone();
+        turns.resize_with(lanes.len(), || Turn { synced: Instant::now(), unprepared: None });
         for (lane, turn) in lanes.iter().zip(&mut turns) {
             // sled asserts in places. Without a keeper nothing would be given back any more.
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| look_after(lane, turn))) {

@@ -36,9 +36,9 @@ mod tests;
 mod window;
 mod writer;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -70,6 +70,9 @@ const DIR: &str = "outbox";
 /// making of stores would dominate. A small budget has room for eight per lane.
 const STORE_BYTES: (u64, u64) = (1 << 20, 8 << 20);
 const STORES_PER_LANE: u64 = 8;
+
+/// Most lanes open at once: each has a thread. A configuration may have fewer.
+const OPEN_MAX: usize = 64;
 
 /// A process that was just killed, or one that was forked and not yet replaced, may hold the lock for a moment.
 const LOCK_WAIT_MAX: Duration = Duration::from_millis(400);
@@ -182,13 +185,30 @@ pub struct LaneStatus {
 pub struct Outbox(Arc<Inner>);
 
 struct Inner {
-    incarnation: String,
-    fingerprints: Fingerprints,
-    lanes: Vec<Arc<Lane>>,
-    keeper: Arc<keeper::Bell>,
+    ground: Ground,
+    lanes: Lanes,
     threads: Mutex<Vec<JoinHandle<()>>>,
     barrier: sync_barrier::Say,
     lock: DirLock,
+}
+
+/// Open lanes: those of the configuration in its order, then others that still have events to deliver.
+type Lanes = Arc<RwLock<Vec<Arc<Lane>>>>;
+
+/// What a lane is opened on.
+struct Ground {
+    dir: PathBuf,
+    identity: Identity,
+    durable: bool,
+    proven: Arc<AtomicBool>,
+    record_bytes_max: u64,
+    max_bytes: u64,
+    window: Duration,
+    fingerprints: Fingerprints,
+    budget: Arc<Budget>,
+    keeper: Arc<keeper::Bell>,
+    meters: Arc<Meters>,
+    clock: Clock,
 }
 
 impl Outbox {
@@ -201,69 +221,83 @@ impl Outbox {
         let lock = lock(data)?;
         let barrier = if durable { sync_barrier::Say::strict() } else { sync_barrier::Say::lax() };
         let proven = Arc::new(AtomicBool::new(!durable || prove(&dir)?));
-        let identity = Identity::open(&dir)?;
-        let budget = Arc::new(Budget::new(dir.clone(), config.outbox.max_bytes));
-        let meters = Meters::new(metrics);
-        let fingerprints = Fingerprints::default();
-        inspect::warn_of_strangers(&dir, config);
-        let store_share = config.outbox.max_bytes / (STORES_PER_LANE * config.lanes.len().max(1) as u64);
-        let keeper: Arc<keeper::Bell> = Arc::default();
-        let mut lanes = Vec::new();
-        let mut windows = Vec::new();
-        for lane in &config.lanes {
-            let settings = Settings {
-                dir: dir.join(&lane.name),
-                tag: identity.tag(&lane.name),
-                durable,
-                proven: proven.clone(),
-                record_bytes_max: config.outbox.max_event.min(block::RECORD_BYTES_MAX as u64),
-                store_bytes_max: store_share.clamp(STORE_BYTES.0, STORE_BYTES.1),
-                window: config.outbox.dedup_window,
-                keeper: keeper.clone(),
-            };
-            let meter = meters.lane(&lane.name);
-            let (lane, window) = recovery::open_lane(&lane.name, settings, clock, &budget, meter, &fingerprints)?;
-            lanes.push(lane);
-            windows.push(window);
-        }
+        let ground = Ground {
+            identity: Identity::open(&dir)?,
+            durable,
+            proven,
+            record_bytes_max: config.outbox.max_event.min(block::RECORD_BYTES_MAX as u64),
+            max_bytes: config.outbox.max_bytes,
+            window: config.outbox.dedup_window,
+            fingerprints: Fingerprints::default(),
+            budget: Arc::new(Budget::new(dir.clone(), config.outbox.max_bytes)),
+            keeper: Arc::default(),
+            meters: Arc::new(Meters::new(metrics)),
+            clock: clock.clone(),
+            dir,
+        };
+        let mut names: Vec<_> = config.lanes.iter().map(|l| l.name.clone()).collect();
+        names.extend(inspect::abandoned(&ground.dir, &ground.identity, &names)?);
+        let opened: Vec<_> = names.iter().map(|name| ground.open(name, names.len())).collect::<Result<_, _>>()?;
         if durable {
             // A process that was killed may have made them and not synced their names.
-            for place in [&dir, data] {
+            for place in [&ground.dir, data] {
                 files::sync_dir(place).map_err(|e| no_place("sync", place, &e))?;
             }
         }
-        let outbox = Inner {
-            incarnation: identity.incarnation,
-            fingerprints,
-            lanes,
-            keeper,
-            threads: Mutex::default(),
-            barrier,
-            lock,
-        };
-        outbox.start(windows, meters).map_err(|e| OpenError(format!("cannot start the outbox's threads: {e}")))?;
+        let outbox = Inner { ground, lanes: Lanes::default(), threads: Mutex::default(), barrier, lock };
+        let started = opened.into_iter().try_for_each(|lane| outbox.start(lane)).and_then(|()| outbox.keep());
+        started.map_err(|e| no_threads(&e))?;
         Ok(Self(Arc::new(outbox)))
+    }
+
+    /// Opens the lane `name` beside the others, or does nothing if it is open. Reads and writes the disk: not for async code.
+    pub fn add(&self, name: &str) -> Result<(), OpenError> {
+        let inner = &*self.0;
+        // Held throughout: two callers must not open the same directory.
+        let mut threads = inner.threads();
+        let open = inner.lanes();
+        if open.iter().any(|l| l.name == name) {
+            return Ok(());
+        }
+        if threads.is_empty() {
+            return Err(OpenError(format!("lane {name}: the gateway is shutting down")));
+        }
+        if open.len() >= OPEN_MAX {
+            return Err(OpenError(format!(
+                "lane {name}: {OPEN_MAX} lanes are open already, those that were taken out of the configuration included; \
+                 restart the gateway once these are drained"
+            )));
+        }
+        let opened = inner.ground.open(name, open.len() + 1)?;
+        if inner.ground.durable {
+            files::sync_dir(&inner.ground.dir).map_err(|e| no_place("sync", &inner.ground.dir, &e))?;
+        }
+        inner.begin(opened, &mut threads).map_err(|e| no_threads(&e))
     }
 
     /// Random name of this outbox's life: a replaced disk gets a new one. 16 hexadecimal characters.
     pub fn incarnation(&self) -> &str {
-        &self.0.incarnation
+        &self.0.ground.identity.incarnation
     }
 
     /// The way in for one lane; `None`: there is no such lane.
     pub fn writer(&self, lane: &str) -> Option<Writer> {
-        let lane = self.0.lanes.iter().find(|l| l.name == lane)?.clone();
-        Some(Writer::new(lane, self.0.fingerprints.clone()))
+        Some(Writer::new(self.0.lane(lane)?, self.0.ground.fingerprints.clone()))
     }
 
     /// The way out for one lane; there should be one reader per lane.
     pub fn reader(&self, lane: &str) -> Option<Reader> {
-        self.0.lanes.iter().find(|l| l.name == lane).map(|l| Reader::new(l.clone()))
+        self.0.lane(lane).map(Reader::new)
     }
 
-    /// All lanes in numbers, in the order of the configuration.
+    /// The ways out of all open lanes, also of those that are in the configuration no more and have events to deliver.
+    pub fn readers(&self) -> Vec<Reader> {
+        self.0.lanes().into_iter().map(Reader::new).collect()
+    }
+
+    /// All open lanes in numbers: those of the configuration in its order at the start, then others.
     pub fn status(&self) -> Vec<LaneStatus> {
-        self.0.lanes.iter().map(|l| l.status()).collect()
+        self.0.lanes().iter().map(|l| l.status()).collect()
     }
 
     /// Commits what waits and closes the files. Appends after it get [`AppendError::Closed`].
@@ -276,30 +310,71 @@ impl Outbox {
     }
 }
 
+impl Ground {
+    /// Opens a lane, one of `lanes` that share the budget.
+    fn open(&self, name: &str, lanes: usize) -> Result<(Arc<Lane>, window::Window), OpenError> {
+        let store_share = self.max_bytes / (STORES_PER_LANE * lanes.max(1) as u64);
+        let settings = Settings {
+            dir: self.dir.join(name),
+            tag: self.identity.tag(name),
+            durable: self.durable,
+            proven: self.proven.clone(),
+            record_bytes_max: self.record_bytes_max,
+            store_bytes_max: store_share.clamp(STORE_BYTES.0, STORE_BYTES.1),
+            window: self.window,
+            keeper: self.keeper.clone(),
+        };
+        recovery::open_lane(name, settings, &self.clock, &self.budget, self.meters.lane(name), &self.fingerprints)
+    }
+}
+
 impl Inner {
-    fn start(&self, windows: Vec<window::Window>, meters: Meters) -> std::io::Result<()> {
-        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        for (lane, window) in self.lanes.iter().zip(windows) {
-            let lane = lane.clone();
-            threads.push(tasks::thread(&format!("commit-{}", lane.name), move || commit::run(&lane, window))?);
-        }
-        let (lanes, bell) = (self.lanes.clone(), self.keeper.clone());
-        threads.push(tasks::thread("outbox-keeper", move || keeper::run(&lanes, &meters, &bell))?);
+    fn lanes(&self) -> Vec<Arc<Lane>> {
+        self.lanes.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn lane(&self, name: &str) -> Option<Arc<Lane>> {
+        self.lanes().into_iter().find(|l| l.name == name)
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(&self, opened: (Arc<Lane>, window::Window)) -> std::io::Result<()> {
+        self.begin(opened, &mut self.threads())
+    }
+
+    /// A lane takes events from here on.
+    fn begin(
+        &self,
+        (lane, window): (Arc<Lane>, window::Window),
+        threads: &mut Vec<JoinHandle<()>>,
+    ) -> std::io::Result<()> {
+        let committer = lane.clone();
+        threads.push(tasks::thread(&format!("commit-{}", lane.name), move || commit::run(&committer, window))?);
+        self.lanes.write().unwrap_or_else(PoisonError::into_inner).push(lane);
+        Ok(())
+    }
+
+    fn keep(&self) -> std::io::Result<()> {
+        let (lanes, meters, bell) = (self.lanes.clone(), self.ground.meters.clone(), self.ground.keeper.clone());
+        self.threads().push(tasks::thread("outbox-keeper", move || keeper::run(&lanes, &meters, &bell))?);
         Ok(())
     }
 
     /// Ends the threads; the second call finds nothing to do.
     fn stop(&self) {
-        self.lanes.iter().for_each(|l| l.queue.close());
-        self.keeper.stop();
-        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut threads = self.threads(); // first: no lane is added from here on
+        self.lanes().iter().for_each(|l| l.queue.close());
+        self.ground.keeper.stop();
         for thread in threads.drain(..) {
             if let Err(panic) = thread.join() {
                 tracing::error!(reason = tasks::panic_message(panic.as_ref()), "a thread of the outbox panicked");
                 continue;
             }
         }
-        for lane in &self.lanes {
+        for lane in self.lanes() {
             lane.discard_spare();
             lane.drop_retired();
             if let Err(e) = lane.sync_mark(true) {
@@ -332,6 +407,10 @@ fn prove(dir: &Path) -> Result<bool, OpenError> {
 /// There is no space, by the disk's or a quota's word.
 fn is_full(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}
+
+fn no_threads(error: &std::io::Error) -> OpenError {
+    OpenError(format!("cannot start the outbox's threads: {error}; the system's limit of threads or memory is reached"))
 }
 
 fn no_place(what: &str, dir: &Path, error: &std::io::Error) -> OpenError {

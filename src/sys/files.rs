@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// Makes the names in `dir` durable (fsync of the directory).
@@ -37,6 +38,52 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     drop(file);
     fs::rename(&temporary, path)?;
     sync_dir(&parent_of(path))
+}
+
+/// Like [`replace`], for what not everybody may read: a new file gets `mode` and belongs to whom its directory belongs to, an
+/// old one keeps what it has. At no time can anybody read more than in the end.
+pub fn replace_private(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".new");
+    let temporary = path.with_file_name(name);
+    match fs::remove_file(&temporary) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let (like, mode) = match fs::metadata(path) {
+        Ok(old) => {
+            let mode = old.mode() & 0o777;
+            (old, mode)
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => (fs::metadata(parent_of(path))?, mode),
+        Err(e) => return Err(e),
+    };
+    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&temporary)?;
+    let written = (|| {
+        file.write_all(bytes)?;
+        let made = file.metadata()?;
+        if (made.uid(), made.gid()) != (like.uid(), like.gid()) {
+            // Without the right to do so (not root) the file would change its owner: better not at all.
+            let given = std::os::unix::fs::fchown(&file, Some(like.uid()), Some(like.gid()));
+            given.or_else(|e| if path.exists() { Err(e) } else { Ok(()) })?;
+        }
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written?;
+    sync_dir(&parent_of(path))
+}
+
+/// Waits until nobody else holds the lock of the directory, and holds it until the result is dropped. It binds only those
+/// that ask for it too. (flock(2) takes directories; [`fs::File::lock`] is that on Linux.)
+pub fn lock_dir(dir: &Path) -> io::Result<File> {
+    let handle = File::open(dir)?;
+    handle.lock()?;
+    Ok(handle)
 }
 
 /// Bytes that an unprivileged process may still write on the file system of `path`.
@@ -83,6 +130,19 @@ mod tests {
         replace(&path, b"two").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_private_file_keeps_its_mode_and_a_new_one_gets_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        let mode = || fs::metadata(&path).unwrap().mode() & 0o777;
+        replace_private(&path, b"one", 0o600).unwrap();
+        assert_eq!(mode(), 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        replace_private(&path, b"two", 0o600).unwrap();
+        assert_eq!((mode(), fs::read(&path).unwrap()), (0o640, b"two".to_vec()));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -31,12 +32,19 @@ struct Inner {
     stop: CancellationToken,
     tracker: TaskTracker,
     failure: Mutex<Option<TaskError>>,
+    whole: Option<Tasks>,
 }
 
 impl Tasks {
     /// An empty group.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A part of this group that can be stopped alone. It stops with the whole, and a failure of it is the whole's.
+    pub fn part(&self) -> Self {
+        let stop = self.0.stop.child_token();
+        Self(Arc::new(Inner { stop, whole: Some(self.clone()), ..Inner::default() }))
     }
 
     /// Cancelled when the group is asked to stop, or when a task of it fails.
@@ -53,7 +61,7 @@ impl Tasks {
         work: impl Future<Output = Result<(), E>> + Send + 'static,
     ) {
         let group = self.clone();
-        tokio::spawn(self.0.tracker.track_future(async move {
+        tokio::spawn(self.track(async move {
             match AssertUnwindSafe(work).catch_unwind().await {
                 Ok(Ok(())) => tracing::debug!(task = name, "ended"),
                 Ok(Err(e)) => group.fail(name, e.to_string()),
@@ -65,11 +73,22 @@ impl Tasks {
     /// Runs `work` for one connection or request: a panic of it is logged and ends nothing else.
     #[allow(clippy::disallowed_methods)]
     pub fn spawn_contained(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
-        tokio::spawn(self.0.tracker.track_future(async move {
+        tokio::spawn(self.track(async move {
             if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
                 tracing::error!(task = name, reason = panic_message(panic.as_ref()), "panicked; only this one ends");
             }
         }));
+    }
+
+    /// Who waits for the whole waits for its parts as well.
+    fn track(&self, work: impl Future<Output = ()> + Send + 'static) -> BoxFuture<'static, ()> {
+        let mut tracked = self.0.tracker.track_future(work).boxed();
+        let mut whole = self.0.whole.as_ref();
+        while let Some(group) = whole {
+            tracked = group.0.tracker.track_future(tracked).boxed();
+            whole = group.0.whole.as_ref();
+        }
+        tracked
     }
 
     /// Asks all tasks to stop and waits for them, at most `bound`. `false`: some still ran then.
@@ -85,9 +104,14 @@ impl Tasks {
     }
 
     fn fail(&self, name: &'static str, reason: String) {
-        tracing::error!(task = name, reason, "failed; stopping");
-        self.0.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(TaskError { name, reason });
+        if self.0.whole.is_none() {
+            tracing::error!(task = name, reason, "failed; stopping");
+        }
         self.0.stop.cancel();
+        if let Some(whole) = &self.0.whole {
+            return whole.fail(name, reason);
+        }
+        self.0.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(TaskError { name, reason });
     }
 }
 
@@ -135,6 +159,32 @@ mod tests {
         assert!(!tasks.stopping().is_cancelled());
         assert!(tasks.stop(Duration::from_secs(5)).await);
         assert!(tasks.failure().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_part_stops_alone_or_with_the_whole_and_its_failure_is_the_wholes() {
+        let sleeps = |tasks: &Tasks| {
+            let stop = tasks.stopping().clone();
+            tasks.spawn("sleeps", async move {
+                stop.cancelled().await;
+                Ok::<(), String>(())
+            });
+        };
+        let whole = Tasks::new();
+        let (one, other) = (whole.part(), whole.part());
+        sleeps(&one);
+        sleeps(&other);
+        assert!(one.stop(Duration::from_secs(5)).await);
+        assert!(!whole.stopping().is_cancelled() && !other.stopping().is_cancelled());
+        let pending = whole.part();
+        pending.spawn("hangs", std::future::pending::<Result<(), String>>());
+        assert!(!whole.stop(Duration::from_millis(10)).await, "the whole waits for its parts");
+
+        let whole = Tasks::new();
+        let part = whole.part();
+        part.spawn("breaks", async { Err::<(), _>("reason") });
+        whole.stopping().cancelled().await;
+        assert_eq!(whole.failure().unwrap().to_string(), "task breaks failed: reason");
     }
 
     #[tokio::test]

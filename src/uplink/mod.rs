@@ -16,10 +16,15 @@ mod text;
 #[doc(hidden)] // tests/uplink_trap.rs builds a producer without the rule from it
 pub mod wire;
 
-use crate::config::EdgeConfig;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use crate::config::{EdgeConfig, edge};
 use crate::observe::metrics::Metrics;
 use crate::observe::status::{LinkState, Links};
-use crate::outbox;
+use crate::outbox::Outbox;
 use crate::pulsar::credentials::Credentials;
 use crate::pulsar::names::{self, Stream};
 use crate::sys::clock::Clock;
@@ -27,6 +32,9 @@ use crate::sys::tasks::Tasks;
 
 pub use deliver::LATE_AFTER;
 pub use error::LinkError;
+
+/// A link that is told to stop does so at once, unless it waits for the disk.
+const STOP_MAX: Duration = Duration::from_secs(8);
 
 /// Why the uplink cannot start: the configuration is wrong and will stay so.
 #[derive(Debug, thiserror::Error)]
@@ -36,32 +44,62 @@ pub enum StartError {
     Url(LinkError),
 }
 
-/// Starts one task per lane; with no Pulsar configured, none. They end soon after `tasks.stopping()`.
-pub fn start(
-    tasks: &Tasks,
-    config: &EdgeConfig,
-    incarnation: &str,
-    readers: Vec<outbox::Reader>,
+/// The links of all lanes. What it runs ends soon after the `tasks` given to [`Uplink::set`] stop.
+pub struct Uplink {
     links: Links,
     clock: Clock,
-    metrics: &Metrics,
-) -> Result<(), StartError> {
-    let uplink = &config.uplink;
-    if uplink.pulsar.is_empty() {
-        readers.iter().for_each(|r| links.update(r.lane(), |l| l.state = LinkState::Off));
-        return Ok(());
+    metrics: metrics::UplinkMetrics,
+    running: BTreeMap<String, Tasks>,
+    config: Option<edge::Uplink>,
+}
+
+impl Uplink {
+    /// Nothing runs yet.
+    pub fn new(links: Links, clock: Clock, metrics: &Metrics) -> Self {
+        let metrics = metrics::UplinkMetrics::register(metrics);
+        Self { links, clock, metrics, running: BTreeMap::new(), config: None }
     }
-    for url in &uplink.pulsar {
-        link::Address::parse(url).map_err(StartError::Url)?;
+
+    /// Whether `config` can be set.
+    pub fn check(config: &edge::Uplink) -> Result<(), StartError> {
+        config.pulsar.iter().try_for_each(|url| link::Address::parse(url).map(drop)).map_err(StartError::Url)
     }
-    let metrics = metrics::UplinkMetrics::register(metrics);
-    let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-    for reader in readers {
-        let name = reader.lane().to_owned();
-        let stream = Stream { node: config.node.id.clone(), incarnation: incarnation.to_owned(), lane: name.clone() };
-        let lane = lane::Lane {
+
+    /// Runs one task per open lane of `outbox`, also for lanes that are configured no more and have events to deliver; with no
+    /// Pulsar configured, none. If `[uplink]` has changed the running ones are stopped first: they wait for no receipts,
+    /// what is not confirmed is sent again. To be called again once dropped half-way.
+    pub async fn set(&mut self, tasks: &Tasks, config: &EdgeConfig, outbox: &Outbox) -> Result<(), StartError> {
+        Self::check(&config.uplink)?;
+        if self.config.as_ref() != Some(&config.uplink) {
+            let ended = join_all(self.running.values().map(|lane| lane.stop(STOP_MAX))).await;
+            if ended.contains(&false) {
+                tracing::warn!("a link did not end within {STOP_MAX:?}; it will not send any more");
+            }
+            self.running.clear();
+            self.config = Some(config.uplink.clone());
+        }
+        for reader in outbox.readers() {
+            let name = reader.lane().to_owned();
+            if config.uplink.pulsar.is_empty() {
+                self.links.update(&name, |l| l.state = LinkState::Off);
+            } else if !self.running.contains_key(&name) {
+                let part = tasks.part();
+                let lane = self.lane(config, &name, outbox.incarnation());
+                part.spawn("uplink lane", lane::run(lane, reader, part.stopping().clone()));
+                self.running.insert(name, part);
+            }
+        }
+        Ok(())
+    }
+
+    fn lane(&self, config: &EdgeConfig, name: &str, incarnation: &str) -> lane::Lane {
+        let uplink = &config.uplink;
+        let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        let stream =
+            Stream { node: config.node.id.clone(), incarnation: incarnation.to_owned(), lane: name.to_owned() };
+        lane::Lane {
             urls: uplink.pulsar.clone(),
-            topic: names::lane_topic(&uplink.tenant, &name),
+            topic: names::lane_topic(&uplink.tenant, name),
             stream: stream.to_string(),
             producer: stream.producer(&uplink.cluster),
             connector: link::Connector {
@@ -78,12 +116,10 @@ pub fn start(
             compression: uplink.compression,
             receipt_timeout: uplink.receipt_timeout,
             retry_max: uplink.retry_max,
-            links: links.clone(),
-            clock: clock.clone(),
-            metrics: metrics.lane(&name),
-            name,
-        };
-        tasks.spawn("uplink lane", lane::run(lane, reader, tasks.stopping().clone()));
+            links: self.links.clone(),
+            clock: self.clock.clone(),
+            metrics: self.metrics.lane(name),
+            name: name.to_owned(),
+        }
     }
-    Ok(())
 }

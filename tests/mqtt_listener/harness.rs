@@ -10,6 +10,7 @@ use tidegate::event::{Event, record};
 use tidegate::ingest::Router;
 use tidegate::ingest::identity::Gate as Identities;
 use tidegate::ingest::mqtt::transport::Kind;
+use tidegate::ingest::mqtt::upstream::Upstream;
 use tidegate::ingest::mqtt::{Hub, Listener, Surroundings};
 use tidegate::journal::Meters;
 use tidegate::observe::metrics::Metrics;
@@ -51,13 +52,12 @@ impl Gate {
         let around = Surroundings {
             config: &config,
             hub: hub.clone(),
-            router,
+            upstream: Upstream::new(&config, &router, clock),
             commands,
             outbox: outbox.clone(),
             links,
             gate: Identities::open(),
             tls: None,
-            clock,
         };
         listener.start(&tasks, around, &metrics);
         Self { tasks, hub, outbox, metrics, addresses, _dir: dir }

@@ -40,6 +40,7 @@ async fn the_will_of_a_client_that_vanishes_reaches_subscribers_and_the_outbox()
     let stored = gate.stored("telemetry").await;
     assert_eq!(stored.len(), 2);
     assert_eq!((&stored[0].data[..], stored[0].subject.as_deref()), (&b"gone"[..], Some("d")));
+    assert_eq!(stored[0].source, "/nodes/press-7/mqtt/a", "its sender's name, as if it had said so itself");
 }
 
 #[tokio::test(flavor = "multi_thread")]

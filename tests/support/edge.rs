@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tidegate::config::edge::EdgeConfig;
 use tidegate::event::{Event, Timestamp};
 use tidegate::observe::metrics::Metrics;
@@ -9,7 +10,7 @@ use tidegate::observe::status::{LinkStatus, Links};
 use tidegate::outbox::Outbox;
 use tidegate::sys::clock::Clock;
 use tidegate::sys::tasks::Tasks;
-use tidegate::uplink;
+use tidegate::uplink::Uplink;
 
 /// A running uplink.
 pub struct Edge {
@@ -38,9 +39,8 @@ impl Edge {
         self.tasks = Tasks::new();
         // A registry takes a name once.
         self.metrics = Metrics::default();
-        let readers = config.lanes.iter().map(|l| self.outbox.reader(&l.name).unwrap()).collect();
-        let (links, clock) = (self.links.clone(), Clock::system());
-        uplink::start(&self.tasks, config, self.outbox.incarnation(), readers, links, clock, &self.metrics).unwrap();
+        let mut uplink = Uplink::new(self.links.clone(), Clock::system(), &self.metrics);
+        uplink.set(&self.tasks, config, &self.outbox).now_or_never().expect("there is nothing to wait for").unwrap();
     }
 
     /// Stops the uplink in order.

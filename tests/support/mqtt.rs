@@ -163,6 +163,11 @@ impl Client {
         self.stream.flush().await.unwrap();
     }
 
+    /// Writes to a server that may have closed.
+    pub async fn try_write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes).await
+    }
+
     /// Sends PUBLISH with the next id, which is returned, and does not wait.
     pub async fn publish(&mut self, topic: &str, payload: impl AsRef<[u8]>, qos: u8) -> u16 {
         let id = self.id();
@@ -180,15 +185,7 @@ impl Client {
 
     /// The bytes of a PUBLISH.
     pub fn publish_bytes(&self, topic: &str, payload: &[u8], qos: u8, retain: bool, dup: bool, id: u16) -> Vec<u8> {
-        let mut body = text(topic);
-        if qos > 0 {
-            body.extend(id.to_be_bytes());
-        }
-        if self.v5 {
-            body.push(0);
-        }
-        body.extend(payload);
-        packet(0x30 | u8::from(dup) << 3 | qos << 1 | u8::from(retain), &body)
+        publish_bytes(self.v5, topic, payload, qos, retain, dup, id)
     }
 
     /// PUBLISH with QoS 1 and its PUBACK, which must be a success.
@@ -240,6 +237,11 @@ impl Client {
         timeout(PATIENCE, self.read_packet()).await.expect("a packet in time").expect("a packet before the end")
     }
 
+    /// The next packet, or none if the server closes.
+    pub async fn next_or_end(&mut self) -> Option<Reply> {
+        timeout(PATIENCE, self.read_packet()).await.expect("a packet or the end in time")
+    }
+
     /// The next packet if it comes within `bound`.
     pub async fn within(&mut self, bound: Duration) -> Option<Reply> {
         timeout(bound, self.read_packet()).await.ok().map(|reply| reply.expect("a packet, not the end"))
@@ -269,6 +271,19 @@ impl Client {
         self.next_id = if id == u16::MAX { 1 } else { id + 1 };
         id
     }
+}
+
+/// The bytes of a PUBLISH without properties.
+pub fn publish_bytes(v5: bool, topic: &str, payload: &[u8], qos: u8, retain: bool, dup: bool, id: u16) -> Vec<u8> {
+    let mut body = text(topic);
+    if qos > 0 {
+        body.extend(id.to_be_bytes());
+    }
+    if v5 {
+        body.push(0);
+    }
+    body.extend(payload);
+    packet(0x30 | u8::from(dup) << 3 | qos << 1 | u8::from(retain), &body)
 }
 
 /// A packet with its fixed header.
@@ -301,7 +316,8 @@ fn variable(mut n: usize) -> Vec<u8> {
     }
 }
 
-fn split(bytes: &[u8]) -> Option<(u8, Vec<u8>, usize)> {
+/// The first whole packet: first byte, body, bytes taken.
+pub fn split(bytes: &[u8]) -> Option<(u8, Vec<u8>, usize)> {
     let (length, used) = read_variable(bytes.get(1..)?)?;
     let body = bytes.get(1 + used..1 + used + length)?;
     Some((bytes[0], body.to_vec(), 1 + used + length))
@@ -318,7 +334,8 @@ fn read_variable(bytes: &[u8]) -> Option<(usize, usize)> {
     None
 }
 
-fn parse(first: u8, body: &[u8], v5: bool) -> Reply {
+/// What a server's packet says.
+pub fn parse(first: u8, body: &[u8], v5: bool) -> Reply {
     let number = |at: usize| u16::from_be_bytes([body[at], body[at + 1]]);
     let (reason, text) = (body.get(2).copied().unwrap_or(0), reason_string(body.get(3..).unwrap_or_default()));
     match first >> 4 {
@@ -362,7 +379,7 @@ fn after_properties(body: &[u8], at: usize, v5: bool) -> usize {
 /// The reason string, if it is the first property.
 fn reason_string(properties: &[u8]) -> String {
     match read_variable(properties) {
-        Some((length, used)) if length > 3 && properties[used] == 0x1F => {
+        Some((length, used)) if length > 3 && properties.get(used) == Some(&0x1F) => {
             String::from_utf8(properties[used + 3..used + length].to_vec()).unwrap()
         }
         _ => String::new(),

@@ -324,3 +324,47 @@ fn lie(random: &mut Random, packet: &mut Vec<u8>) {
     bytes[longest - 1] &= 0x7F;
     packet.splice(1..end, bytes);
 }
+
+/// The same over WebSocket: an upgrade and masked frames, now and then damaged too.
+pub fn websocket(seed: u64, number: u64, bytes: &[u8]) -> Vec<u8> {
+    let random = &mut Random::seeded(seed.rotate_left(17) ^ number);
+    let mut sent = b"GET /mqtt HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n"
+        .to_vec();
+    if random.below(8) == 0 {
+        change(random, &mut sent, &[b"\r\n".to_vec(), b"Sec-WebSocket-Protocol: x\r\n".to_vec(), b": ".to_vec()]);
+    }
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let (piece, more) = rest.split_at(1 + random.below(rest.len() as u64) as usize);
+        let first = if random.below(8) == 0 { random.below(256) as u8 } else { 0x82 };
+        let mut frame = frame(first, piece, random.below(16) > 0);
+        if random.below(16) == 0 {
+            change(random, &mut frame, &[b"\x89\x80\0\0\0\0".to_vec(), b"\x88\x82\0\0\0\0\x03\xE8".to_vec()]);
+        }
+        sent.extend(frame);
+        rest = more;
+    }
+    sent
+}
+
+/// A frame of a client (RFC 6455 §5.2), `masked` as it must be.
+pub fn frame(first: u8, payload: &[u8], masked: bool) -> Vec<u8> {
+    const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
+    let mut frame = vec![first];
+    let bit = u8::from(masked) << 7;
+    match payload.len() {
+        short @ 0..=125 => frame.push(bit | short as u8),
+        length => {
+            frame.push(bit | 126);
+            frame.extend((length as u16).to_be_bytes());
+        }
+    }
+    if !masked {
+        frame.extend(payload);
+        return frame;
+    }
+    frame.extend(MASK);
+    frame.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    frame
+}

@@ -44,11 +44,11 @@ use command::{Closed, Command, Config, Millis, Outcome};
 use core::{Claim, Core, Limits, New, Subject};
 use record::{Record, RecordError};
 use timeline::Line;
-use topics::Topics;
 
 pub use core::{Added, Counts, Refused, State};
 pub use metrics::Via;
 pub use mirror::{Publisher, Retained};
+pub use topics::{Speaker, Topics};
 pub use watch::Watch;
 
 #[cfg(test)]
@@ -235,8 +235,10 @@ impl Commands {
         });
     }
 
-    /// Keeps a retained message for everything that waits, from now on until `tasks` stops.
+    /// Keeps a retained message for everything that waits, from now on until `tasks` stops. To be called before anybody can
+    /// subscribe.
     pub fn publish_to(&self, tasks: &Tasks, publisher: Arc<dyn Publisher>) {
+        mirror::begin(self, publisher.as_ref());
         let (commands, stopping) = (self.clone(), tasks.stopping().clone());
         tasks.spawn("commands to MQTT", async move {
             mirror::run(&commands, publisher.as_ref(), &stopping).await;
@@ -448,7 +450,11 @@ impl Inner {
                 self.mirror.config(device);
                 self.watchers.tell(device);
             }
-            Record::Reported { .. } | Record::Closed(_) | Record::Time(_) => {}
+            Record::Reported { .. }
+            | Record::Closed(_)
+            | Record::Time(_)
+            | Record::Published { .. }
+            | Record::ConfigPublished { .. } => {}
         }
     }
 

@@ -9,6 +9,17 @@ const DEVICE: &str = "{device}";
 /// What is below a command's topic for the device's answer.
 const RESULT: &str = "result";
 
+/// Who may publish on a topic, as far as commands are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaker<'a> {
+    /// It has nothing to do with commands.
+    Anybody,
+    /// The gateway, for operators: who is there obeys, or sets itself up by, what comes on it.
+    Gateway,
+    /// This device, which answers a command.
+    Device(&'a str),
+}
+
 /// Templates from `[commands]`. The configuration's check has seen to it that each has the device as a level.
 #[derive(Clone, Debug)]
 pub struct Topics {
@@ -34,23 +45,38 @@ impl Topics {
 
     /// Device and command that a message on `topic` answers, if it is such a topic.
     pub fn result(&self, topic: &str) -> Option<(String, String)> {
-        let (command, last) = topic.rsplit_once('/')?;
-        let (prefix, id) = command.rsplit_once('/').filter(|_| last == RESULT)?;
-        let mut device = None;
-        let mut levels = prefix.split('/');
-        for wanted in self.commands.split('/') {
-            let level = levels.next()?;
-            let fits = match wanted {
-                DEVICE => *device.get_or_insert(level) == level,
-                _ => wanted == level,
-            };
-            if !fits {
-                return None;
-            }
-        }
-        let device = device.filter(|d| levels.next().is_none() && check_device(d).is_ok() && check_id(id).is_ok())?;
-        Some((device.to_owned(), id.to_owned()))
+        let (device, rest) = below(&self.commands, topic)?;
+        let (id, _) = rest?.split_once('/').filter(|(_, last)| *last == RESULT)?;
+        (check_device(device).is_ok() && check_id(id).is_ok()).then(|| (device.to_owned(), id.to_owned()))
     }
+
+    /// Whose word a message on `topic` is.
+    pub fn speaker<'a>(&self, topic: &'a str) -> Speaker<'a> {
+        match (below(&self.commands, topic), below(&self.config, topic)) {
+            (Some((device, Some(rest))), _) if rest.split_once('/').is_some_and(|(_, last)| last == RESULT) => {
+                Speaker::Device(device)
+            }
+            (Some(_), _) | (None, Some((_, None))) => Speaker::Gateway,
+            _ => Speaker::Anybody,
+        }
+    }
+}
+
+/// The device of a topic that begins with `template`, and what is below it.
+fn below<'a>(template: &str, topic: &'a str) -> Option<(&'a str, Option<&'a str>)> {
+    let (mut device, mut rest) = (None, Some(topic));
+    for wanted in template.split('/') {
+        let (level, more) = rest?.split_once('/').map_or((rest?, None), |(level, more)| (level, Some(more)));
+        let fits = match wanted {
+            DEVICE => *device.get_or_insert(level) == level,
+            _ => wanted == level,
+        };
+        if !fits {
+            return None;
+        }
+        rest = more;
+    }
+    Some((device?, rest))
 }
 
 fn fill(template: &str, device: &str) -> String {
@@ -84,6 +110,28 @@ mod tests {
             "",
         ] {
             assert_eq!(found(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn commands_are_the_gateways_word_and_answers_the_devices() {
+        let topics = topics("devices/{device}/commands");
+        for (topic, speaker) in [
+            ("devices/d/commands/1/result", Speaker::Device("d")),
+            ("devices/d/commands//result", Speaker::Device("d")),
+            ("devices/d/commands/1", Speaker::Gateway),
+            ("devices/d/commands", Speaker::Gateway),
+            ("devices/d/commands/1/x", Speaker::Gateway),
+            ("devices/d/commands/1/result/x", Speaker::Gateway),
+            ("devices//commands/1", Speaker::Gateway),
+            ("c/d", Speaker::Gateway),
+            ("c/d/reported", Speaker::Anybody),
+            ("devices/d/commandsx/1", Speaker::Anybody),
+            ("devices/d/x/commands/1", Speaker::Anybody),
+            ("devices/d", Speaker::Anybody),
+            ("", Speaker::Anybody),
+        ] {
+            assert_eq!(topics.speaker(topic), speaker, "{topic}");
         }
     }
 

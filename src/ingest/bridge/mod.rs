@@ -28,7 +28,9 @@ mod subscriptions;
 mod window;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::mpsc;
 
 use crate::config::EdgeConfig;
@@ -40,36 +42,70 @@ use crate::sys::clock::Clock;
 use crate::sys::tasks::Tasks;
 
 pub use error::BridgeError;
+use status::BridgeMetrics;
 pub use status::{BridgeStatus, Bridges};
 
 /// Directory of the bridges' notes in the data directory.
 const DIR: &str = "bridges";
 
-/// Starts a task for each bridge of `config`. They end soon after `tasks.stopping()`, when what was taken is stored and
-/// acknowledged, or cannot be. `local` serves the bridges with `local = true`.
-pub fn start(
-    tasks: &Tasks,
-    config: &EdgeConfig,
-    upstream: &Upstream,
-    local: &Local,
-    clock: &Clock,
-    metrics: &Metrics,
-) -> Bridges {
-    let bridges = Bridges::default();
-    if config.bridges.is_empty() {
-        return bridges;
+/// A bridge that is told to stop waits so long at most for what it has taken to be stored.
+const STOP_MAX: Duration = Duration::from_secs(8);
+
+/// The bridges that run. They end soon after the `tasks` given to [`Bridging::set`] stop, when what was taken is stored and
+/// acknowledged, or cannot be.
+pub struct Bridging {
+    upstream: Upstream,
+    local: Local,
+    clock: Clock,
+    metrics: BridgeMetrics,
+    reports: Bridges,
+    running: Vec<(Bridge, Tasks)>,
+}
+
+impl Bridging {
+    /// Nothing runs yet. `local` serves the bridges with `local = true`.
+    pub fn new(upstream: Upstream, local: Local, clock: Clock, metrics: &Metrics) -> Self {
+        let metrics = BridgeMetrics::register(metrics);
+        Self { upstream, local, clock, metrics, reports: Bridges::default(), running: Vec::new() }
     }
-    let metrics = status::BridgeMetrics::register(metrics);
-    for bridge in &config.bridges {
-        let report = status::Report::new(&bridge.name, bridges.clone(), clock.clone(), &metrics);
+
+    /// For the status page.
+    pub fn reports(&self) -> Bridges {
+        self.reports.clone()
+    }
+
+    /// Runs the bridges of `config`: those that are not in it any more, or have changed, are stopped first; the others are not
+    /// disturbed. To be called again once dropped half-way.
+    pub async fn set(&mut self, tasks: &Tasks, config: &EdgeConfig) {
+        let (keep, stop): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.running).into_iter().partition(|(bridge, _)| config.bridges.contains(bridge));
+        self.running = keep;
+        let ended = join_all(stop.iter().map(|(_, tasks)| tasks.stop(STOP_MAX))).await;
+        for ((bridge, _), ended) in stop.iter().zip(ended) {
+            if !ended {
+                tracing::warn!(bridge = bridge.name, "did not end within {STOP_MAX:?}; it acknowledges nothing more");
+            }
+            self.reports.remove(&bridge.name);
+        }
+        for bridge in &config.bridges {
+            if !self.running.iter().any(|(running, _)| running == bridge) {
+                let part = tasks.part();
+                self.start(&part, bridge, config);
+                self.running.push((bridge.clone(), part));
+            }
+        }
+    }
+
+    fn start(&self, tasks: &Tasks, bridge: &Bridge, config: &EdgeConfig) {
+        let report = status::Report::new(&bridge.name, self.reports.clone(), self.clock.clone(), &self.metrics);
         // Both ways are bounded by what may be unstored: see `run`.
         let room = usize::from(bridge.in_flight);
         let (jobs, queue) = mpsc::channel(room);
         let (done, stored) = mpsc::channel(room);
         let store = store::Store {
-            upstream: upstream.clone(),
-            origin: upstream.origin("", &bridge.name),
-            local: bridge.local.then(|| local.clone()),
+            upstream: self.upstream.clone(),
+            origin: self.upstream.origin("", &bridge.name),
+            local: bridge.local.then(|| self.local.clone()),
             report: report.clone(),
             jobs: queue,
             done,
@@ -78,7 +114,6 @@ pub fn start(
         tasks.spawn("bridge store", store.run());
         tasks.spawn("bridge", run::run(setup(bridge, config, report, tasks), jobs, stored));
     }
-    bridges
 }
 
 fn setup(bridge: &Bridge, config: &EdgeConfig, report: status::Report, tasks: &Tasks) -> run::Setup {

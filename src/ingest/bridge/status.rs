@@ -47,6 +47,11 @@ impl Bridges {
         change(all.entry(bridge.to_owned()).or_default())
     }
 
+    /// There is no such bridge any more.
+    pub fn remove(&self, bridge: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(bridge);
+    }
+
     /// A copy of all entries.
     pub fn snapshot(&self) -> BTreeMap<String, BridgeStatus> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()

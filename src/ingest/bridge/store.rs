@@ -149,11 +149,12 @@ impl Store {
 
     /// Adds the event of `job` to its lane's batch; `None`: it stays here.
     fn add<'l>(&self, lanes: &'l mut Vec<Lane>, job: &Job) -> Result<Option<&'l mut Lane>, Refused> {
-        let event = match self.upstream.event(&self.origin, &job.message, Some(job.name)) {
+        let rules = self.upstream.rules();
+        let event = match rules.event(&self.origin, &job.message, Some(job.name)) {
             // Its sender cannot be told any more. What it says of itself is wrong; the payload is kept as plain data.
             Err(refused) if refused.why == Why::Unfit && job.message.properties.is_some() => {
                 let plain = Message { properties: None, ..job.message.clone() };
-                self.upstream.event(&self.origin, &plain, Some(job.name)).map_err(|_| refused)?
+                rules.event(&self.origin, &plain, Some(job.name)).map_err(|_| refused)?
             }
             event => event?,
         };

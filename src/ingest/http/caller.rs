@@ -59,7 +59,7 @@ impl Caller {
         let identity = gate.identify(presented).await.map_err(|denied| refusal(&denied))?;
         // The place of whoever it was before is free first: it may be the same device with a new token.
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        let place = gate.enter(&identity).map_err(|denied| refusal(&denied))?;
+        let place = gate.enter(&identity, false).map_err(|denied| refusal(&denied))?;
         let known = Known { authorization: authorization.cloned(), identity: identity.clone(), _place: place };
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
         Ok(identity)

@@ -32,11 +32,13 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::body::{Bounds, gather};
+use super::caller;
+use super::events::admit;
 use super::problem::{self, Answer};
 use crate::config::units::parse_duration;
 use crate::downlink::commands::command::{check_device, check_id};
 use crate::downlink::commands::{CommandError, NotStored, Refused};
-use crate::ingest::identity::Identity;
+use crate::ingest::identity::{self, Identity};
 use crate::ingest::refusal::{Kind, Refusal};
 use crate::journal::{AppendError, JournalError};
 
@@ -131,8 +133,15 @@ fn authorize(who: &dyn Speaker, device: &str, action: Action) -> Result<(), Refu
     }
 }
 
+fn denied(device: &str, action: Action) -> identity::Refused<'_> {
+    match action {
+        Action::Take => identity::Refused::Subject(device),
+        Action::Send => identity::Refused::Operator(device),
+    }
+}
+
 /// Answers a request whose path is a [`Target`]. `true`: a part of the body was left on the wire.
-pub async fn serve(shared: &Arc<Shared>, who: &dyn Speaker, request: Request<Incoming>) -> (Answer, bool) {
+pub async fn serve(shared: &Arc<Shared>, who: &Identity, request: Request<Incoming>) -> (Answer, bool) {
     let (head, mut body) = request.into_parts();
     let answered = answer(shared, who, &head, &mut body).await;
     let body_left = !body.is_end_stream();
@@ -148,7 +157,7 @@ pub async fn serve(shared: &Arc<Shared>, who: &dyn Speaker, request: Request<Inc
     (response, body_left)
 }
 
-async fn answer(shared: &Arc<Shared>, who: &dyn Speaker, head: &Parts, body: &mut Incoming) -> Result<Answer, Refusal> {
+async fn answer(shared: &Arc<Shared>, who: &Identity, head: &Parts, body: &mut Incoming) -> Result<Answer, Refusal> {
     let Some(target) = Target::of(head.uri.path()) else {
         return Err(Refusal::new(Kind::NotFound, "there is nothing at this path"));
     };
@@ -160,15 +169,15 @@ async fn answer(shared: &Arc<Shared>, who: &dyn Speaker, head: &Parts, body: &mu
     };
     check_device(device).map_err(|e| Refusal::new(Kind::BadRequest, e))?;
     // Before all else, so that nobody learns what there is.
-    authorize(who, device, action)?;
+    authorize(who, device, action).inspect_err(|_| shared.gateway.gate.refused(who, &denied(device, action)))?;
     let response = match (&head.method, target) {
-        (&Method::GET, Target::All(_)) => return take::all(shared, device, head).await,
-        (&Method::POST, Target::All(_)) => send::post(shared, device, head, body).await?,
-        (&Method::GET, Target::One(_, id)) => take::one(shared, device, &id_of(id)?, head).await?,
+        (&Method::GET, Target::All(_)) => return take::all(shared, who, device, head).await,
+        (&Method::POST, Target::All(_)) => send::post(shared, who, device, head, body).await?,
+        (&Method::GET, Target::One(_, id)) => take::one(shared, who, device, &id_of(id)?, head).await?,
         (&Method::DELETE, Target::One(_, id)) => send::cancel(shared, device, &id_of(id)?).await?,
-        (&Method::POST, Target::Result(_, id)) => take::result(shared, device, &id_of(id)?, body).await?,
-        (&Method::GET, Target::Config(_)) => config::get(shared, device, head).await?,
-        (&Method::PUT, Target::Config(_)) => config::put(shared, device, head, body).await?,
+        (&Method::POST, Target::Result(_, id)) => take::result(shared, who, device, &id_of(id)?, body).await?,
+        (&Method::GET, Target::Config(_)) => config::get(shared, who, device, head).await?,
+        (&Method::PUT, Target::Config(_)) => config::put(shared, who, device, head, body).await?,
         (&Method::DELETE, Target::Config(_)) => config::delete(shared, device).await?,
         _ => problem::method_not_allowed(target.allowed()),
     };
@@ -192,9 +201,14 @@ fn id_of(encoded: &str) -> Result<Cow<'_, str>, Refusal> {
 }
 
 /// The body, with at most `bytes_max` of it. It is not compressed: nothing here is large.
-async fn body_of(shared: &Shared, body: &mut Incoming, bytes_max: u64) -> Result<Bytes, Refusal> {
+async fn body_of(shared: &Shared, who: &Identity, body: &mut Incoming, bytes_max: u64) -> Result<Bytes, Refusal> {
     let mut lease = shared.budget.lease();
-    gather(body, Bounds { max_bytes: bytes_max, timeout: shared.gateway.http.body_timeout }, &mut lease).await
+    let bounds = Bounds { max_bytes: bytes_max, timeout: shared.gateway.http.body_timeout };
+    let body = gather(body, bounds, &mut lease).await?;
+    // A device's answer is an event like its others. Operators must get through also when devices use everything up.
+    let events = usize::from(!who.is_operator());
+    admit(shared, who, events, events * body.len())?;
+    Ok(body)
 }
 
 /// The value of each of these query parameters; another one is refused.
@@ -251,9 +265,10 @@ impl Drop for Place {
     }
 }
 
-/// Looks until there is something, `wait` is over or the gateway stops.
+/// Looks until there is something, `wait` is over or the gateway stops. Whoever's right ends meanwhile learns nothing more.
 async fn patiently<T, F: Future<Output = Result<Option<T>, CommandError>>>(
     shared: &Shared,
+    who: &Identity,
     device: &str,
     wait: Duration,
     look: impl Fn() -> F,
@@ -267,10 +282,16 @@ async fn patiently<T, F: Future<Output = Result<Option<T>, CommandError>>>(
     let stopping = shared.stopping.child_token();
     let end = Instant::now() + wait;
     loop {
-        if let Some(found) = in_time(look()).await? {
-            return Ok(Some(found));
+        let found = in_time(look()).await?;
+        if who.is_revoked() {
+            return Err(caller::revoked());
+        }
+        if found.is_some() {
+            return Ok(found);
         }
         tokio::select! {
+            biased;
+            () = who.revoked().cancelled() => return Err(caller::revoked()),
             () = stopping.cancelled() => return Ok(None),
             () = tokio::time::sleep_until(end) => return Ok(None),
             () = watch.changed() => {}

@@ -64,9 +64,9 @@ impl<'a> Target<'a> {
 }
 
 /// What was put on disk, and where.
-struct Receipt<'a> {
+struct Receipt {
     durable: Durable,
-    writer: &'a Writer,
+    writer: Writer,
 }
 
 /// Answers a POST of events. `true`: a part of the body was left on the wire.
@@ -106,7 +106,7 @@ async fn take(shared: &Shared, caller: &Caller, head: &Parts, body: &mut Incomin
 }
 
 /// Makes events of the body and puts them on disk.
-async fn store(shared: &Shared, work: Work) -> Result<Receipt<'_>, Refusal> {
+async fn store(shared: &Shared, work: Work) -> Result<Receipt, Refusal> {
     let identity = work.identity.clone();
     let (decoded, mut lease) = if work.is_light() { work.run() } else { on_other_thread(shared, work).await }?;
     let writer = check(shared, &identity, &decoded)?;
@@ -152,7 +152,7 @@ fn disk_slow(lane: &str) -> Refusal {
 }
 
 /// What comes last before the disk: the credential still holds, and the quota allows it.
-fn admit(shared: &Shared, identity: &Identity, events: usize, bytes: usize) -> Result<(), Refusal> {
+pub(super) fn admit(shared: &Shared, identity: &Identity, events: usize, bytes: usize) -> Result<(), Refusal> {
     if identity.is_revoked() {
         return Err(caller::revoked());
     }
@@ -172,8 +172,8 @@ fn may_speak(shared: &Shared, identity: &Identity, subject: &str) -> Result<(), 
 }
 
 /// The one lane of all events, that each is the sender's own, and that each of them fits into the outbox.
-fn check<'a>(shared: &'a Shared, identity: &Identity, decoded: &Decoded) -> Result<&'a Writer, Refusal> {
-    let router = &shared.gateway.router;
+fn check(shared: &Shared, identity: &Identity, decoded: &Decoded) -> Result<Writer, Refusal> {
+    let router = shared.gateway.router.table();
     let max = shared.gateway.max_event;
     let mut lane: Option<&Writer> = None;
     for (i, event) in decoded.events.iter().enumerate() {
@@ -192,7 +192,7 @@ fn check<'a>(shared: &'a Shared, identity: &Identity, decoded: &Decoded) -> Resu
             return Err(mixed(event, first.lane(), writer.lane()).at(decoded.places.of(i)));
         }
     }
-    lane.ok_or_else(|| Refusal::new(Kind::MalformedBody, "the body holds no event; send at least one"))
+    lane.cloned().ok_or_else(|| Refusal::new(Kind::MalformedBody, "the body holds no event; send at least one"))
 }
 
 /// A request is all or nothing, and only one lane's append is: two appends could end half done.
@@ -307,7 +307,7 @@ async fn on_other_thread(shared: &Shared, work: Work) -> Result<(Decoded, Lease)
     done.await.unwrap_or_else(|_| Err(closed()))
 }
 
-fn accepted(receipt: &Receipt<'_>) -> Response<Full<Bytes>> {
+fn accepted(receipt: &Receipt) -> Response<Full<Bytes>> {
     let Durable { accepted, repeated, first, last } = receipt.durable;
     // A lane's name is lower-case letters, digits and '-': nothing to escape.
     let lane = receipt.writer.lane();

@@ -106,7 +106,8 @@ impl Audit {
     /// Notes a refusal. Never waits.
     pub fn note(&self, entry: &Entry<'_>) {
         let Some(lines) = &self.0.lines else { return };
-        let key = (entry.reason, entry.source.map(throttle::source));
+        let (source, device) = (entry.source.map(throttle::source), entry.device.map(Arc::from));
+        let key = Key { reason: entry.reason, source, device };
         let now = self.0.started.elapsed();
         let mut limiter = self.0.limiter.lock().unwrap_or_else(PoisonError::into_inner);
         let written = limiter.note(key, now);
@@ -121,8 +122,8 @@ impl Audit {
         let Some(lines) = &self.0.lines else { return };
         let over = self.0.limiter.lock().unwrap_or_else(PoisonError::into_inner).over(now);
         for left_out in over {
-            let (reason, source): Key = left_out.key;
-            let entry = Entry { reason, source, ..Entry::default() };
+            let Key { reason, source, device } = left_out.key;
+            let entry = Entry { reason, source, device: device.as_deref(), ..Entry::default() };
             self.send(lines, &self.line(&entry, Some(left_out.count)));
         }
     }

@@ -333,3 +333,112 @@ pub fn is_filter(text: &str) -> bool {
             other => !other.contains(['+', '#']),
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn wrong(text: &str) -> String {
+        parse("devices.toml", text).unwrap_err().to_string()
+    }
+
+    const HASH: &str = "6ca13d52ca70c883e0f0bb101e425a89e8624de51db2d2392593af6a84118090";
+
+    /// Takes the # away from the example's settings.
+    #[test]
+    fn the_example_file_loads_with_every_key() {
+        let file = include_str!("../../../config/devices.toml");
+        assert_eq!(parse("devices.toml", file).unwrap(), []);
+        let is_setting = |l: &str| l.starts_with(|c: char| c == '[' || c.is_ascii_lowercase());
+        let live: Vec<&str> =
+            file.lines().map(|l| l.strip_prefix('#').filter(|rest| is_setting(rest)).unwrap_or(l)).collect();
+        let devices = parse("devices.toml", &live.join("\n")).unwrap();
+        let expected = Device {
+            name: "press-7".into(),
+            tokens: vec![verify::from_hex(HASH).unwrap()],
+            password: devices[0].password.clone(),
+            certificate: Some("press-7.plant.example".into()),
+            publish: Some(["devices/{device}/#".to_owned(), "site/alarms".into()].into()),
+            subscribe: Some(["devices/{device}/#".to_owned(), "site/#".into()].into()),
+            speaks_for: vec!["press-7-*".into()],
+            role: Role::Device,
+            max_events: Some(100),
+            max_bytes: Some(64 << 10),
+            disabled: false,
+        };
+        assert_eq!(devices, [expected]);
+        assert!(devices[0].password.is_some());
+    }
+
+    #[test]
+    fn a_mistake_is_named_with_its_line_and_the_way_out() {
+        let with = |line: &str| wrong(&format!("# first\n[[device]]\nname = \"a\"\n{line}\n"));
+        let cases = [
+            ("nam = 1", "devices.toml:4: unknown key `nam`, expected one of `name`"),
+            ("role = \"admin\"", "devices.toml:4: unknown variant `admin`, expected `device` or `operator`"),
+            ("max_events = -1", "devices.toml:4: "),
+            ("max_bytes = \"64K\"", "devices.toml:2: device \"a\": max_bytes: "),
+            ("token_sha256 = [\"s3cret\"]", "devices.toml:2: device \"a\": token_sha256: write the SHA-256"),
+            ("password = \"s3cret\"", "devices.toml:2: device \"a\": password: is no hash in PHC format"),
+            ("publish = [\"a/#/b\"]", "devices.toml:2: device \"a\": publish: \"a/#/b\" is no topic filter"),
+            ("speaks_for = [\"\"]", "devices.toml:2: device \"a\": speaks_for: "),
+            ("certificate = \"\"", "devices.toml:2: device \"a\": certificate: "),
+            ("name = \"b\"", "devices.toml:4: duplicate key"),
+            ("password = \"s3cret", "devices.toml:4: "),
+        ];
+        for (line, expected) in cases {
+            let got = with(line);
+            assert!(got.starts_with(expected), "{line}: {got}");
+            assert!(!got.contains("s3cret"), "{got}");
+        }
+        assert!(wrong("[[device]]\n").starts_with("devices.toml:1: missing key `name`"), "{}", wrong("[[device]]\n"));
+        assert!(wrong("[[devices]]\nname = \"a\"").contains("devices are written as [[device]]"));
+        assert!(wrong("[[device]]\nname = \"a+\"").contains("name: write 1 to 256 bytes"));
+    }
+
+    #[test]
+    fn what_must_be_unique_is_named_with_both_places() {
+        let two = |a: &str, b: &str| wrong(&format!("[[device]]\n{a}\n[[device]]\n{b}\n"));
+        let got = two("name = \"a\"", "name = \"a\"");
+        assert!(
+            got.contains(
+                "devices.toml:3: device \"a\": the name is there already, in the [[device]] at devices.toml:1"
+            ),
+            "{got}"
+        );
+        let token = format!("token_sha256 = [\"{HASH}\"]");
+        assert!(two(&format!("name = \"a\"\n{token}"), &format!("name = \"b\"\n{token}")).contains("a token is there"));
+        assert!(two("name = \"a\"", "name = \"b\"\ncertificate = \"a\"").contains("certificate's name is there"));
+    }
+
+    #[test]
+    fn a_file_that_is_missing_is_told_apart() {
+        let e = load(Path::new("/nowhere/devices.toml")).unwrap_err();
+        assert!(e.to_string().contains("tidegate devices add NAME --file /nowhere/devices.toml"), "{e}");
+    }
+
+    proptest! {
+        /// Anything at all: devices or words, never a panic; and what is taken keeps the rules.
+        #[test]
+        fn any_text_is_read_or_refused(
+            lines in proptest::collection::vec(
+                prop_oneof![
+                    Just("[[device]]".to_owned()), "name = \"[a-c+#$]{0,2}\"", "publish = \\[\"[a+#/]{0,4}\"\\]",
+                    "max_bytes = (1|\"1KiB\"|\"x\")", "disabled = (true|false|1)", "\\PC{0,12}",
+                ],
+                0..12,
+            ),
+        ) {
+            if let Ok(devices) = parse("f", &lines.join("\n")) {
+                for device in &devices {
+                    prop_assert!(is_name(&device.name));
+                    prop_assert!(device.publish.iter().flat_map(|p| p.iter()).all(|f| is_filter(f)));
+                }
+                let names: std::collections::HashSet<_> = devices.iter().map(|d| &d.name).collect();
+                prop_assert_eq!(names.len(), devices.len());
+            }
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! The gate: judges what a sender shows, and lets it in with a name and rights or says why not.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ use super::verify::{self, Known, NoRandomness};
 use super::{ConnectionGuard, Denied, Identity, Inner, Presented, Refused};
 use crate::config::EdgeConfig;
 use crate::config::edge::{self, IdentityMode};
+use crate::downlink::commands::Topics;
 use crate::observe::metrics::Metrics;
 use crate::sys::clock::Clock;
 use crate::sys::tasks::Tasks;
@@ -34,6 +36,9 @@ const WAITING_MAX: usize = 512;
 
 /// When a login that found that queue full may come again.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
+
+/// How often somebody is judged anew because the files have changed meanwhile; then it shall come again.
+const ROUNDS_MAX: usize = 3;
 
 /// Identities that are not in the devices file, beyond which those that are gone are looked for early.
 const GUESTS_SWEEP_AT: usize = 8192;
@@ -52,8 +57,10 @@ pub(super) struct Shared {
     pub(super) trouble: Mutex<reload::Trouble>,
     open: bool,
     defaults: Defaults,
+    topics: Arc<Topics>,
     started: Instant,
     throttle: Mutex<Throttle>,
+    hasher: RandomState,
     known: Known,
     hashing: Arc<Semaphore>,
     waiting: AtomicUsize,
@@ -136,7 +143,7 @@ impl Gate {
         let dir = config.node.data_dir.join("audit");
         let lost = counters.audit_lost.clone();
         let audit = Audit::start(tasks, dir, config.identity.audit_bytes, clock.clone(), lost);
-        let gate = Self::new(config.identity.clone(), clock, counters, state, audit)?;
+        let gate = Self::new(config, clock, counters, state, audit)?;
         reload::watch(tasks, gate.clone(), watched)?;
         Ok(gate)
     }
@@ -144,17 +151,19 @@ impl Gate {
     /// For tests: everybody may do everything, and nothing is written down.
     pub fn open() -> Self {
         let gate =
-            Self::new(edge::Identity::default(), Clock::system(), Counters::default(), State::default(), Audit::none());
+            Self::new(&EdgeConfig::default(), Clock::system(), Counters::default(), State::default(), Audit::none());
         gate.expect("a system that tests run on has randomness")
     }
 
     fn new(
-        config: edge::Identity,
+        config: &EdgeConfig,
         clock: Clock,
         counters: Counters,
         state: State,
         audit: Audit,
     ) -> Result<Self, NoRandomness> {
+        let topics = Arc::new(Topics::new(&config.commands));
+        let config = config.identity.clone();
         let list = |list: &[String]| -> Patterns { list.into() };
         let deny_subscribe = list(&config.deny_subscribe);
         let (publish, subscribe) = (list(&config.publish), list(&config.subscribe));
@@ -179,7 +188,9 @@ impl Gate {
             trouble: Mutex::default(),
             open: config.mode != Some(IdentityMode::Required),
             defaults,
+            topics,
             started: Instant::now(),
+            hasher: RandomState::new(),
             throttle: Mutex::new(Throttle::new(config.lockout_after, config.lockout_max)),
             known: Known::new()?,
             hashing: Arc::new(Semaphore::new(HASHING_MAX)),
@@ -208,15 +219,29 @@ impl Gate {
     /// Judges what a sender shows. A refusal is in the log and counted when this returns.
     /// May take as long as a queue of passwords; dropping it is harmless, and the attempt counts all the same.
     pub async fn identify(&self, presented: Presented<'_>) -> Result<Identity, Denied> {
-        let state = self.state();
-        match self.judge(&state, &presented).await {
-            Ok(who) => {
-                self.0.counters.admitted(who.credential());
-                let identity = self.identity(who, &presented);
-                // The files may have changed meanwhile: it shall come again and be judged by the new ones.
-                if !identity.name().is_empty() && !Arc::ptr_eq(&state, &self.state()) {
+        let presented = Presented { peer: presented.peer.to_canonical(), ..presented };
+        let mut rounds = 0;
+        let (state, judged) = loop {
+            let state = self.state();
+            let who = match self.judge(&state, &presented).await {
+                Ok(who) => who,
+                Err(no) => break (state, Err(no)),
+            };
+            let credential = who.credential();
+            let identity = self.identity(who, &presented);
+            // The files may have changed meanwhile: then it is judged by the new ones, or at last comes again.
+            let settled = Arc::ptr_eq(&state, &self.state());
+            if settled || rounds == ROUNDS_MAX {
+                if !settled && !identity.name().is_empty() {
                     identity.revoke();
                 }
+                break (state, Ok((credential, identity)));
+            }
+            rounds += 1;
+        };
+        match judged {
+            Ok((credential, identity)) => {
+                self.0.counters.admitted(credential);
                 Ok(identity)
             }
             Err(No { denied, device }) => {
@@ -238,12 +263,13 @@ impl Gate {
     }
 
     /// Counts a connection of `identity`, for as long as the guard lives. HTTP and MQTT count together; the anonymous
-    /// of open mode are not counted here, for all of them have one name.
-    pub fn enter(&self, identity: &Identity) -> Result<ConnectionGuard, Denied> {
+    /// of open mode are not counted here, for all of them have one name. `instead`: it takes the place of another one of
+    /// its own, which is about to end: a device whose old connection hangs must be able to come back.
+    pub fn enter(&self, identity: &Identity, instead: bool) -> Result<ConnectionGuard, Denied> {
         let (Some(max), Some(meter)) = (identity.0.connections_max, &identity.0.meter) else {
             return Ok(ConnectionGuard(None));
         };
-        if meter.lock().unwrap_or_else(PoisonError::into_inner).enter(max) {
+        if meter.lock().unwrap_or_else(PoisonError::into_inner).enter(max.saturating_add(usize::from(instead))) {
             return Ok(ConnectionGuard(Some(meter.clone())));
         }
         let denied = Denied::TooManyConnections { max };
@@ -334,7 +360,8 @@ impl Gate {
         };
         match listed.filter(|_| right) {
             Some(listed) => {
-                self.0.throttle.lock().unwrap_or_else(PoisonError::into_inner).succeeded(presented.peer);
+                let mut throttle = self.0.throttle.lock().unwrap_or_else(PoisonError::into_inner);
+                throttle.succeeded(presented.peer, self.0.whose(presented));
                 Ok(Who::Device { listed: listed.clone(), credential: "password", expires_ms: None })
             }
             None => Err(No { denied: Denied::BadCredential, device: listed.cloned() }),
@@ -350,7 +377,7 @@ impl Gate {
         };
         // Others of this address may have failed while this one waited.
         self.not_locked_out(presented)?;
-        let (shared, peer) = (self.0.clone(), presented.peer);
+        let (shared, peer, whose) = (self.0.clone(), presented.peer, self.0.whose(presented));
         let (stored, secret) = (stored.map(str::to_owned), secret.to_vec());
         let done = tokio::task::spawn_blocking(move || {
             let _turn = turn;
@@ -361,7 +388,7 @@ impl Gate {
             let right = verify::password_is(secret, stored.as_deref()) && fits;
             match stored.filter(|_| right) {
                 Some(stored) => shared.known.add(&stored, secret),
-                None => shared.failed(peer),
+                None => shared.failed(peer, whose),
             }
             right
         });
@@ -392,7 +419,7 @@ impl Gate {
     }
 
     fn wrong(&self, presented: &Presented<'_>, denied: Denied) -> No {
-        self.0.failed(presented.peer);
+        self.0.failed(presented.peer, self.0.whose(presented));
         denied.into()
     }
 
@@ -404,6 +431,7 @@ impl Gate {
             name: Arc::from(""),
             peer: presented.peer,
             rights: open_rights(),
+            topics: shared.topics.clone(),
             operator: open,
             listed: None,
             revoked: CancellationToken::new(),
@@ -492,9 +520,14 @@ fn bearer_of(state: &State, claims: Claims) -> Who {
 }
 
 impl Shared {
-    fn failed(&self, peer: std::net::IpAddr) {
+    /// Tells user names apart, for the throttle; nobody outside can find two that are the same to it.
+    fn whose(&self, presented: &Presented<'_>) -> u64 {
+        self.hasher.hash_one(presented.user)
+    }
+
+    fn failed(&self, peer: std::net::IpAddr, whose: u64) {
         let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
-        throttle.failed(peer, self.started.elapsed());
+        throttle.failed(peer, whose, self.started.elapsed());
     }
 
     fn host(&self, guest: Guest) {
@@ -546,3 +579,6 @@ impl Drop for Waiting<'_> {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,20 +1,30 @@
-//! Which refusals are written down: of the same reason and source one in ten seconds, the others counted. [pure]
+//! Which refusals are written down: of the same reason, source and device one in ten seconds, the others counted. [pure]
 
 use core::net::IpAddr;
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
-/// One line per reason and source in this time.
+/// One line per reason, source and device in this time.
 pub const WINDOW: Duration = Duration::from_secs(10);
 
-/// Most reasons and sources at once; beyond that the window of the oldest ends early.
+/// Most of these at once; beyond that the window of the oldest ends early.
 pub const KEYS_MAX: usize = 4096;
 
 /// Most lines in one window in all: an attack from very many addresses must not fill the log, or the disk with syncs.
 pub const LINES_MAX: usize = 1000;
 
-/// What is counted together.
-pub type Key = (&'static str, Option<IpAddr>);
+/// What is counted together. By device too: many may share an address, and one that is refused all the time must not hide
+/// what another one tries.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The reason's stable word.
+    pub reason: &'static str,
+    /// Where from.
+    pub source: Option<IpAddr>,
+    /// A device that exists.
+    pub device: Option<Arc<str>>,
+}
 
 /// Decides. Time is counted from any fixed moment.
 #[derive(Debug, Default)]
@@ -47,7 +57,7 @@ impl Limiter {
         }
         let written = self.lines < LINES_MAX;
         self.lines += usize::from(written);
-        self.windows.insert(key, u64::from(!written));
+        self.windows.insert(key.clone(), u64::from(!written));
         self.order.push_back((now, key));
         written
     }
@@ -55,10 +65,10 @@ impl Limiter {
     /// The windows that are over, or too many, and left something out. Call after [`Limiter::note`] and now and then.
     pub fn over(&mut self, now: Duration) -> Vec<LeftOut> {
         let mut out = Vec::new();
-        while let Some((began, key)) = self.order.front().copied()
-            && (now.saturating_sub(began) >= WINDOW || self.order.len() > KEYS_MAX)
+        while let Some((began, _)) = self.order.front()
+            && (now.saturating_sub(*began) >= WINDOW || self.order.len() > KEYS_MAX)
+            && let Some((_, key)) = self.order.pop_front()
         {
-            self.order.pop_front();
             if let Some(count) = self.windows.remove(&key).filter(|count| *count > 0) {
                 out.push(LeftOut { key, count });
             }
@@ -73,14 +83,15 @@ mod tests {
 
     use super::*;
 
-    const KEY: Key = ("bad-credential", None);
+    const KEY: Key = Key { reason: "bad-credential", source: None, device: None };
 
     #[test]
     fn one_line_is_written_and_the_others_are_counted() {
         let mut l = Limiter::default();
         assert!(l.note(KEY, Duration::ZERO));
         assert!((0..5).all(|_| !l.note(KEY, Duration::from_secs(9))));
-        assert!(l.note(("no-credential", None), Duration::from_secs(9)));
+        assert!(l.note(Key { reason: "no-credential", ..KEY }, Duration::from_secs(9)));
+        assert!(l.note(Key { device: Some("press-7".into()), ..KEY }, Duration::from_secs(9)));
         assert_eq!(l.over(Duration::from_secs(9)), []);
         assert_eq!(l.over(WINDOW), [LeftOut { key: KEY, count: 5 }]);
         assert!(l.note(KEY, WINDOW));
@@ -96,7 +107,7 @@ mod tests {
             let (mut now, mut written, mut left_out) = (Duration::ZERO, 0, 0);
             for (who, pause) in &steps {
                 now += Duration::from_millis(*pause);
-                written += u64::from(l.note(("reason", Some(IpAddr::from(who.to_be_bytes()))), now));
+                written += u64::from(l.note(Key { source: Some(IpAddr::from(who.to_be_bytes())), ..KEY }, now));
                 left_out += l.over(now).iter().map(|o| o.count).sum::<u64>();
                 prop_assert!(l.windows.len() <= KEYS_MAX && l.order.len() == l.windows.len());
             }

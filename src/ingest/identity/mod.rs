@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::downlink::commands::{Speaker, Topics};
 use crate::ingest::mqtt::broker;
 use directory::Listed;
 pub use gate::Gate;
@@ -160,6 +161,8 @@ struct Inner {
     name: Arc<str>,
     peer: IpAddr,
     rights: Arc<Rights>,
+    /// Topics on which not everybody's word counts who may publish to them.
+    topics: Arc<Topics>,
     operator: bool,
     listed: Option<Arc<Listed>>,
     revoked: CancellationToken,
@@ -189,9 +192,16 @@ impl Identity {
         self.0.operator
     }
 
-    /// Whether it may publish to this topic name.
+    /// Whether it may publish to this topic name. Commands and configurations come from the gateway and operators only,
+    /// also where a pattern of topics covers them, and only who may speak for a device answers its commands.
     pub fn may_publish(&self, topic: &str) -> bool {
         self.0.rights.may_publish(&self.0.name, topic)
+            && (self.0.operator
+                || match self.0.topics.speaker(topic) {
+                    Speaker::Anybody => true,
+                    Speaker::Gateway => false,
+                    Speaker::Device(device) => self.may_speak_for(device),
+                })
     }
 
     /// Whether it may subscribe to this filter, `$share/group/` taken off: everything that it can match is allowed.
@@ -212,6 +222,11 @@ impl Identity {
     /// Whether it was; cheap enough for every request.
     pub fn is_revoked(&self) -> bool {
         self.0.over.load(Ordering::Acquire) || self.0.listed.as_ref().is_some_and(|listed| listed.is_over())
+    }
+
+    /// Whether [`Identity::admit`] can say no.
+    pub fn is_metered(&self) -> bool {
+        self.0.metered
     }
 
     /// Takes from the quotas of the device and of all, or says how long to wait.

@@ -27,6 +27,8 @@ pub fn source(address: IpAddr) -> IpAddr {
 #[derive(Clone, Copy, Debug)]
 struct Record {
     failures: u32,
+    /// Whose name was given; `None`: different ones.
+    whose: Option<u64>,
     until: Duration,
     /// When it was last changed, and a number that makes that unique.
     age: (Duration, u64),
@@ -61,8 +63,8 @@ impl Throttle {
         (!left.is_zero()).then_some(left)
     }
 
-    /// Counts a failure, and says how long the address must wait now.
-    pub fn failed(&mut self, address: IpAddr, now: Duration) -> Option<Duration> {
+    /// Counts a failure to come in as `whose`, and says how long the address must wait now.
+    pub fn failed(&mut self, address: IpAddr, whose: u64, now: Duration) -> Option<Duration> {
         let source = source(address);
         let earlier = self.forget(source);
         // Whoever was quiet for as long as the longest wait starts anew: a typing error of yesterday is forgotten.
@@ -80,14 +82,19 @@ impl Throttle {
         }
         self.next += 1;
         let age = (now, self.next);
-        self.records.insert(source, Record { failures, until, age });
+        let whose = earlier.map_or(Some(whose), |r| r.whose.filter(|other| *other == whose));
+        self.records.insert(source, Record { failures, whose, until, age });
         self.order.insert(age, source);
         self.wait(address, now)
     }
 
-    /// A success forgives what was before.
-    pub fn succeeded(&mut self, address: IpAddr) {
-        self.forget(source(address));
+    /// A success as `whose` forgives the failures before if all of them were of the same: who has one right password must
+    /// not be able to guess another's with it.
+    pub fn succeeded(&mut self, address: IpAddr, whose: u64) {
+        let source = source(address);
+        if self.records.get(&source).is_some_and(|record| record.whose == Some(whose)) {
+            self.forget(source);
+        }
     }
 
     /// Addresses that must wait or have failed.
@@ -108,6 +115,9 @@ mod tests {
 
     use super::*;
 
+    /// Whose name is given where that does not matter.
+    const ME: u64 = 7;
+
     fn v4(n: u8) -> IpAddr {
         IpAddr::from([10, 0, 0, n])
     }
@@ -119,24 +129,41 @@ mod tests {
     #[test]
     fn waits_double_up_to_the_longest_and_success_forgives() {
         let mut t = Throttle::new(3, s(10));
-        assert_eq!((t.failed(v4(1), s(0)), t.failed(v4(1), s(0)), t.wait(v4(1), s(0))), (None, None, None));
+        assert_eq!((t.failed(v4(1), ME, s(0)), t.failed(v4(1), ME, s(0)), t.wait(v4(1), s(0))), (None, None, None));
         let mut now = s(0);
         for expected in [1, 2, 4, 8, 10, 10] {
-            assert_eq!(t.failed(v4(1), now), Some(s(expected)));
+            assert_eq!(t.failed(v4(1), ME, now), Some(s(expected)));
             assert_eq!(t.wait(v4(2), now), None, "only the one");
             now += s(expected);
             assert_eq!(t.wait(v4(1), now), None);
         }
-        t.succeeded(v4(1));
-        assert_eq!((t.failed(v4(1), now), t.len()), (None, 1));
+        t.succeeded(v4(1), ME);
+        assert_eq!((t.failed(v4(1), ME, now), t.len()), (None, 1));
+    }
+
+    #[test]
+    fn one_right_password_does_not_help_to_guess_another() {
+        let mut t = Throttle::new(3, s(10));
+        t.failed(v4(1), 1, s(0));
+        t.succeeded(v4(1), 2);
+        t.failed(v4(1), 1, s(0));
+        t.succeeded(v4(1), 2);
+        assert_eq!(t.failed(v4(1), 1, s(0)), Some(s(1)));
+        t.succeeded(v4(1), 1);
+        assert_eq!(t.len(), 0, "its own forgives");
+        t.failed(v4(1), 1, s(0));
+        t.failed(v4(1), 2, s(0));
+        t.succeeded(v4(1), 2);
+        t.succeeded(v4(1), 1);
+        assert_eq!(t.failed(v4(1), 3, s(0)), Some(s(1)), "different names: nobody's own");
     }
 
     #[test]
     fn old_failures_are_forgotten() {
         let mut t = Throttle::new(2, s(10));
-        t.failed(v4(1), s(0));
-        assert_eq!(t.failed(v4(1), s(10)), None);
-        assert_eq!(t.failed(v4(1), s(11)), Some(s(1)));
+        t.failed(v4(1), ME, s(0));
+        assert_eq!(t.failed(v4(1), ME, s(10)), None);
+        assert_eq!(t.failed(v4(1), ME, s(11)), Some(s(1)));
     }
 
     #[test]
@@ -151,7 +178,7 @@ mod tests {
     fn the_table_is_bounded_and_loses_the_oldest() {
         let mut t = Throttle::bounded(1, s(300), 2);
         for n in 1..=3 {
-            t.failed(v4(n), s(u64::from(n)));
+            t.failed(v4(n), ME, s(u64::from(n)));
         }
         assert_eq!(t.len(), 2);
         assert_eq!(t.wait(v4(1), s(3)), None);
@@ -163,27 +190,34 @@ mod tests {
 
         /// However it is called: bounded, in step with itself, and never more tries than the waits allow.
         #[test]
-        fn guesses_are_few(steps in proptest::collection::vec((0_u8..4, 0_u64..4, any::<bool>()), 1..200)) {
+        fn guesses_are_few(
+            steps in proptest::collection::vec((0_u8..4, 0_u64..4, any::<bool>(), 0_u64..3), 1..200),
+        ) {
             let (after, most) = (3, s(16));
             let mut t = Throttle::bounded(after, most, 3);
             let mut now = Duration::ZERO;
-            // Only the newest survive, so one address alone is watched against a model: (failures, until, last).
-            let mut model: HashMap<u8, (u32, Duration, Duration)> = HashMap::new();
-            for (who, pause, good) in steps {
+            // Only the newest survive, so one address alone is watched against a model: (failures, until, last, names).
+            type Model = (u32, Duration, Duration, Vec<u64>);
+            let mut model: HashMap<u8, Model> = HashMap::new();
+            for (who, pause, good, name) in steps {
                 now += s(pause);
                 let who = who % 3;
                 let expected = model.get(&who).map(|m| m.1.saturating_sub(now)).filter(|w| !w.is_zero());
                 prop_assert_eq!(t.wait(v4(who), now), expected);
                 if good {
-                    t.succeeded(v4(who));
-                    model.remove(&who);
+                    t.succeeded(v4(who), name);
+                    if model.get(&who).is_some_and(|m| m.3.iter().all(|n| *n == name)) {
+                        model.remove(&who);
+                    }
                 } else {
-                    let old = model.get(&who).copied().filter(|m| now.saturating_sub(m.1.max(m.2)) < most);
-                    let failures = old.map_or(1, |m| m.0 + 1);
+                    let old = model.get(&who).cloned().filter(|m| now.saturating_sub(m.1.max(m.2)) < most);
+                    let failures = old.as_ref().map_or(1, |m| m.0 + 1);
                     let wait = if failures < after { s(0) } else { s(1 << (failures - after).min(20)).min(most) };
-                    let until = old.map_or(s(0), |m| m.1).max(now + wait);
-                    t.failed(v4(who), now);
-                    model.insert(who, (failures, until, now));
+                    let until = old.as_ref().map_or(s(0), |m| m.1).max(now + wait);
+                    t.failed(v4(who), name, now);
+                    let mut names = old.map_or(Vec::new(), |m| m.3);
+                    names.push(name);
+                    model.insert(who, (failures, until, now, names));
                 }
                 prop_assert!(t.len() <= 3 && t.len() == t.order.len());
             }

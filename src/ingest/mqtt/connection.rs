@@ -70,6 +70,8 @@ struct Connection {
     input: BytesMut,
     input_lease: Option<Lease>,
     paused: Option<Box<Paused>>,
+    /// There are more whole packets in `input`, perhaps.
+    undecoded: bool,
     flights: Flights,
     results: Results,
     output: Output,
@@ -99,6 +101,7 @@ enum Input {
     Durable(Result<(), JournalError>),
     Written(io::Result<()>),
     Deliver,
+    Turn,
     Read(io::Result<usize>),
     Timer,
 }
@@ -108,6 +111,10 @@ impl Connection {
         while !self.is_over() {
             let input = std::future::poll_fn(|cx| self.choose(cx)).await;
             self.apply(input);
+            if self.paused.is_some() || self.undecoded {
+                // It had its turn.
+                tokio::task::yield_now().await;
+            }
         }
         ending::close(self).await;
     }
@@ -143,6 +150,9 @@ impl Connection {
         {
             self.room = None;
         }
+        if self.may_go_on() {
+            return Poll::Ready(Input::Turn);
+        }
         if self.may_read()
             && let Poll::Ready(read) = reading::poll_read(&mut self.stream, cx, &mut self.input)
         {
@@ -171,8 +181,17 @@ impl Connection {
 
     /// Back-pressure: while what was read is not taken in, nothing more is read.
     fn may_read(&self) -> bool {
-        let idle = self.end.is_none() && self.paused.is_none() && self.room.is_none();
-        idle && self.flights.has_room() && self.results.has_room() && self.output.has_room()
+        self.end.is_none() && self.paused.is_none() && !self.undecoded && self.has_room()
+    }
+
+    /// Whether what was read can be taken in further.
+    fn may_go_on(&self) -> bool {
+        let due = self.paused.as_ref().map_or(self.undecoded, |paused| paused.until <= Instant::now());
+        due && self.end.is_none() && self.has_room()
+    }
+
+    fn has_room(&self) -> bool {
+        self.room.is_none() && self.flights.has_room() && self.results.has_room() && self.output.has_room()
     }
 
     fn apply(&mut self, input: Input) {
@@ -199,6 +218,7 @@ impl Connection {
                 self.wanting = !effects.replies.is_empty();
                 self.take_effect(effects);
             }
+            Input::Turn => self.resume(),
             Input::Read(read) => self.read(read),
             Input::Timer => self.timer(),
         }
@@ -210,7 +230,7 @@ impl Connection {
             silence,
             self.output.deadline(),
             self.flights.deadline(),
-            self.paused.as_ref().map(|paused| paused.until),
+            self.paused.as_ref().map(|paused| paused.until).filter(|until| *until > Instant::now()),
             self.end.as_ref().map(|end| end.until),
         ];
         all.into_iter().flatten().min()
@@ -223,9 +243,6 @@ impl Connection {
         if self.output.deadline().is_some_and(|at| at <= now) {
             tracing::debug!("connection cut: the client does not read");
             return self.lost();
-        }
-        if self.paused.as_ref().is_some_and(|paused| paused.until <= now) {
-            self.resume(now);
         }
         if let Some(max) = self.silence_max
             && self.heard + max <= now

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 
 use super::broker::record::{Message, Millis};
-use super::broker::{Broker, ConnectionId, Counts, Reaction};
+use super::broker::{Broker, ConnectionId, Counts, Denied, LastWill, Notice, Reaction};
 use super::packet::{Packet, Reason};
 use super::shelf::Shelf;
 use super::signal::Signal;
@@ -24,7 +24,7 @@ pub use collector::Collector;
 pub use seat::{Seat, Turn};
 pub use tasks::Work;
 
-/// Messages that the broker published itself (wills) and that wait to go upstream. When a whole site loses its power they
+/// Wills that wait to go upstream. When a whole site loses its power they
 /// come all at once; beyond this they are given up and counted.
 const PUBLISHED_MAX: usize = 10_240;
 
@@ -41,9 +41,9 @@ struct Inner {
     next_connection: AtomicU64,
     /// The next deadline came nearer.
     sooner: Notify,
-    published: mpsc::Sender<Arc<Message>>,
+    published: mpsc::Sender<LastWill>,
     /// Until the tasks are started.
-    unstored: Mutex<Option<mpsc::Receiver<Arc<Message>>>>,
+    unstored: Mutex<Option<mpsc::Receiver<LastWill>>>,
 }
 
 struct State {
@@ -60,6 +60,8 @@ pub struct Effects {
     pub after: Option<Position>,
     /// See [`Reaction::replies`].
     pub replies: Vec<Packet>,
+    /// See [`Reaction::denied`].
+    pub denied: Vec<Denied>,
     /// See [`Reaction::close`].
     pub close: Option<(Reason, &'static str)>,
     /// Something waits to be taken.
@@ -116,6 +118,11 @@ impl Hub {
         self.lock().broker.counts()
     }
 
+    /// Whether a client of this name would take over the connection of another one of `owner`.
+    pub fn takes_over(&self, client_id: &str, owner: &str) -> bool {
+        self.lock().broker.takes_over(client_id, owner)
+    }
+
     /// Whether nobody is connected.
     pub fn is_empty(&self) -> bool {
         self.lock().open.is_empty()
@@ -154,13 +161,16 @@ impl Hub {
         let now = self.0.shelf.now();
         let mut turn = Turn { broker: &mut state.broker, now, connection, all: Reaction::default() };
         let result = work(&mut turn);
-        let Reaction { records, replies, wake, kick, published, close } = turn.all;
-        let mut effects = Effects { replies, close, ..Effects::default() };
+        let Reaction { records, replies, wake, kick, published, denied, notices, close } = turn.all;
+        let mut effects = Effects { replies, close, denied, ..Effects::default() };
         if !records.is_empty() {
             // Under the lock: the journal has the changes in the order in which they were made.
             match self.0.shelf.append(&records) {
                 Ok(position) => effects.after = Some(position),
-                Err(e) => effects.unkept = Some(e),
+                Err(e) => {
+                    state.broker.unkept(connection);
+                    effects.unkept = Some(e);
+                }
             }
         }
         let mut woken = Vec::with_capacity(wake.len());
@@ -180,9 +190,10 @@ impl Hub {
         if sooner {
             self.0.sooner.notify_one();
         }
-        for message in published {
-            if let Err(e) = self.0.published.try_send(message) {
-                let topic = e.into_inner().topic.clone();
+        notices.iter().for_each(tell);
+        for will in published {
+            if let Err(e) = self.0.published.try_send(will) {
+                let topic = e.into_inner().message.topic.clone();
                 tracing::error!(%topic, "too many wills at once: this one does not go upstream");
             }
         }
@@ -193,6 +204,23 @@ impl Hub {
         // A panic in the broker ends the connection that caused it. What it leaves may be incomplete, but a gateway
         // that answers nobody any more would be worse.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn tell(notice: &Notice) {
+    match notice {
+        Notice::Evicted { client_id, messages } => tracing::warn!(
+            %client_id,
+            messages,
+            "as much waits in all MQTT sessions as may (mqtt.max_total_bytes): the oldest messages of this one were dropped, \
+             which has the most"
+        ),
+        Notice::NearlyFull { bytes, bytes_max } => tracing::warn!(
+            bytes,
+            bytes_max,
+            "what waits in all MQTT sessions is nearly as much as may (mqtt.max_total_bytes); then the oldest messages of the \
+             longest queues are dropped"
+        ),
     }
 }
 

@@ -8,6 +8,8 @@ use super::broker::Counts;
 use super::broker::record::Message;
 use super::hub::Hub;
 use super::packet::{Properties, QoS};
+use crate::config::EdgeConfig;
+use crate::downlink::commands::{Speaker, Topics};
 use crate::event::Event;
 
 /// What the HTTP way in sees of the MQTT side. Cheap to clone.
@@ -15,12 +17,13 @@ use crate::event::Event;
 pub struct Local {
     hub: Hub,
     topic: Option<String>,
+    commands: Topics,
 }
 
 impl Local {
-    /// `topic`: `mqtt.http_topic`; {device} and {type} are filled in.
-    pub fn new(hub: Hub, topic: Option<String>) -> Self {
-        Self { hub, topic }
+    /// With `mqtt.http_topic`; {device} and {type} are filled in.
+    pub fn new(hub: Hub, config: &EdgeConfig) -> Self {
+        Self { hub, topic: config.mqtt.http_topic.clone(), commands: Topics::new(&config.commands) }
     }
 
     /// The broker in numbers, for the status page.
@@ -36,8 +39,15 @@ impl Local {
 
     /// Publishes them; does not wait. While the journal is behind, absent subscribers get nothing: what waits for them
     /// would have to be written as well, and the device that sends by HTTP cannot be slowed down for that.
+    ///
+    /// What would come out on a topic of commands is left out: an event's type is its sender's choice, and what another
+    /// broker's clients publish is nobody's here, but devices obey what comes on these topics.
     pub fn publish(&self, messages: Vec<Message>) {
         for mut message in messages {
+            if self.commands.speaker(&message.topic) != Speaker::Anybody {
+                tracing::debug!(topic = %message.topic, "not published locally: only the gateway sends commands");
+                continue;
+            }
             if !self.hub.journal().has_room() {
                 message.qos = QoS::AtMostOnce;
             }

@@ -30,22 +30,23 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{EdgeConfig, edge};
 use crate::downlink::commands::Commands;
-use crate::ingest::Router;
 use crate::ingest::http::budget::Budget;
 use crate::ingest::identity::Gate;
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Links;
 use crate::outbox::Outbox;
 use crate::security::server::ServerTls;
-use crate::sys::clock::Clock;
 use crate::sys::tasks::Tasks;
 
 pub use hub::Hub;
 pub use listener::Listener;
 
-/// Bytes of large packets that are still coming, and of messages on their way to the disk, over all connections; as many as
-/// HTTP's bodies may take by default.
-pub const MEMORY_BYTES_MAX: u64 = 64 << 20;
+/// Bytes of messages on their way to the disk, over all connections.
+pub const STORING_BYTES_MAX: u64 = 32 << 20;
+
+/// Bytes of large packets that are still coming, over all connections. Not of the same budget: clients that send half of a packet
+/// and wait would keep the messages of all others from the disk.
+pub const COMING_BYTES_MAX: u64 = 32 << 20;
 
 /// What all connections share.
 pub struct Shared {
@@ -63,8 +64,10 @@ pub struct Shared {
     pub mqtt: edge::Mqtt,
     /// What is counted.
     pub counters: metrics::Counters,
-    /// See [`MEMORY_BYTES_MAX`].
-    pub memory: Budget,
+    /// See [`STORING_BYTES_MAX`].
+    pub storing: Budget,
+    /// See [`COMING_BYTES_MAX`].
+    pub coming: Budget,
     /// The gateway goes down.
     pub stopping: CancellationToken,
 }
@@ -75,11 +78,11 @@ pub struct Surroundings<'a> {
     pub config: &'a EdgeConfig,
     /// The broker.
     pub hub: Hub,
-    /// The lanes.
-    pub router: Router,
+    /// The way into the outbox.
+    pub upstream: upstream::Upstream,
     /// For devices' answers.
     pub commands: Commands,
-    /// For `$SYS`; events go through `router`.
+    /// For `$SYS`; events go through `upstream`.
     pub outbox: Outbox,
     /// For `$SYS`.
     pub links: Links,
@@ -87,16 +90,13 @@ pub struct Surroundings<'a> {
     pub gate: Gate,
     /// The certificate, where one is configured.
     pub tls: Option<ServerTls>,
-    /// Labels events without a time.
-    pub clock: Clock,
 }
 
 impl Shared {
     /// Also starts what the hub does by itself.
     fn new(around: Surroundings<'_>, tasks: &Tasks, metrics: &Metrics) -> Arc<Self> {
-        let Surroundings { config, hub, router, commands, outbox, links, gate, tls, clock } = around;
+        let Surroundings { config, hub, upstream, commands, outbox, links, gate, tls } = around;
         let counters = metrics::Counters::new(metrics);
-        let upstream = upstream::Upstream::new(config, router, clock);
         let work = hub::Work {
             upstream: upstream.clone(),
             counters: counters.clone(),
@@ -113,7 +113,8 @@ impl Shared {
             gate,
             tls,
             mqtt: config.mqtt.clone(),
-            memory: Budget::new(MEMORY_BYTES_MAX, counters.memory()),
+            storing: Budget::new(STORING_BYTES_MAX, counters.memory()),
+            coming: Budget::new(COMING_BYTES_MAX, counters.memory()),
             counters,
             stopping: tasks.stopping().clone(),
         })

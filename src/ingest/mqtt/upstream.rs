@@ -1,7 +1,7 @@
 //! The way of a message into the outbox: mapped, made an event, refused with a reason that its sender can be told.
 //! The listener and the bridges use it alike.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::broker::EventName;
@@ -9,8 +9,8 @@ use super::broker::record::Message;
 use super::packet::Reason;
 use crate::config::EdgeConfig;
 use crate::event::{Event, Timestamp};
-use crate::ingest::Router;
 use crate::ingest::mapping::{self, Id, Mapper, MessageView, Route, Sender, Unfit};
+use crate::ingest::router::{Router, Table};
 use crate::journal::JournalError;
 use crate::outbox::{AppendError, Writer};
 use crate::sys::clock::Clock;
@@ -22,13 +22,14 @@ pub const BUSY_RETRY: Duration = Duration::from_millis(5);
 /// … and for so long. Its sender waits meanwhile; then it is told to come back.
 pub const BUSY_MAX: Duration = Duration::from_secs(5);
 
-/// Maps messages and knows the lanes. Cheap to clone.
+/// Maps messages and knows the lanes, as they are configured now. All clones see a change. Cheap to clone.
 #[derive(Clone)]
-pub struct Upstream(Arc<Inner>);
+pub struct Upstream(Arc<RwLock<Arc<Rules>>>);
 
-struct Inner {
+/// How messages become events, and where these go, at one moment.
+pub struct Rules {
     mapper: Mapper,
-    router: Router,
+    lanes: Arc<Table>,
     node: String,
     clock: Clock,
 }
@@ -69,11 +70,14 @@ pub enum Why {
     Disk,
     /// The gateway is shutting down.
     Closed,
+    /// More than the sender's quota.
+    Quota,
 }
 
 impl Why {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Unfit, Self::TooLarge, Self::Full, Self::Busy, Self::Disk, Self::Closed];
+    pub const ALL: [Self; 7] =
+        [Self::Unfit, Self::TooLarge, Self::Full, Self::Busy, Self::Disk, Self::Closed, Self::Quota];
 
     /// For metrics.
     pub fn name(self) -> &'static str {
@@ -84,6 +88,7 @@ impl Why {
             Self::Busy => "busy",
             Self::Disk => "disk",
             Self::Closed => "closed",
+            Self::Quota => "quota",
         }
     }
 }
@@ -122,15 +127,55 @@ impl Refused {
 }
 
 impl Upstream {
-    /// For the lanes of `router`.
-    pub fn new(config: &EdgeConfig, router: Router, clock: Clock) -> Self {
-        let mapper = Mapper::new(&config.mappings, &config.lanes, config.mqtt.unmapped);
-        Self(Arc::new(Inner { mapper, router, node: config.node.id.clone(), clock }))
+    /// For the lanes that `router` has now.
+    pub fn new(config: &EdgeConfig, router: &Router, clock: Clock) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(Rules::new(config, router, clock)))))
+    }
+
+    /// From here on the mappings of `config`, and the lanes that `router` has now.
+    pub fn set(&self, config: &EdgeConfig, router: &Router) {
+        let clock = self.rules().clock.clone();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Rules::new(config, router, clock));
+    }
+
+    /// The rules at this moment: one look for messages that came together.
+    pub fn rules(&self) -> Arc<Rules> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Messages of `client` (a client id, a bridge's name), which is `device` (the identity's name; empty: nobody knows).
     pub fn origin(&self, device: &str, client: &str) -> Origin {
-        Origin { device: device.to_owned(), client: client.to_owned(), source: mapping::source(&self.0.node, client) }
+        Origin {
+            device: device.to_owned(),
+            client: client.to_owned(),
+            source: mapping::source(&self.rules().node, client),
+        }
+    }
+
+    /// Puts one message on disk. `false`: it stays here. While too much waits for the disk it waits for [`BUSY_MAX`].
+    /// Dropping the future does not undo the append.
+    pub async fn store(&self, origin: &Origin, message: &Message, name: Option<EventName>) -> Result<bool, Refused> {
+        let rules = self.rules();
+        let Some((writer, event)) = rules.event(origin, message, name)? else { return Ok(false) };
+        let mut batch = writer.batch();
+        batch.push(&event)?;
+        let give_up = tokio::time::Instant::now() + BUSY_MAX;
+        loop {
+            match batch.submit() {
+                Ok(receipt) => return Ok(receipt.await.map(|_| true)?),
+                Err(AppendError::Busy { .. }) if tokio::time::Instant::now() < give_up => {
+                    tokio::time::sleep(BUSY_RETRY).await;
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+}
+
+impl Rules {
+    fn new(config: &EdgeConfig, router: &Router, clock: Clock) -> Self {
+        let mapper = Mapper::new(&config.mappings, &config.lanes, config.mqtt.unmapped);
+        Self { mapper, lanes: router.table(), node: config.node.id.clone(), clock }
     }
 
     /// The event of `message` and the lane for it; `None`: it stays here. `name`: the same for the same message sent again.
@@ -140,9 +185,8 @@ impl Upstream {
         message: &Message,
         name: Option<EventName>,
     ) -> Result<Option<(&Writer, Event)>, Refused> {
-        let inner = &*self.0;
         let sender = Sender { device: &origin.device, client: &origin.client };
-        let Route::Upstream(route) = inner.mapper.route(&message.topic, sender) else { return Ok(None) };
+        let Route::Upstream(route) = self.mapper.route(&message.topic, sender) else { return Ok(None) };
         let source = origin.source.as_ref().map_err(|text| Refused {
             reason: Reason::IMPLEMENTATION_SPECIFIC,
             text: text.clone(),
@@ -157,26 +201,8 @@ impl Upstream {
         };
         let id = name.map_or_else(|| Id::Ours(random::uuid_v7()), |name| Id::Name(text_of(name)));
         let lane = route.lane;
-        let event = mapping::event(route, view, source, Timestamp::from_unix_ms(inner.clock.unix_ms()), id)?;
-        Ok(Some((inner.router.choose(lane, &event.ty), event)))
-    }
-
-    /// Puts one message on disk. `false`: it stays here. While too much waits for the disk it waits for [`BUSY_MAX`].
-    /// Dropping the future does not undo the append.
-    pub async fn store(&self, origin: &Origin, message: &Message, name: Option<EventName>) -> Result<bool, Refused> {
-        let Some((writer, event)) = self.event(origin, message, name)? else { return Ok(false) };
-        let mut batch = writer.batch();
-        batch.push(&event)?;
-        let give_up = tokio::time::Instant::now() + BUSY_MAX;
-        loop {
-            match batch.submit() {
-                Ok(receipt) => return Ok(receipt.await.map(|_| true)?),
-                Err(AppendError::Busy { .. }) if tokio::time::Instant::now() < give_up => {
-                    tokio::time::sleep(BUSY_RETRY).await;
-                }
-                Err(e) => return Err(e.into()),
-            }
-        }
+        let event = mapping::event(route, view, source, Timestamp::from_unix_ms(self.clock.unix_ms()), id)?;
+        Ok(Some((self.lanes.choose(lane, &event.ty), event)))
     }
 }
 

@@ -77,7 +77,7 @@ async fn a_disk_that_others_filled_loses_nothing_and_the_lane_comes_back_by_itse
     config.node.data_dir = mount.0.path().join("data");
     config.outbox.max_bytes = 1 << 30;
     let outbox = Outbox::open(&config, &Clock::system(), &Metrics::default()).unwrap();
-    outbox.0.lanes[0].budget.forget_watermark();
+    outbox.0.ground.budget.forget_watermark();
     let (writer, mut reader) = (outbox.writer("a").unwrap(), outbox.reader("a").unwrap());
     let hog = mount.0.path().join("hog");
     fs::write(&hog, vec![1; 20 << 20]).unwrap();

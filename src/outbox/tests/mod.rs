@@ -292,3 +292,30 @@ async fn damage_behind_which_the_store_has_grown_costs_only_the_block_it_hits() 
     }
     assert!(read_all(&mut reader, 1400).await.iter().any(|(seq, _)| *seq < 2000), "1501 and on are not damaged");
 }
+
+#[tokio::test]
+async fn a_lane_is_added_beside_the_others_and_one_that_is_configured_no_more_is_still_read() {
+    let (_dir, config) = config(&["a"]);
+    let outbox = open(&config);
+    assert!(outbox.writer("b").is_none());
+    outbox.add("a").unwrap();
+    outbox.add("b").unwrap();
+    outbox.add("b").unwrap();
+    assert_eq!(outbox.status().iter().map(|l| &l.lane).collect::<Vec<_>>(), ["a", "b"]);
+    outbox.writer("b").unwrap().append(vec![ours("1"), ours("2")]).await.unwrap();
+    (2..OPEN_MAX).for_each(|n| outbox.add(&format!("l{n}")).unwrap());
+    let refused = outbox.add("more").unwrap_err().to_string();
+    assert!(refused.contains("64 lanes are open"), "{refused}");
+    outbox.close().await;
+    assert!(outbox.add("more").unwrap_err().to_string().contains("shutting down"));
+    drop(outbox);
+
+    let outbox = open(&config);
+    let mut readers = outbox.readers();
+    assert_eq!(readers.iter().map(Reader::lane).collect::<Vec<_>>(), ["a", "b"], "empty lanes are left alone");
+    assert_eq!(read_all(&mut readers[1], 1).await.len(), 2);
+    readers[1].confirm(2);
+    outbox.close().await;
+    drop((readers, outbox));
+    assert_eq!(open(&config).status().len(), 1, "it is delivered and gone");
+}

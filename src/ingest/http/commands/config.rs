@@ -11,6 +11,7 @@ use super::take::fresh;
 use super::{Shared, body_of, in_time, patiently, query, wait_of};
 use crate::downlink::commands::command::{Config, check_content_type};
 use crate::ingest::http::problem;
+use crate::ingest::identity::Identity;
 use crate::ingest::refusal::{Kind, Refusal};
 
 /// Of a configuration whose sender named none.
@@ -18,11 +19,16 @@ const CONTENT_TYPE_DEFAULT: &str = "application/octet-stream";
 
 /// The configuration; 304 if it is the one of `If-None-Match`, 404 if there is none. With `?wait=` the answer comes when there is
 /// another one, or after that time.
-pub async fn get(shared: &Shared, device: &str, head: &Parts) -> Result<Response<Full<Bytes>>, Refusal> {
+pub async fn get(
+    shared: &Shared,
+    who: &Identity,
+    device: &str,
+    head: &Parts,
+) -> Result<Response<Full<Bytes>>, Refusal> {
     let [wait] = query(head, ["wait"])?;
     let wait = wait_of(shared, wait.as_deref())?;
     let (commands, known) = (&shared.gateway.commands, &known(&head.headers));
-    let found = patiently(shared, device, wait, || async move {
+    let found = patiently(shared, who, device, wait, || async move {
         Ok(commands.config(device).await?.filter(|config| !is_known(config, known)))
     });
     if let Some(config) = found.await? {
@@ -51,6 +57,7 @@ fn none(device: &str) -> Refusal {
 /// Sets the configuration: 201 if there was none, else 200, also if it is the same as before.
 pub async fn put(
     shared: &Shared,
+    who: &Identity,
     device: &str,
     head: &Parts,
     body: &mut Incoming,
@@ -71,7 +78,7 @@ pub async fn put(
     };
     let commands = &shared.gateway.commands;
     // One more than is taken, so that too large is said in its own words.
-    let payload = body_of(shared, body, commands.payload_bytes_max() + 1).await?;
+    let payload = body_of(shared, who, body, commands.payload_bytes_max() + 1).await?;
     if payload.is_empty() {
         return Err(Refusal::new(
             Kind::BadRequest,

@@ -11,6 +11,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use super::{Shared, body_of, in_time, json, query};
 use crate::downlink::commands::{Added, CommandError, State};
 use crate::ingest::http::problem;
+use crate::ingest::identity::Identity;
 use crate::ingest::refusal::{Kind, Refusal};
 
 /// What a command's JSON has around its data.
@@ -19,6 +20,7 @@ const AROUND_BYTES: u64 = 16 << 10;
 /// 201 with the place of the command; 200 if it was sent before.
 pub async fn post(
     shared: &Shared,
+    who: &Identity,
     device: &str,
     head: &Parts,
     body: &mut Incoming,
@@ -27,7 +29,7 @@ pub async fn post(
     plain_json(head)?;
     let commands = &shared.gateway.commands;
     // Escapes and base64 take at most twice the bytes, but for text full of control characters.
-    let body = body_of(shared, body, commands.payload_bytes_max() * 2 + AROUND_BYTES).await?;
+    let body = body_of(shared, who, body, commands.payload_bytes_max() * 2 + AROUND_BYTES).await?;
     let added = in_time(commands.add(json::request(device, &body)?)).await?;
     let (status, state) = match added {
         Added::New(command) => (StatusCode::CREATED, State::Waiting(command)),

@@ -19,6 +19,7 @@ use super::take::fresh;
 use super::{Place, Shared, in_time, json};
 use crate::downlink::commands::{Commands, Via, Watch};
 use crate::ingest::http::problem::Answer;
+use crate::ingest::identity::Identity;
 use crate::ingest::refusal::Refusal;
 
 /// The header with which a client that connects again says what it saw last.
@@ -38,11 +39,13 @@ struct Listener {
     after: u64,
     greeted: bool,
     stopping: CancellationToken,
+    /// Whose right to listen it is.
+    identity: Identity,
     _place: Place,
 }
 
 /// Begins the stream after `place`.
-pub fn open(shared: &Arc<Shared>, device: &str, place: u64) -> Result<Answer, Refusal> {
+pub fn open(shared: &Arc<Shared>, who: &Identity, device: &str, place: u64) -> Result<Answer, Refusal> {
     let commands = shared.gateway.commands.clone();
     let listener = Listener {
         _place: Place::take(shared)?,
@@ -51,6 +54,7 @@ pub fn open(shared: &Arc<Shared>, device: &str, place: u64) -> Result<Answer, Re
         after: place,
         greeted: false,
         stopping: shared.stopping.child_token(),
+        identity: who.clone(),
     };
     let body = UnsyncBoxBody::new(StreamBody::new(frames(listener)));
     let mut response = fresh(Response::new(Either::Right(body)));
@@ -72,7 +76,7 @@ impl Listener {
             return Some(Bytes::from_static(GREETING));
         }
         loop {
-            if self.stopping.is_cancelled() {
+            if self.stopping.is_cancelled() || self.identity.is_revoked() {
                 return None;
             }
             // One at a time: the next is fetched when the device has taken this one off the wire.
@@ -83,6 +87,8 @@ impl Listener {
                 return Some(event(&command.id, &json::waiting(&|at| self.commands.show(at), command)));
             }
             tokio::select! {
+                biased;
+                () = self.identity.revoked().cancelled() => return None,
                 () = self.stopping.cancelled() => return None,
                 () = tokio::time::sleep(HEARTBEAT) => return Some(Bytes::from_static(b": still here\n\n")),
                 () = self.watch.changed() => {}

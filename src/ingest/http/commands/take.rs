@@ -14,13 +14,14 @@ use super::{Shared, body_of, in_time, json, patiently, query, wait_of, whole};
 use crate::downlink::commands::answer::{ANSWER_BYTES_MAX, parse};
 use crate::downlink::commands::{Answered, CommandError, State, Via};
 use crate::ingest::http::problem::{self, Answer};
+use crate::ingest::identity::Identity;
 use crate::ingest::refusal::{Kind, Refusal};
 
 /// Most bytes of payload in the answer to one poll, but always one command; the rest comes with the next.
 const POLL_BYTES_MAX: usize = 256 << 10;
 
 /// Server-Sent Events, or, for who accepts only JSON or says how long to wait, what waits now or comes within that time.
-pub async fn all(shared: &Arc<Shared>, device: &str, head: &Parts) -> Result<Answer, Refusal> {
+pub async fn all(shared: &Arc<Shared>, who: &Identity, device: &str, head: &Parts) -> Result<Answer, Refusal> {
     let [wait, after] = query(head, ["wait", "after"])?;
     let header = |name| head.headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
     let accept = header(ACCEPT.as_str()).unwrap_or_default();
@@ -29,10 +30,10 @@ pub async fn all(shared: &Arc<Shared>, device: &str, head: &Parts) -> Result<Ans
     let place = seen.map_or(0, |id| commands.place(device, id));
     let only_json = accept.contains("application/json") && !accept.contains("text/event-stream");
     if wait.is_none() && !only_json {
-        return stream::open(shared, device, place);
+        return stream::open(shared, who, device, place);
     }
     let wait = wait_of(shared, wait.as_deref())?;
-    let found = patiently(shared, device, wait, || async move {
+    let found = patiently(shared, who, device, wait, || async move {
         let waiting = commands.waiting(device, place, POLL_BYTES_MAX).await?;
         Ok((!waiting.is_empty()).then_some(waiting))
     });
@@ -50,14 +51,20 @@ pub async fn all(shared: &Arc<Shared>, device: &str, head: &Parts) -> Result<Ans
 }
 
 /// Where a command is; with `?wait=` the answer comes when it is over, or after that time.
-pub async fn one(shared: &Shared, device: &str, id: &str, head: &Parts) -> Result<Response<Full<Bytes>>, Refusal> {
+pub async fn one(
+    shared: &Shared,
+    who: &Identity,
+    device: &str,
+    id: &str,
+    head: &Parts,
+) -> Result<Response<Full<Bytes>>, Refusal> {
     let [wait] = query(head, ["wait"])?;
     let commands = &shared.gateway.commands;
     let unknown = || super::refusal(&CommandError::Unknown { device: device.to_owned(), id: id.to_owned() });
     let wait = wait_of(shared, wait.as_deref())?;
     let mut state = in_time(commands.state(device, id)).await?.ok_or_else(unknown)?;
     if matches!(state, State::Waiting(_)) && !wait.is_zero() {
-        let over = patiently(shared, device, wait, || async move {
+        let over = patiently(shared, who, device, wait, || async move {
             Ok(commands.state(device, id).await?.filter(|state| matches!(state, State::Closed(_))))
         });
         state = match over.await? {
@@ -71,11 +78,12 @@ pub async fn one(shared: &Shared, device: &str, id: &str, head: &Parts) -> Resul
 /// The device's answer: 200 once it is on its way to Pulsar. Repeated, it is answered the same; another one gets 409.
 pub async fn result(
     shared: &Shared,
+    who: &Identity,
     device: &str,
     id: &str,
     body: &mut Incoming,
 ) -> Result<Response<Full<Bytes>>, Refusal> {
-    let body = body_of(shared, body, ANSWER_BYTES_MAX as u64).await?;
+    let body = body_of(shared, who, body, ANSWER_BYTES_MAX as u64).await?;
     let outcome = parse(&body).map_err(|e| Refusal::new(Kind::MalformedBody, e))?;
     let status = match in_time(shared.gateway.commands.answer(device, id, &outcome)).await? {
         Answered::Now(counted) => counted.status,

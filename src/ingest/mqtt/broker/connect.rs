@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use super::inbound::Inbound;
 use super::outgoing::{Outgoing, Queue};
+use super::pot::Booked;
 use super::record::{Message, Millis, Record};
 use super::session::{Connection, Session, Slot, Will};
-use super::{ALIASES_OUT_MAX, Broker, CLIENT_ID_BYTES_MAX, ConnectionId, Due, Reaction, WINDOW_MAX, Who, wake};
+use super::{ALIASES_OUT_MAX, Broker, CLIENT_ID_BYTES_MAX, ConnectionId, Denied, Due, Reaction, WINDOW_MAX, Who, wake};
+use crate::event::topic;
 use crate::ingest::mqtt::packet::{Connack, Connect, Packet, Reason, Version, Will as SentWill};
 use crate::ingest::mqtt::topic::Filter;
 
@@ -41,12 +43,13 @@ impl Broker {
         if self.connections.contains_key(&id) {
             return Err((Reason::PROTOCOL_ERROR, "second CONNECT"));
         }
-        check(&connect, &who)?;
+        check(&connect, &who, reaction)?;
         let (client_id, assigned) = self.client_id(&connect, id);
         let known = self.clients.get(client_id.as_str()).copied();
         if let Some(session) = known.and_then(|slot| self.sessions.get(slot))
             && session.owner != who.owner
         {
+            reaction.denied.push(Denied::Session(client_id));
             return Err((Reason::NOT_AUTHORIZED, "the session belongs to another identity"));
         }
         if known.is_none() && self.sessions.len() >= self.limits.max_sessions {
@@ -79,6 +82,12 @@ impl Broker {
             wake(session, reaction);
         }
         Ok(())
+    }
+
+    /// Whether a client of this name would take over the connection of another one of `owner`.
+    pub fn takes_over(&self, client_id: &str, owner: &str) -> bool {
+        let session = self.clients.get(client_id).and_then(|slot| self.sessions.get(*slot));
+        session.is_some_and(|session| session.connection.is_some() && *session.owner == *owner)
     }
 
     /// The client id, and whether we made it.
@@ -161,7 +170,9 @@ impl Broker {
         let denied: Vec<_> = session.subscriptions.iter().filter(|(f, _)| denied(f)).map(|(f, _)| f.clone()).collect();
         for filter in denied {
             self.remove_subscription(slot, &filter, reaction);
+            reaction.denied.push(Denied::Subscribe(filter.into()));
         }
+        self.book(slot);
         // The will of the last connection is not published any more [MQTT-3.1.3-9].
         self.set_will(slot, will, reaction);
     }
@@ -190,6 +201,9 @@ impl Broker {
             will,
             connection: Some(link),
             shared_turn: 0,
+            booked: Booked::default(),
+            evicted: 0,
+            evicted_told: None,
         });
         if session.persistent {
             reaction.records.push(Record::Session(Box::new(session.state())));
@@ -215,7 +229,7 @@ impl Broker {
 }
 
 /// What is wrong with a CONNECT in itself, and for this identity.
-fn check(connect: &Connect, who: &Who) -> Result<(), (Reason, &'static str)> {
+fn check(connect: &Connect, who: &Who, reaction: &mut Reaction) -> Result<(), (Reason, &'static str)> {
     if connect.authentication_method.is_some() {
         return Err((Reason::BAD_AUTHENTICATION_METHOD, "enhanced authentication is not offered"));
     }
@@ -227,9 +241,14 @@ fn check(connect: &Connect, who: &Who) -> Result<(), (Reason, &'static str)> {
     }
     match &connect.will {
         Some(will) if will.message.topic.starts_with('$') => {
+            reaction.denied.push(Denied::Publish(will.message.topic.clone()));
             Err((Reason::TOPIC_NAME_INVALID, "will on a topic that begins with $"))
         }
+        Some(will) if topic::check_name(&will.message.topic).is_err() => {
+            Err((Reason::TOPIC_NAME_INVALID, "will on a topic with too many levels"))
+        }
         Some(will) if !who.rules.may_publish(&will.message.topic) => {
+            reaction.denied.push(Denied::Publish(will.message.topic.clone()));
             Err((Reason::NOT_AUTHORIZED, "will on a topic that the client may not publish to"))
         }
         _ => Ok(()),

@@ -1,8 +1,10 @@
 //! The ends of connections and sessions, and what happens by itself as time passes. [pure]
 
+use super::pot::Booked;
 use super::record::{Message, Millis, Record};
 use super::session::{NEVER, Session, Slot};
 use super::{Broker, ConnectionId, Due, Reaction};
+use crate::event::topic;
 use crate::ingest::mqtt::topic::Filter;
 
 impl Broker {
@@ -14,6 +16,15 @@ impl Broker {
             self.detach(now, slot, &mut reaction);
         }
         reaction
+    }
+
+    /// Records of a reaction to what this connection said were not taken: nothing more is answered on it, neither what they
+    /// promise nor what the shell still stores. It must end; its client asks again.
+    pub fn unkept(&mut self, connection: ConnectionId) {
+        let slot = self.connections.get(&connection).copied();
+        if let Some(connection) = slot.and_then(|slot| self.sessions.get_mut(slot)?.connection.as_mut()) {
+            connection.closing = true;
+        }
     }
 
     /// What is due by now: expiry of sessions and retained messages, wills. To be called at [`Self::next_deadline`].
@@ -54,14 +65,16 @@ impl Broker {
         let Some(session) = self.sessions.get_mut(slot) else { return };
         if let Some(connection) = session.connection.take() {
             self.connections.remove(&connection.id);
-            self.queued_bytes -= connection.unreliable.bytes;
         }
         session.outgoing.requeue();
         session.inbound.disconnect();
-        if !session.persistent || session.expiry_s == 0 {
+        let over = !session.persistent || session.expiry_s == 0;
+        self.book(slot);
+        if over {
             self.end_session(now, slot, reaction);
             return;
         }
+        self.fit_pot(now, reaction);
         self.start_expiry(now, slot, reaction);
         self.delay_will(now, slot, reaction);
     }
@@ -100,15 +113,19 @@ impl Broker {
         if let Some(at) = session.will.as_ref().and_then(|will| will.due_at) {
             self.due.remove(&(at, Due::Will(session.id)));
         }
-        self.counts.queued -= session.outgoing.len();
-        self.queued_bytes -= session.outgoing.bytes;
+        self.pot.change(slot, session.booked, Booked::default());
         Some(session)
     }
 
     /// Publishes a message of the gateway's own: to local subscribers, and retained where it says so; `keep`: on disk
-    /// too, else only in memory. It does not go upstream.
+    /// too, else only in memory. It does not go upstream. One on a topic that nobody may publish to, which can come from
+    /// a bridge, is dropped and counted.
     pub fn publish_own(&mut self, now: Millis, message: Message, keep: bool) -> Reaction {
         let mut reaction = Reaction::default();
+        if topic::check_name(&message.topic).is_err() {
+            self.counts.dropped.not_allowed += 1;
+            return reaction;
+        }
         let message = std::sync::Arc::new(message);
         if message.retain {
             self.retain(&message, keep, &mut reaction);
@@ -116,6 +133,13 @@ impl Broker {
         if let Some((id, to)) = self.route(now, &message, None, &mut reaction) {
             reaction.records.push(Record::Queued { id, message, to, received: None });
         }
+        reaction
+    }
+
+    /// Retains a message of the gateway's own, in memory only, without a word to subscribers.
+    pub fn retain_own(&mut self, message: Message) -> Reaction {
+        let mut reaction = Reaction::default();
+        self.retain(&std::sync::Arc::new(message), false, &mut reaction);
         reaction
     }
 }

@@ -10,6 +10,7 @@ mod ended;
 mod inbound;
 mod outgoing;
 mod packets;
+mod pot;
 mod publish;
 pub mod record;
 mod restore;
@@ -27,6 +28,8 @@ use std::sync::Arc;
 
 pub use counts::Counts;
 use ended::Ended;
+pub use pot::GUARANTEED_BYTES;
+use pot::Pot;
 use record::{Message, MessageId, Millis, Record, SessionId};
 use retained::Kept;
 use route::Target;
@@ -63,7 +66,8 @@ pub struct ConnectionId(pub u64);
 pub trait Rules: Send + Sync + std::fmt::Debug {
     /// Whether it may publish to this topic name.
     fn may_publish(&self, topic: &str) -> bool;
-    /// Whether it may subscribe to this filter (without `$share/group/`): everything that the filter can match must be allowed.
+    /// Whether it may subscribe to this filter (without `$share/group/`): everything that the filter can match must be
+    /// allowed, but for [`Limits::deny_subscribe`], which the broker leaves out.
     fn may_subscribe(&self, filter: &str) -> bool;
 }
 
@@ -90,8 +94,12 @@ pub struct Limits {
     pub max_queued: usize,
     pub max_queued_bytes: usize,
     pub max_total_bytes: usize,
+    /// What a session with a connection may have waiting beyond `max_total_bytes`: [`GUARANTEED_BYTES`].
+    pub guaranteed_bytes: usize,
     pub max_retained: usize,
     pub max_retained_bytes: usize,
+    /// `identity.deny_subscribe`: what no filter gets.
+    pub deny_subscribe: Arc<[String]>,
 }
 
 /// What the shell must do, in this order: append `records` to the journal; send `replies` on this connection once the
@@ -110,11 +118,57 @@ pub struct Reaction {
     pub wake: Vec<ConnectionId>,
     /// Other connections that must end, each with the reason that it is told (5.0).
     pub kick: Vec<(ConnectionId, Reason)>,
-    /// Messages that the broker itself publishes (wills): they go upstream like any other where the mapping says so.
-    pub published: Vec<Arc<Message>>,
+    /// Wills: they go upstream like any other message where the mapping says so.
+    pub published: Vec<LastWill>,
+    /// What this connection was refused because it may not: for the log of refusals.
+    pub denied: Vec<Denied>,
+    /// For the log.
+    pub notices: Vec<Notice>,
     /// This connection must end after the replies: with DISCONNECT and this reason in 5.0, silently in 3.1.1 and after
     /// a CONNACK that refuses [MQTT-3.14.0-1]. [`Broker::closed`] follows as ever.
     pub close: Option<(Reason, &'static str)>,
+}
+
+/// What an operator should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// There was no room for all that waits: so many messages of this client, who had the most, were dropped since the last
+    /// notice of this kind.
+    Evicted {
+        /// Whose.
+        client_id: Arc<str>,
+        /// How many.
+        messages: u64,
+    },
+    /// What waits for absent clients and beyond what each connection is guaranteed is about as much as may be.
+    NearlyFull {
+        /// That much waits.
+        bytes: usize,
+        /// That much may: `mqtt.max_total_bytes`.
+        bytes_max: usize,
+    },
+}
+
+/// A will that was published, and whose it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastWill {
+    /// What it says.
+    pub message: Arc<Message>,
+    /// The client's id.
+    pub client_id: Arc<str>,
+    /// The client's identity; empty: anonymous.
+    pub owner: Arc<str>,
+}
+
+/// What somebody may not do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// Publish to this topic, also as a will.
+    Publish(Arc<str>),
+    /// Subscribe to this filter, or keep a subscription.
+    Subscribe(String),
+    /// Take over the session of this client id, which is another identity's.
+    Session(String),
 }
 
 /// What became of a PUBLISH.
@@ -164,8 +218,8 @@ pub struct Broker {
     next_name: u64,
     next_message: MessageId,
     next_turn: u64,
-    /// Bytes that wait in all sessions.
-    queued_bytes: usize,
+    /// What waits in all sessions.
+    pot: Pot,
     counts: Counts,
     /// Used again for each message.
     targets: Vec<Target>,
@@ -199,7 +253,7 @@ impl Broker {
             next_name: first,
             next_message: 1,
             next_turn: 1,
-            queued_bytes: 0,
+            pot: Pot::default(),
             counts: Counts::default(),
             targets: Vec::new(),
             no_topic: Arc::from(""),

@@ -7,7 +7,8 @@ use super::outgoing;
 use super::packets::ack;
 use super::record::{Message, Millis, Record};
 use super::session::Slot;
-use super::{Broker, ConnectionId, EventName, Published, Reaction};
+use super::{Broker, ConnectionId, Denied, EventName, Published, Reaction};
+use crate::event::topic;
 use crate::ingest::mqtt::packet::{Packet, PacketId, Publish, QoS, Reason, Version};
 
 /// What is done with a PUBLISH that may not be taken.
@@ -23,18 +24,52 @@ impl Broker {
     pub fn publish(&mut self, now: Millis, connection: ConnectionId, publish: Publish) -> (Published, Reaction) {
         let mut reaction = Reaction::default();
         let published = match self.slot_of(connection) {
-            Some(slot) => self.arrived(now, slot, publish, &mut reaction).unwrap_or(Published::Answered),
+            Some(slot) => self.arrived(now, slot, publish, None, &mut reaction).unwrap_or(Published::Answered),
             None => Published::Answered,
         };
         (published, reaction)
     }
 
+    /// A PUBLISH came that the shell would rather not take, for a client of 5.0: QoS 1 and 2 are told `reason`. A QoS 2
+    /// message that may have been stored before a crash is taken all the same, or it could come twice.
+    pub fn publish_refused(
+        &mut self,
+        now: Millis,
+        connection: ConnectionId,
+        publish: Publish,
+        reason: Reason,
+    ) -> (Published, Reaction) {
+        let mut reaction = Reaction::default();
+        let Some(slot) = self.slot_of(connection) else { return (Published::Answered, reaction) };
+        if self.is_intended(slot, &publish) {
+            return self.publish(now, connection, publish);
+        }
+        let published = self.arrived(now, slot, publish, Some(reason), &mut reaction);
+        (published.unwrap_or(Published::Answered), reaction)
+    }
+
+    fn is_intended(&mut self, slot: Slot, publish: &Publish) -> bool {
+        let session = self.sessions.get_mut(slot);
+        let incoming = session.zip(publish.packet_id).and_then(|(session, id)| session.inbound.get_mut(id));
+        publish.qos == QoS::ExactlyOnce && incoming.is_some_and(|incoming| incoming.stage == Stage::Intended)
+    }
+
     /// `None`: answered, dropped, or the connection is closed.
-    fn arrived(&mut self, now: Millis, slot: Slot, publish: Publish, reaction: &mut Reaction) -> Option<Published> {
+    fn arrived(
+        &mut self,
+        now: Millis,
+        slot: Slot,
+        publish: Publish,
+        refused: Option<Reason>,
+        reaction: &mut Reaction,
+    ) -> Option<Published> {
         self.counts.received += 1;
         self.counts.received_bytes += publish.payload.len() as u64;
         let topic = self.topic(slot, &publish, reaction)?;
-        let verdict = self.judge(slot, &topic);
+        let verdict = refused.map_or_else(|| self.judge(slot, &topic), Verdict::Refuse);
+        if refused.is_none() && !matches!(verdict, Verdict::Take) {
+            reaction.denied.push(Denied::Publish(topic.clone()));
+        }
         let packet_id = match (publish.qos, publish.packet_id) {
             (QoS::AtMostOnce, _) => None,
             (_, Some(id)) => Some(id),
@@ -57,7 +92,7 @@ impl Broker {
         };
         let Some(packet_id) = packet_id else {
             let Some(message) = message else {
-                self.counts.dropped.not_allowed += 1;
+                self.counts.dropped.not_allowed += u64::from(refused.is_none());
                 return None;
             };
             self.deliver(now, &message, Some(slot), reaction);
@@ -117,6 +152,11 @@ impl Broker {
                 Version::V5 => Verdict::Refuse(Reason::TOPIC_NAME_INVALID),
                 Version::V311 => Verdict::Ignore,
             };
+        }
+        if topic::check_name(topic).is_err() {
+            // Of what the decoder lets through that is too many levels. §3.4.2.1 has a code; 3.1.1 does not, and there the
+            // connection ends as for every message that is not taken: an acknowledged one is on disk.
+            return Verdict::Refuse(Reason::TOPIC_NAME_INVALID);
         }
         if !connection.rules.may_publish(topic) {
             return Verdict::Refuse(Reason::NOT_AUTHORIZED);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::inbound::{Inbound, Incoming, Stage};
 use super::outgoing::{Delivery, Outgoing};
+use super::pot::Booked;
 use super::record::{Message, MessageId, Millis, Record, SessionId, SessionState, Waiting};
 use super::session::{Options, Session, Slot, Will};
 use super::{Broker, Due, Reaction};
@@ -87,6 +88,8 @@ impl Broker {
             }
         }
         self.happen(now, &mut reaction);
+        self.fit_pot(now, &mut reaction);
+        self.watch_pot(&mut reaction);
         reaction
     }
 
@@ -115,8 +118,7 @@ impl Broker {
                 let last = state.queue.last().map_or(0, |(id, ..)| *id);
                 self.replace_queue(slot, |outgoing| outgoing.clear_through(Some(last)));
                 let outgoing = self.sessions.get_mut(slot).map(|s| std::mem::take(&mut s.outgoing)).unwrap_or_default();
-                self.counts.queued -= outgoing.len();
-                self.queued_bytes -= outgoing.bytes;
+                self.book(slot);
                 outgoing
             }
             _ => Outgoing::default(),
@@ -129,8 +131,6 @@ impl Broker {
         if let Some(&slot) = self.clients.get(&client_id) {
             self.remove_session(slot);
         }
-        self.counts.queued += outgoing.len();
-        self.queued_bytes += outgoing.bytes;
         let mut inbound = Inbound::default();
         for (packet_id, name) in state.intents {
             let (qos, stage) = (QoS::ExactlyOnce, Stage::Intended);
@@ -154,10 +154,14 @@ impl Broker {
             will: None,
             connection: None,
             shared_turn: 0,
+            booked: Booked::default(),
+            evicted: 0,
+            evicted_told: None,
         });
         let Some(slot) = self.sessions.insert(session) else { return };
         self.clients.insert(client_id, slot);
         self.by_id.insert(state.session, slot);
+        self.book(slot);
         self.set_expiry(slot, state.expires_at, state.expiry_s);
         for (options, id) in state.subscriptions {
             self.restore_subscription(slot, &options, id);
@@ -227,10 +231,7 @@ impl Broker {
     /// Changes a queue, and what is counted of it.
     fn replace_queue(&mut self, slot: Slot, change: impl FnOnce(&mut Outgoing)) {
         let Some(session) = self.sessions.get_mut(slot) else { return };
-        self.counts.queued -= session.outgoing.len();
-        self.queued_bytes -= session.outgoing.bytes;
         change(&mut session.outgoing);
-        self.counts.queued += session.outgoing.len();
-        self.queued_bytes += session.outgoing.bytes;
+        self.book(slot);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::record::{Millis, Record};
 use super::session::{Slot, Will};
-use super::{Broker, Due, Reaction};
+use super::{Broker, Due, LastWill, Reaction};
 
 impl Broker {
     /// Another will, or none.
@@ -40,10 +40,9 @@ impl Broker {
 
     /// Publishes the will if there is one.
     pub(super) fn publish_will(&mut self, now: Millis, slot: Slot, reaction: &mut Reaction) {
-        let Some(message) = self.sessions.get(slot).and_then(|s| s.will.as_ref()).map(|will| will.message.clone())
-        else {
-            return;
-        };
+        let Some(session) = self.sessions.get(slot) else { return };
+        let Some(message) = session.will.as_ref().map(|will| will.message.clone()) else { return };
+        let (client_id, owner) = (session.client_id.clone(), session.owner.clone());
         let expiry_s = message.properties.as_ref().and_then(|p| p.message_expiry_s);
         let message = match expiry_s {
             // §3.1.3.2.4: counted from now.
@@ -56,7 +55,7 @@ impl Broker {
         };
         self.counts.wills += 1;
         self.deliver(now, &message, Some(slot), reaction);
-        reaction.published.push(message);
+        reaction.published.push(LastWill { message, client_id, owner });
         // Last: a power cut in between repeats the will and does not lose it.
         self.set_will(slot, None, reaction);
     }

@@ -2,16 +2,31 @@
 
 use super::Connection;
 use super::flights::Landed;
+use crate::ingest::identity::{Gate, Identity, Refused};
+use crate::ingest::mqtt::broker::Denied;
 use crate::ingest::mqtt::hub::Effects;
 use crate::ingest::mqtt::metrics::Fate;
 use crate::ingest::mqtt::packet::{Packet, QoS, Reason};
 use crate::ingest::mqtt::upstream::Why;
 
+/// Writes down what the broker refused.
+pub(super) fn note(gate: &Gate, identity: &Identity, denied: &[Denied]) {
+    for denied in denied {
+        let what = match denied {
+            Denied::Publish(topic) => Refused::Publish(topic),
+            Denied::Subscribe(filter) => Refused::Subscribe(filter),
+            Denied::Session(client) => Refused::Session(client),
+        };
+        gate.refused(identity, &what);
+    }
+}
+
 impl Connection {
     /// Answers of the broker go out once they are on disk.
     pub(super) fn take_effect(&mut self, effects: Effects) {
-        let Effects { after, mut replies, close, wake, unkept } = effects;
+        let Effects { after, mut replies, denied, close, wake, unkept } = effects;
         self.wanting |= wake;
+        note(&self.shared.gate, &self.identity, &denied);
         if let Some(e) = unkept {
             // The client is not told that it was done; it will ask again.
             return self.end(Reason::IMPLEMENTATION_SPECIFIC, &e.to_string());

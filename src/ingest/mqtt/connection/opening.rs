@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::flights::Flights;
 use super::output::Output;
 use super::results::Results;
-use super::{Connection, TIMER_IDLE, ending, reading};
+use super::{Connection, TIMER_IDLE, answers, ending, reading};
 use crate::ingest::identity::{ConnectionGuard, Denied, Identity, Presented};
 use crate::ingest::mqtt::Shared;
 use crate::ingest::mqtt::broker::Who;
@@ -85,6 +85,7 @@ async fn enter(
     let who = Who { owner: identity.name().into(), rules: Arc::new(identity.clone()) };
     let ((), effects) = seat.turn(|turn| turn.connect(connect, who));
     let Some(connack) = accepted(&effects) else {
+        answers::note(&shared.gate, &identity, &effects.denied);
         let why = effects.close.map_or("the journal does not take the session", |(_, why)| why).to_owned();
         // Without a place on disk for it a session would be a promise that is not kept.
         let fallback = || Packet::Connack(Box::new(Connack::refused(Reason::SERVER_UNAVAILABLE)));
@@ -108,6 +109,7 @@ async fn enter(
         input,
         input_lease: None,
         paused: None,
+        undecoded: false,
         flights: Flights::default(),
         results: Results::default(),
         output: Output::new(version, packet_max),
@@ -153,7 +155,7 @@ type Answer = Option<(Packet, Version)>;
 
 /// Reads CONNECT. The inner error is for the client.
 async fn first_packet(shared: &Shared, arrival: &mut Arrival) -> Result<Result<Connect, (Answer, String)>, Unopened> {
-    let mut lease = shared.memory.lease();
+    let mut lease = shared.coming.lease();
     let mut counted = reading::INPUT_FREE_BYTES;
     loop {
         match arrival.decoder.next(&mut arrival.input) {
@@ -197,7 +199,8 @@ async fn identify(
         bearer: None,
     };
     let identity = shared.gate.identify(presented).await.map_err(denied)?;
-    let guard = shared.gate.enter(&identity).map_err(denied)?;
+    let instead = shared.hub.takes_over(&connect.client_id, identity.name());
+    let guard = shared.gate.enter(&identity, instead).map_err(denied)?;
     Ok((identity, guard))
 }
 

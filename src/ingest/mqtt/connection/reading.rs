@@ -1,6 +1,7 @@
 //! From the socket to the broker and towards the disk: as much as there is at once.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,11 +14,11 @@ use tokio::time::Instant;
 
 use super::Connection;
 use super::flights::{Landed, Load};
+use crate::ingest::identity::{self, Wait};
 use crate::ingest::mqtt::broker::record::Message;
 use crate::ingest::mqtt::broker::{EventName, Published};
-use crate::ingest::mqtt::hub::Turn;
 use crate::ingest::mqtt::metrics::Fate;
-use crate::ingest::mqtt::packet::{Packet, PacketError, PacketId, QoS, Reason};
+use crate::ingest::mqtt::packet::{Packet, PacketError, PacketId, QoS, Reason, Version};
 use crate::ingest::mqtt::transport::Transport;
 use crate::ingest::mqtt::upstream::{Refused, Why};
 use crate::journal::Position;
@@ -28,20 +29,42 @@ const READ_BYTES: usize = 64 << 10;
 /// The beginning of a packet up to this size needs no share of the memory for all: the packets of most clients.
 pub(super) const INPUT_FREE_BYTES: usize = 4 << 10;
 
-/// Longest pause of a client that sends more than it may; beyond it the client is told (0x96).
-const RATE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// A client that sends more than it may is not read for a while: that slows it down and loses nothing. One of 5.0 whose
+/// message would have to wait for longer than this is told instead (0x97, MQTT 5.0 §4.9 leaves it to the server): its PINGREQ
+/// stands behind, and other messages. One of 3.1.1 cannot be told and waits.
+const RATE_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Longest pause before a paused client is looked at again.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 thread_local! {
     /// What a read fills before it is known whose it is: so that ten thousand idle connections hold no buffer.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
 }
 
-/// Packets of a client that sends more than it may, and when they are looked at again.
+/// Longest time for which one client has the broker for itself, but for what a single packet takes: a read can bring thousands
+/// of packets, and each of them can concern thousands of messages or subscribers.
+const TURN_MAX: Duration = Duration::from_millis(2);
+
+/// Most packets that are decoded at once; the others wait as bytes: 64 KiB can be 32,768 packets, which take twenty times as much
+/// memory.
+const PACKETS_MAX: usize = 256;
+
+/// Packets of a client that sends more than it may, or that had its turn, and when they are looked at again.
 pub struct Paused {
-    packets: Vec<Packet>,
+    /// Judged by the quota; they come first.
+    weighed: VecDeque<Weighed>,
+    packets: VecDeque<Packet>,
     fault: Option<PacketError>,
     pub until: Instant,
+    /// When they were read.
     since: Instant,
+}
+
+/// A packet, and what the quota says to it.
+struct Weighed {
+    packet: Packet,
+    over: Option<Wait>,
 }
 
 /// A message that the broker has taken.
@@ -74,10 +97,15 @@ impl Connection {
 
     /// Takes in what has been read; at the beginning that is what came with CONNECT.
     pub(super) fn decode(&mut self) {
-        let mut packets = Vec::new();
+        let mut packets = VecDeque::new();
+        self.undecoded = false;
         let fault = loop {
+            if packets.len() == PACKETS_MAX {
+                self.undecoded = true;
+                break None;
+            }
             match self.decoder.next(&mut self.input) {
-                Ok(Some(packet)) => packets.push(packet),
+                Ok(Some(packet)) => packets.push_back(packet),
                 Ok(None) => break None,
                 Err(fault) => break Some(fault),
             }
@@ -90,7 +118,7 @@ impl Connection {
             return self.end(Reason::SERVER_BUSY, "too many large packets at once; send it again later");
         }
         let now = self.heard;
-        self.admit(Paused { packets, fault, until: now, since: now }, now);
+        self.admit(Paused { weighed: VecDeque::new(), packets, fault, until: now, since: now }, now);
     }
 
     /// The memory that the beginning of a large packet takes is counted.
@@ -100,68 +128,112 @@ impl Connection {
             return true;
         }
         self.input_lease = None;
-        let mut lease = self.shared.memory.lease();
+        let mut lease = self.shared.coming.lease();
         let granted = lease.grow(self.input.capacity()).is_ok();
         self.input_lease = Some(lease);
         granted
     }
 
-    /// Looks again at what was paused.
-    pub(super) fn resume(&mut self, now: Instant) {
-        if let Some(paused) = self.paused.take() {
-            self.heard = now;
-            self.admit(*paused, now);
+    /// Goes on with what was read and not taken in.
+    pub(super) fn resume(&mut self) {
+        self.heard = Instant::now();
+        match self.paused.take() {
+            Some(paused) => self.admit(*paused, self.heard),
+            None => self.decode(),
         }
     }
 
-    /// A client that sends more than it may is not read for a while, and then told.
+    /// Takes in what the quota allows, in order; a client that sends more is not read until the rest is allowed too.
     fn admit(&mut self, mut work: Paused, now: Instant) {
-        let (mut events, mut bytes) = (0, 0);
-        for packet in &work.packets {
-            if let Packet::Publish(publish) = packet {
-                events += 1;
-                bytes += publish.payload.len();
+        let patience = (work.since + RATE_WAIT_MAX).saturating_duration_since(now);
+        let tells = self.decoder.version() == Some(Version::V5);
+        let mut pause = None;
+        while let Some(packet) = work.packets.pop_front() {
+            let over = match &packet {
+                Packet::Publish(publish) if self.identity.is_metered() => {
+                    self.identity.admit(1, publish.payload.len()).err()
+                }
+                _ => None,
+            };
+            if let Some(wait) = over.filter(|wait| !tells || wait.time <= patience) {
+                work.packets.push_front(packet);
+                pause = Some(wait.time.min(PAUSE_MAX));
+                break;
             }
+            work.weighed.push_back(Weighed { packet, over });
         }
-        if events > 0
-            && let Err(wait) = self.identity.admit(events, bytes)
-        {
-            if now >= work.since + RATE_WAIT_MAX {
-                return self.end(Reason::MESSAGE_RATE_TOO_HIGH, "more messages or bytes a second than allowed");
-            }
-            work.until = now + wait.time.min(RATE_WAIT_MAX);
+        if !work.weighed.is_empty() {
+            self.take_in(&mut work.weighed, now);
+        }
+        if self.end.is_none() && (pause.is_some() || !work.weighed.is_empty()) {
+            // After a turn the others come first.
+            work.until = if work.weighed.is_empty() { now + pause.unwrap_or_default() } else { now };
+            self.answer_pings(&mut work.packets);
             self.paused = Some(Box::new(work));
             return;
-        }
-        if !work.packets.is_empty() {
-            self.take_in(work.packets, now);
         }
         if let Some(fault) = work.fault {
             self.end_for_fault(&fault);
         }
     }
 
-    /// Gives packets to the broker under one lock, and the messages among them to the disk.
-    fn take_in(&mut self, packets: Vec<Packet>, now: Instant) {
-        let (counters, output) = (&self.shared.counters, &mut self.output);
-        let mut goodbye = false;
-        let (new, effects) = self.seat.turn(|turn| {
-            let mut new = Vec::new();
-            for packet in packets {
-                if goodbye || turn.is_over() {
-                    break;
-                }
+    /// So that a client that is held up does not take the gateway for dead.
+    fn answer_pings(&mut self, packets: &mut VecDeque<Packet>) {
+        packets.retain(|packet| {
+            let ping = matches!(packet, Packet::Pingreq);
+            if ping {
+                self.shared.counters.packet_in(packet);
+                // Four bytes always fit.
+                let _ = self.output.at_once(Packet::Pingresp, &self.shared.counters);
+            }
+            !ping
+        });
+    }
+
+    /// Gives packets to the broker under one lock, as many as [`TURN_MAX`] allows, and the messages among them to the disk.
+    fn take_in(&mut self, packets: &mut VecDeque<Weighed>, now: Instant) {
+        let (counters, output, refused) = (&self.shared.counters, &mut self.output, &mut self.refused);
+        let (mut goodbye, mut quota) = (false, None);
+        let (mut new, effects) = self.seat.turn(|turn| {
+            let (mut new, begun) = (Vec::new(), Instant::now());
+            while begun.elapsed() < TURN_MAX
+                && let Some(Weighed { packet, over }) = packets.pop_front()
+            {
                 counters.packet_in(&packet);
                 goodbye = matches!(packet, Packet::Disconnect(_));
-                match packet {
+                match (packet, over) {
                     // Nothing that hangs may keep this from the client. Four bytes always fit.
-                    Packet::Pingreq => drop(output.at_once(Packet::Pingresp, counters)),
-                    packet => new.extend(give(turn, packet)),
+                    (Packet::Pingreq, _) => drop(output.at_once(Packet::Pingresp, counters)),
+                    (Packet::Publish(publish), Some(wait)) => {
+                        let (qos, id) = (publish.qos, publish.packet_id);
+                        let published = turn.publish_refused(*publish, Reason::QUOTA_EXCEEDED);
+                        if matches!(published, Published::Answered) {
+                            counters.fate(qos, Fate::Refused(Why::Quota), 1);
+                            refused.extend(id.map(|id| (id, wait.to_string())));
+                            quota = Some(wait);
+                        }
+                        new.extend(taken(published, qos, id));
+                    }
+                    (Packet::Publish(publish), None) => {
+                        let (qos, id) = (publish.qos, publish.packet_id);
+                        new.extend(taken(turn.publish(*publish), qos, id));
+                    }
+                    (packet, _) => turn.packet(packet),
+                }
+                if goodbye || turn.is_over() {
+                    packets.clear();
                 }
             }
             new
         });
+        if let Some(wait) = quota {
+            self.shared.gate.refused(&self.identity, &identity::Refused::Quota(wait));
+        }
         let after = effects.after;
+        if effects.unkept.is_some() {
+            // Never acknowledged, so they come again.
+            new.retain(|message| message.id.is_none());
+        }
         self.take_effect(effects);
         if !new.is_empty() {
             self.send_up(new, after, now);
@@ -175,11 +247,12 @@ impl Connection {
     fn send_up(&mut self, new: Vec<New>, after: Option<Position>, now: Instant) {
         let mut done: Vec<(PacketId, Result<(), Reason>)> = Vec::new();
         let mut loads: Vec<Load> = Vec::new();
+        let rules = self.shared.upstream.rules();
         for New { message, name, qos, id } in new {
             if self.answers_command(&message, qos, id) {
                 continue;
             }
-            let put = match self.shared.upstream.event(&self.origin, &message, name) {
+            let put = match rules.event(&self.origin, &message, name) {
                 Ok(None) => Ok(None),
                 Ok(Some((writer, event))) => {
                     let at = loads.iter().position(|load| load.batch.lane() == writer.lane()).unwrap_or_else(|| {
@@ -217,7 +290,7 @@ impl Connection {
     }
 
     fn launch(&mut self, load: Load, now: Instant) {
-        let mut lease = self.shared.memory.lease();
+        let mut lease = self.shared.storing.lease();
         if lease.grow(load.batch.bytes()).is_ok() {
             return self.flights.push(load, now, lease);
         }
@@ -228,13 +301,8 @@ impl Connection {
     }
 }
 
-fn give(turn: &mut Turn<'_>, packet: Packet) -> Option<New> {
-    let Packet::Publish(publish) = packet else {
-        turn.packet(packet);
-        return None;
-    };
-    let (qos, id) = (publish.qos, publish.packet_id);
-    match turn.publish(*publish) {
+fn taken(published: Published, qos: QoS, id: Option<PacketId>) -> Option<New> {
+    match published {
         Published::New { message, name } => Some(New { message, name, qos, id }),
         Published::Answered | Published::Pending => None,
     }

@@ -63,6 +63,13 @@ impl Turn<'_> {
         published
     }
 
+    /// See [`Broker::publish_refused`].
+    pub fn publish_refused(&mut self, publish: Publish, reason: Reason) -> Published {
+        let (published, reaction) = self.broker.publish_refused(self.now, self.connection, publish, reason);
+        self.add(reaction);
+        published
+    }
+
     /// See [`Broker::packet`].
     pub fn packet(&mut self, packet: Packet) {
         let reaction = self.broker.packet(self.now, self.connection, packet);
@@ -87,12 +94,14 @@ impl Turn<'_> {
     }
 
     pub(super) fn add(&mut self, reaction: Reaction) {
-        let Reaction { records, replies, wake, kick, published, close } = reaction;
+        let Reaction { records, replies, wake, kick, published, denied, notices, close } = reaction;
         append(&mut self.all.records, records);
         append(&mut self.all.replies, replies);
         append(&mut self.all.wake, wake);
         append(&mut self.all.kick, kick);
         append(&mut self.all.published, published);
+        append(&mut self.all.denied, denied);
+        append(&mut self.all.notices, notices);
         self.all.close = self.all.close.or(close);
     }
 }

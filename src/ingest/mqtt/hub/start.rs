@@ -1,8 +1,8 @@
 //! The broker as the journal has it, at a start.
 
 use crate::config::EdgeConfig;
-use crate::config::edge::{Durability, Mqtt};
-use crate::ingest::mqtt::broker::{Broker, Limits};
+use crate::config::edge::Durability;
+use crate::ingest::mqtt::broker::{Broker, GUARANTEED_BYTES, Limits};
 use crate::ingest::mqtt::shelf::Shelf;
 use crate::journal::{Meters, OpenError, Settings};
 use crate::sys::clock::Clock;
@@ -17,14 +17,15 @@ impl Hub {
     /// Opens or makes the journal below `config.node.data_dir`, and restores the broker from it. Blocks on the disk.
     pub fn open(config: &EdgeConfig, clock: &Clock, meters: &Meters) -> Result<Self, OpenError> {
         let settings = Settings { durable: config.outbox.durability == Durability::Disk, ..Settings::default() };
-        let mut broker = Broker::new(limits(&config.mqtt), random::bits());
+        let mut broker = Broker::new(limits(config), random::bits());
         let dir = config.node.data_dir.join(DIR);
         let shelf = Shelf::open(&dir, settings, meters.of(DIR), clock, |record| broker.restore(record))?;
         Ok(Self::new(broker, shelf))
     }
 }
 
-fn limits(mqtt: &Mqtt) -> Limits {
+fn limits(config: &EdgeConfig) -> Limits {
+    let mqtt = &config.mqtt;
     fn clamp<T: TryFrom<u64>>(n: u64, most: T) -> T {
         T::try_from(n).unwrap_or(most)
     }
@@ -39,7 +40,9 @@ fn limits(mqtt: &Mqtt) -> Limits {
         max_queued: mqtt.max_queued,
         max_queued_bytes: clamp(mqtt.max_queued_bytes, usize::MAX),
         max_total_bytes: clamp(mqtt.max_total_bytes, usize::MAX),
+        guaranteed_bytes: GUARANTEED_BYTES,
         max_retained: mqtt.max_retained,
         max_retained_bytes: clamp(mqtt.max_retained_bytes, usize::MAX),
+        deny_subscribe: config.identity.deny_subscribe.clone().into(),
     }
 }

@@ -1,7 +1,7 @@
 //! What the hub does by itself: deadlines, tidying the journal, `$SYS`, wills on their way upstream.
 
 use std::convert::Infallible;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,12 +9,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Hub;
-use crate::ingest::mqtt::broker::TidyCursor;
 use crate::ingest::mqtt::broker::record::Message;
+use crate::ingest::mqtt::broker::{LastWill, TidyCursor};
 use crate::ingest::mqtt::metrics::{Counters, Fate};
 use crate::ingest::mqtt::packet::QoS;
 use crate::ingest::mqtt::sys_topics::{self, SysTopics};
-use crate::ingest::mqtt::upstream::{Origin, Upstream};
+use crate::ingest::mqtt::upstream::Upstream;
 use crate::journal::Tidy;
 use crate::observe::status::{LinkState, Links};
 use crate::outbox::Outbox;
@@ -130,10 +130,10 @@ async fn until(stop: &CancellationToken, work: impl Future<Output = Result<(), I
     }
 }
 
-/// Messages that the broker publishes itself, on their way to Pulsar.
+/// Wills on their way to Pulsar.
 struct Wills {
     hub: Hub,
-    unstored: mpsc::Receiver<Arc<Message>>,
+    unstored: mpsc::Receiver<LastWill>,
     upstream: Upstream,
     counters: Counters,
 }
@@ -141,11 +141,10 @@ struct Wills {
 impl Wills {
     /// Until `stop`, and then until the last connection, whose end may leave a will, is gone.
     async fn run(mut self, stop: CancellationToken) -> Result<(), Infallible> {
-        let origin = self.upstream.origin("", "wills");
         loop {
             tokio::select! {
-                message = self.unstored.recv() => match message {
-                    Some(message) => self.store(&origin, &message).await,
+                will = self.unstored.recv() => match will {
+                    Some(will) => self.store(&will).await,
                     None => return Ok(()),
                 },
                 () = stop.cancelled() => break,
@@ -154,8 +153,8 @@ impl Wills {
         loop {
             // Looked at before the queue: who leaves after it has left a will before it.
             let last = self.hub.is_empty();
-            while let Ok(message) = self.unstored.try_recv() {
-                self.store(&origin, &message).await;
+            while let Ok(will) = self.unstored.try_recv() {
+                self.store(&will).await;
             }
             if last {
                 return Ok(());
@@ -164,8 +163,10 @@ impl Wills {
         }
     }
 
-    async fn store(&self, origin: &Origin, message: &Message) {
-        let fate = match self.upstream.store(origin, message, None).await {
+    async fn store(&self, will: &LastWill) {
+        let LastWill { message, client_id, owner } = will;
+        let origin = self.upstream.origin(owner, client_id);
+        let fate = match self.upstream.store(&origin, message, None).await {
             Ok(true) => Fate::Upstream,
             Ok(false) => Fate::Local,
             Err(refused) => {
@@ -231,7 +232,7 @@ impl Sys {
             messages_sent: shell.packets_out,
             publish_received: broker.received,
             publish_sent: broker.sent,
-            publish_dropped: dropped.slow + dropped.full + dropped.expired + dropped.too_large,
+            publish_dropped: dropped.slow + dropped.full + dropped.total + dropped.expired + dropped.too_large,
             publish_bytes_received: broker.received_bytes,
             publish_bytes_sent: broker.sent_bytes,
             bytes_received: shell.bytes_in,

@@ -74,9 +74,12 @@ fn a_session_of_zero_seconds_ends_when_it_is_taken_over() {
 fn another_identity_cannot_take_a_session_nor_end_it() {
     let mut site = Site::new();
     let (mine, ..) = site.try_connect(lasting("a"), who("press-7", &[]));
+    assert!(site.broker.takes_over("a", "press-7") && !site.broker.takes_over("a", "press-8"));
     assert_eq!(site.refused(connect("a"), who("press-8", &[])), Reason::NOT_AUTHORIZED);
     assert!(site.kicked.is_empty());
+    assert_eq!(site.denied, [Denied::Session("a".to_owned())]);
     site.bye(mine);
+    assert!(!site.broker.takes_over("a", "press-7"), "there is no connection");
     assert_eq!(site.refused(connect("a"), anybody()), Reason::NOT_AUTHORIZED);
     assert!(site.try_connect(lasting("a"), who("press-7", &[])).1.session_present);
 }
@@ -211,4 +214,15 @@ fn a_session_that_comes_back_for_zero_seconds_is_off_the_disk() {
     assert_eq!(site.payloads(a), ["kept"]);
     site.restart();
     assert_eq!(site.broker.counts().sessions, 0);
+}
+
+#[test]
+fn a_will_on_a_topic_with_too_many_levels_is_refused_at_once() {
+    let levels = |n: usize| vec!["a"; n].join("/");
+    let mut site = Site::new();
+    site.connect(with_will(connect("a"), &levels(128), 0));
+    let wrong = levels(129);
+    assert_eq!(site.refused(with_will(connect("b"), &wrong, 0), anybody()), Reason::TOPIC_NAME_INVALID);
+    // Of the codes of 3.1.1 "not authorized" comes nearest.
+    assert_eq!(site.refused(with_will(v311("b", true), &wrong, 0), anybody()), Reason::NOT_AUTHORIZED);
 }

@@ -26,6 +26,7 @@ fn a_lost_connection_publishes_its_will_and_disconnect_takes_it_back() {
         assert_eq!((received.len(), received[0].qos, received[0].retain), (1, AtLeastOnce, false));
         assert_eq!(received[0].properties.as_ref().map(|p| p.user.len()), (version == Version::V5).then_some(1));
         assert_eq!(site.published.len(), 1, "it goes upstream as well");
+        assert_eq!((&*site.published[0].client_id, &*site.published[0].owner), ("a", ""));
         let a = site.connect(connect);
         site.bye(a);
         assert!(site.take(l).is_empty());
@@ -114,13 +115,13 @@ fn after_a_crash_wills_are_published_as_if_the_connections_had_been_lost_then() 
     for (name, delay) in [("now", 0), ("soon", 10), ("back", 10)] {
         site.connect(with_will(lasting(name), &format!("will/{name}"), delay));
     }
-    let waits = site.connect(with_will(lasting("waits"), "will/waits", 20));
+    let (waits, ..) = site.try_connect(with_will(lasting("waits"), "will/waits", 20), who("plant", &[]));
     site.lose(waits);
     let gone = site.connect(with_will(lasting("gone"), "will/gone", 0));
     site.bye(gone);
     site.pass(15);
     site.restart();
-    let topics = |site: &Site| site.published.iter().map(|m| m.topic.to_string()).collect::<Vec<_>>();
+    let topics = |site: &Site| site.published.iter().map(|w| w.message.topic.to_string()).collect::<Vec<_>>();
     assert_eq!(topics(&site), ["will/now"]);
     site.resumes(lasting("back"));
     site.pass(5);
@@ -130,6 +131,7 @@ fn after_a_crash_wills_are_published_as_if_the_connections_had_been_lost_then() 
     site.restart();
     site.pass(100);
     assert_eq!(site.published.len(), 3, "once");
+    assert_eq!((&*site.published[1].client_id, &*site.published[1].owner), ("waits", "plant"), "known from the disk");
 }
 
 #[test]

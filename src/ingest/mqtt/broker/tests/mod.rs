@@ -56,8 +56,10 @@ fn limits() -> Limits {
         max_queued: 100,
         max_queued_bytes: 1 << 20,
         max_total_bytes: 4 << 20,
+        guaranteed_bytes: 1_000,
         max_retained: 20,
         max_retained_bytes: 1 << 20,
+        deny_subscribe: Arc::new([]),
     }
 }
 
@@ -129,8 +131,10 @@ struct Site {
     now: Millis,
     records: Vec<Record>,
     kicked: Vec<(ConnectionId, Reason)>,
-    published: Vec<Arc<Message>>,
+    published: Vec<LastWill>,
     woken: Vec<ConnectionId>,
+    denied: Vec<Denied>,
+    notices: Vec<Notice>,
     connections: u64,
     next_id: u16,
 }
@@ -148,6 +152,8 @@ impl Site {
             kicked: Vec::new(),
             published: Vec::new(),
             woken: Vec::new(),
+            denied: Vec::new(),
+            notices: Vec::new(),
             connections: 0,
             next_id: 0,
         }
@@ -161,6 +167,8 @@ impl Site {
         self.kicked.extend(&reaction.kick);
         self.published.extend(reaction.published.iter().cloned());
         self.woken.extend(&reaction.wake);
+        self.denied.extend(reaction.denied.iter().cloned());
+        self.notices.extend(reaction.notices.iter().cloned());
         reaction
     }
 

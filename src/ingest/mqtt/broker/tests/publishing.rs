@@ -57,6 +57,55 @@ fn what_may_not_be_published_is_refused_and_never_called_taken() {
     assert!(!storing(&published) && reaction.replies.is_empty());
     assert_eq!(reaction.close.map(|c| c.0), Some(Reason::NOT_AUTHORIZED));
     assert_eq!(site.broker.counts().dropped.not_allowed, 5);
+    assert_eq!(site.denied, vec![Denied::Publish("no".into()); 5], "each is told to the log of refusals");
+}
+
+#[test]
+fn a_connection_whose_records_were_not_taken_is_answered_nothing_more() {
+    let mut site = Site::new();
+    for connect in [lasting("a"), v311("a", false)] {
+        let (a, _) = site.resumes(connect);
+        let (first, _) = site.publish(a, Publish { packet_id: Some(pid(1)), ..message("t", AtLeastOnce, "x") });
+        let (second, _) = site.publish(a, Publish { packet_id: Some(pid(2)), ..message("t", ExactlyOnce, "x") });
+        assert!(storing(&first) && storing(&second));
+        site.broker.unkept(a);
+        assert!(site.stored(a, &[(pid(1), Ok(())), (pid(2), Ok(()))]).replies.is_empty());
+        assert!(site.packet(a, Packet::Pubrel(ack(pid(2)))).replies.is_empty());
+        assert!(!storing(&site.publish(a, message("t", AtLeastOnce, "x")).0));
+        site.lose(a);
+    }
+}
+
+/// Over the sender's quota, for one.
+#[test]
+fn what_the_shell_refuses_is_answered_in_its_turn_and_reaches_nobody() {
+    let mut site = Site::new();
+    let a = site.connect(lasting("a"));
+    site.subscribe(a, vec![filter("t", AtLeastOnce)]);
+    let refuse = |site: &mut Site, publish: Publish| {
+        let (published, reaction) = site.broker.publish_refused(site.now, a, publish, Reason::QUOTA_EXCEEDED);
+        assert!(!storing(&published));
+        site.shell(reaction)
+    };
+    let (first, _) = site.publish(a, Publish { packet_id: Some(pid(1)), ..message("u", AtLeastOnce, "x") });
+    assert!(storing(&first));
+    let second = Publish { packet_id: Some(pid(2)), ..message("t", AtLeastOnce, "x") };
+    assert!(refuse(&mut site, second).replies.is_empty(), "it waits for the first");
+    assert!(refuse(&mut site, message("t", AtMostOnce, "x")).replies.is_empty());
+    let over = packets::ack(pid(3), Reason::QUOTA_EXCEEDED);
+    let third = Publish { packet_id: Some(pid(3)), ..message("t", ExactlyOnce, "x") };
+    refuse(&mut site, third.clone());
+    let reaction = site.broker.stored(site.now, a, &[(pid(1), Ok(()))]);
+    let expected = [
+        Packet::Puback(ack(pid(1))),
+        Packet::Puback(packets::ack(pid(2), Reason::QUOTA_EXCEEDED)),
+        Packet::Pubrec(over.clone()),
+    ];
+    assert_eq!(reaction.replies, expected);
+    assert!(site.take(a).is_empty() && site.denied.is_empty());
+    assert_eq!(site.broker.counts().dropped.not_allowed, 0);
+    // Its id is free again, and so is the window.
+    assert_eq!(refuse(&mut site, third).replies, [Packet::Pubrec(over)]);
 }
 
 /// Paho `test_dollar_topics`: the 3.1.1 client waits for its PUBACK.
@@ -186,6 +235,50 @@ fn each_end_of_an_exchange_makes_room_for_the_next_and_3_1_1_has_no_such_limit()
     for id in 1..=30 {
         assert!(storing(&site.publish(b, Publish { packet_id: Some(pid(id)), ..message("t", AtLeastOnce, "x") }).0));
     }
+}
+
+#[test]
+fn a_topic_with_too_many_levels_is_refused_and_never_acknowledged() {
+    let levels = |n: usize| vec!["a"; n].join("/");
+    let (deep, wrong) = (levels(128), levels(129));
+    let mut site = Site::new();
+    let a = site.connect(lasting("a"));
+    let s = site.connect(connect("s"));
+    site.subscribe(s, vec![filter("#", AtLeastOnce)]);
+    for qos in [AtLeastOnce, ExactlyOnce] {
+        assert_eq!(site.send(a, message(&deep, qos, "x")), Some(Reason::SUCCESS));
+        assert_eq!(site.send(a, message(&wrong, qos, "x")), Some(Reason::TOPIC_NAME_INVALID));
+        let retained = Publish { retain: true, ..message(&wrong, qos, "x") };
+        assert_eq!(site.send(a, retained), Some(Reason::TOPIC_NAME_INVALID));
+    }
+    // By an alias, too.
+    let aliased = |topic: &str| with(message(topic, AtLeastOnce, "x"), |p| p.topic_alias = NonZeroU16::new(1));
+    assert_eq!(site.send(a, aliased(&wrong)), Some(Reason::TOPIC_NAME_INVALID));
+    assert_eq!(site.send(a, aliased("")), Some(Reason::TOPIC_NAME_INVALID));
+    // QoS 0 has no answer; the connection stays.
+    assert_eq!(site.send(a, message(&wrong, AtMostOnce, "x")), None);
+    assert_eq!(site.broker.counts().dropped.not_allowed, 7);
+    assert_eq!(site.payloads(s), ["x"; 2]);
+    assert_eq!(site.broker.counts().retained, 0);
+    // 3.1.1 has no code: the connection ends, and QoS 0 is dropped.
+    for qos in [AtLeastOnce, ExactlyOnce] {
+        let b = site.connect(v311("b", true));
+        assert!(!storing(&site.publish(b, message(&wrong, AtMostOnce, "x")).0));
+        let (published, reaction) = site.publish(b, message(&wrong, qos, "x"));
+        assert!(!storing(&published) && reaction.replies.is_empty());
+        assert_eq!(reaction.close.map(|c| c.0), Some(Reason::TOPIC_NAME_INVALID));
+    }
+    // What comes from a bridge.
+    let own = Message {
+        topic: wrong.as_str().into(),
+        qos: AtLeastOnce,
+        retain: true,
+        payload: Bytes::new(),
+        properties: None,
+        expires_at: None,
+    };
+    assert!(site.broker.publish_own(site.now, own, true).records.is_empty());
+    assert!(site.payloads(s).is_empty());
 }
 
 /// Paho `test_client_topic_alias`.

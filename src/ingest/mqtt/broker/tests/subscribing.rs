@@ -26,6 +26,48 @@ fn each_filter_gets_its_own_answer() {
     let (no, wrong) = (Reason::NOT_AUTHORIZED, Reason::TOPIC_FILTER_INVALID);
     assert_eq!(site.subscribe(a, filters), [Reason(2), no, wrong, wrong, no, Reason(0)]);
     assert_eq!(site.broker.counts().subscriptions, 2);
+    let denied = ["test/nosubscribe", "$share/g/test/nosubscribe"].map(|f| Denied::Subscribe(f.to_owned()));
+    assert_eq!(site.denied, denied);
+}
+
+/// Paho `test_subscribe_failure` wants one topic refused, and its other tests want `#` and `+/+`.
+#[test]
+fn what_is_denied_to_all_comes_through_no_wider_filter() {
+    let deny_subscribe = ["test/secret".to_owned(), "devices/{device}/key".to_owned()].into();
+    let mut site = Site::with(Limits { deny_subscribe, ..limits() });
+    let (a, ..) = site.try_connect(lasting("a"), who("press-7", &[]));
+    let b = site.connect(connect("b"));
+    let topics = ["test/open", "test/secret", "devices/press-7/key", "devices/press-8/key"];
+    for topic in topics {
+        site.send(b, retain(topic, AtLeastOnce, topic));
+    }
+    assert_eq!(site.subscribe(a, vec![filter("+/#", AtLeastOnce)]), [Reason(1)]);
+    let mut found = site.payloads(a);
+    found.sort();
+    assert_eq!(found, ["devices/press-8/key", "test/open"], "retained");
+    let hidden = ["test/secret", "$share/g/test/secret", "devices/press-7/key"].map(|f| filter(f, AtLeastOnce));
+    assert_eq!(site.subscribe(a, hidden.into()), [Reason::UNSPECIFIED; 3]);
+    for topic in topics {
+        site.send(b, message(topic, AtMostOnce, topic));
+        site.send(b, message(topic, AtLeastOnce, topic));
+    }
+    let open = ["test/open", "test/open", "devices/press-8/key", "devices/press-8/key"];
+    assert_eq!(site.payloads(a), open);
+    site.lose(a);
+    for topic in topics {
+        site.send(b, message(topic, AtLeastOnce, topic));
+    }
+    let (a, ..) = site.try_connect(lasting("a"), who("press-7", &[]));
+    assert_eq!(site.payloads(a), ["test/open", "devices/press-8/key"], "queued");
+    // Of a group it goes to who may have it.
+    let (c, ..) = site.try_connect(connect("c"), who("press-8", &[]));
+    for member in [a, c] {
+        site.subscribe(member, vec![filter("$share/g/devices/#", AtLeastOnce)]);
+    }
+    for _ in 0..4 {
+        site.send(b, message("devices/press-7/key", AtLeastOnce, "k"));
+    }
+    assert_eq!((site.payloads(a).len(), site.payloads(c).len()), (0, 4));
 }
 
 #[test]
@@ -260,4 +302,25 @@ fn a_retained_message_expires() {
     assert_eq!(site.broker.next_deadline(), None);
     site.restart();
     assert_eq!(site.broker.counts().retained, 0);
+}
+
+/// Found by a flood: 5,000 times `#` in one packet, with 5,000 retained messages, stopped the gateway for more than twenty seconds.
+#[test]
+fn a_filter_that_comes_again_and_again_is_searched_for_once_and_only_while_there_is_room() {
+    let mut site = Site::new();
+    let b = site.connect(connect("b"));
+    for n in 0..20 {
+        site.send(b, retain(&format!("t/{n}"), AtLeastOnce, "x"));
+    }
+    let a = site.connect(connect("a"));
+    site.subscribe(a, vec![filter("#", AtLeastOnce); 50]);
+    assert_eq!(site.payloads(a).len(), 20);
+    assert_eq!(site.broker.counts().subscriptions, 1);
+    let c = site.connect(connect("c"));
+    for _ in 0..50 {
+        site.subscribe(c, vec![filter("#", AtMostOnce)]);
+    }
+    let most = super::super::UNRELIABLE_QUEUED_MAX + 20;
+    assert!(site.broker.counts().queued_bytes <= most * 200, "{:?}", site.broker.counts());
+    assert!(site.broker.counts().dropped.slow <= 50 * 20);
 }

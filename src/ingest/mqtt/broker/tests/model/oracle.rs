@@ -50,7 +50,8 @@ pub struct Oracle {
     next_number: u64,
     debts: HashMap<Payload, Debt>,
     /// Handed out again, because the publisher had no answer and sent them again: these have no order towards those
-    /// who subscribed in between.
+    /// who subscribed in between. And those that were refused: if the publisher does not hear of it, they come again
+    /// after later ones that were taken.
     repeated: BTreeSet<Payload>,
     acknowledged: BTreeSet<Payload>,
     /// By device, its session, payload: how often with QoS 2, and how often at all.
@@ -168,6 +169,11 @@ impl Oracle {
         if self.debts.insert(payload, debt).is_some() {
             self.repeated.insert(payload);
         }
+    }
+
+    /// The server could not store it, and says so.
+    pub fn refused(&mut self, payload: Payload) {
+        self.repeated.insert(payload);
     }
 
     pub fn retained(&mut self, topic: &'static str, payload: Payload, before: usize, after: usize) {

@@ -1,0 +1,124 @@
+//! A running edge whose configuration changes: what can take effect at once does, without a connection being dropped
+//! for it; what cannot is said.
+
+use std::convert::Infallible;
+
+use tokio::signal::unix::Signal;
+
+use super::Reread;
+use crate::config::{Changes, EdgeConfig};
+use crate::ingest::bridge::Bridging;
+use crate::ingest::mqtt::upstream::Upstream;
+use crate::ingest::router::{Router, RouterError};
+use crate::observe::logs::Logs;
+use crate::outbox::{OpenError, Outbox};
+use crate::sys::tasks::Tasks;
+use crate::uplink::{self, Uplink};
+
+/// Why a configuration did not take effect. What was in effect before still is.
+#[derive(Debug, thiserror::Error)]
+pub enum NotApplied {
+    /// A new lane.
+    #[error("{0}")]
+    Lane(#[from] OpenError),
+    /// The lanes.
+    #[error("{0}")]
+    Router(#[from] RouterError),
+    /// `[uplink]`
+    #[error("{0}")]
+    Uplink(#[from] uplink::StartError),
+    /// `log.level`
+    #[error("{0}")]
+    Log(String),
+}
+
+/// The parts that follow the configuration, and the one in effect.
+pub struct Live {
+    pub outbox: Outbox,
+    pub router: Router,
+    pub upstream: Upstream,
+    pub uplink: Uplink,
+    pub bridging: Bridging,
+    pub logs: Logs,
+    /// The way in.
+    pub tasks: Tasks,
+    /// The way up: it is stopped later.
+    pub uplink_tasks: Tasks,
+    pub config: EdgeConfig,
+}
+
+impl Live {
+    /// Starts what runs by itself.
+    pub async fn start(&mut self) -> Result<(), NotApplied> {
+        self.uplink.set(&self.uplink_tasks, &self.config, &self.outbox).await?;
+        self.bridging.set(&self.tasks, &self.config).await;
+        Ok(())
+    }
+
+    /// Puts `new` into effect, all that can be without a restart; or nothing of it, and says why.
+    pub async fn apply(&mut self, new: EdgeConfig) -> Result<Changes, NotApplied> {
+        let changes = Changes::between(&self.config, &new);
+        // What can fail comes first, and leaves nothing behind but a lane that nothing goes to.
+        Uplink::check(&new.uplink)?;
+        if changes.lanes {
+            self.open_lanes(&new).await?;
+            self.router.set(&new.lanes, &self.outbox)?;
+        }
+        if changes.log_level {
+            self.logs.set(&new.log).map_err(NotApplied::Log)?;
+        }
+        if changes.mappings {
+            self.upstream.set(&new, &self.router);
+        }
+        if changes.lanes || changes.uplink {
+            self.uplink.set(&self.uplink_tasks, &new, &self.outbox).await?;
+        }
+        if changes.bridges {
+            self.bridging.set(&self.tasks, &new).await;
+        }
+        self.config = self.config.clone().with_changes_of(new);
+        Ok(changes)
+    }
+
+    async fn open_lanes(&self, new: &EdgeConfig) -> Result<(), OpenError> {
+        let (outbox, names) = (self.outbox.clone(), new.lanes.iter().map(|l| l.name.clone()).collect::<Vec<_>>());
+        let opened = tokio::task::spawn_blocking(move || names.iter().try_for_each(|name| outbox.add(name)));
+        opened.await.unwrap_or_else(|e| Err(OpenError(format!("opening a lane failed: {e}"))))
+    }
+
+    /// Reads the configuration again at every signal, until the way in stops.
+    pub async fn follow(mut self, mut hang_up: Signal, again: Reread) -> Result<(), Infallible> {
+        let stopping = self.tasks.stopping().clone();
+        while let Some(Some(())) = stopping.run_until_cancelled(hang_up.recv()).await {
+            self.reread(&again).await;
+        }
+        Ok(())
+    }
+
+    async fn reread(&mut self, again: &Reread) {
+        let (new, warnings) = match again() {
+            Ok(read) => read,
+            Err(errors) => {
+                tracing::error!(errors = %errors, "asked to reload, but the configuration is wrong; the one before stays in effect");
+                return;
+            }
+        };
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        match self.apply(new).await {
+            Ok(changes) => {
+                let now = changes.at_once().join(", ");
+                tracing::info!(changed = now, "configuration reloaded");
+                if !changes.at_restart.is_empty() {
+                    let keys = changes.at_restart.join("; ");
+                    tracing::warn!(
+                        keys,
+                        "these take effect at the next start only: systemctl restart tidegate, or the like"
+                    );
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "asked to reload, but that failed; the configuration before stays in effect");
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! What a new configuration changes of the one in effect, and what of it can take effect at once. [pure]
+
+use super::edge::{EdgeConfig, Log, Mqtt};
+use super::table::{self, Section};
+
+/// What differs, by what has to be done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Lanes, or what they take.
+    pub lanes: bool,
+    /// How messages are mapped to events; also with every change of the lanes.
+    pub mappings: bool,
+    /// Bridges.
+    pub bridges: bool,
+    /// Where events go, and how.
+    pub uplink: bool,
+    /// How much is logged.
+    pub log_level: bool,
+    /// What takes effect at the next start only: `section.key = value`. Secrets are hidden.
+    pub at_restart: Vec<String>,
+}
+
+impl Changes {
+    /// From `now` to `new`.
+    pub fn between(now: &EdgeConfig, new: &EdgeConfig) -> Self {
+        let lanes = now.lanes != new.lanes;
+        let mut at_restart = Vec::new();
+        later(&now.node, &new.node, &mut at_restart);
+        later(&now.http, &new.http, &mut at_restart);
+        later(&now.mqtt, &Mqtt { unmapped: now.mqtt.unmapped, ..new.mqtt.clone() }, &mut at_restart);
+        later(&now.tls, &new.tls, &mut at_restart);
+        later(&now.identity, &new.identity, &mut at_restart);
+        later(&now.commands, &new.commands, &mut at_restart);
+        later(&now.outbox, &new.outbox, &mut at_restart);
+        later(&now.log, &Log { level: now.log.level.clone(), ..new.log.clone() }, &mut at_restart);
+        Self {
+            lanes,
+            mappings: lanes || now.mappings != new.mappings || now.mqtt.unmapped != new.mqtt.unmapped,
+            bridges: now.bridges != new.bridges,
+            uplink: now.uplink != new.uplink,
+            log_level: now.log.level != new.log.level,
+            at_restart,
+        }
+    }
+
+    /// Names of what takes effect at once.
+    pub fn at_once(&self) -> Vec<&'static str> {
+        let all = [
+            (self.lanes, "lane"),
+            (self.mappings && !self.lanes, "mapping"),
+            (self.bridges, "bridge"),
+            (self.uplink, "uplink"),
+            (self.log_level, "log.level"),
+        ];
+        all.into_iter().filter(|(changed, _)| *changed).map(|(_, name)| name).collect()
+    }
+}
+
+impl EdgeConfig {
+    /// This configuration with what can take effect at once of `new`.
+    #[must_use]
+    pub fn with_changes_of(self, new: Self) -> Self {
+        let mqtt = Mqtt { unmapped: new.mqtt.unmapped, ..self.mqtt };
+        let log = Log { level: new.log.level, ..self.log };
+        Self { lanes: new.lanes, mappings: new.mappings, bridges: new.bridges, uplink: new.uplink, mqtt, log, ..self }
+    }
+}
+
+fn later<S: Section + PartialEq>(now: &S, new: &S, lines: &mut Vec<String>) {
+    if now == new {
+        return;
+    }
+    let changed = table::changes(new, now);
+    let only_secrets = changed.is_empty();
+    lines.extend(changed);
+    lines.extend(only_secrets.then(|| format!("a secret of {}", S::NAME)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::edge::Lane;
+
+    #[test]
+    fn what_differs_is_told_by_what_has_to_be_done() {
+        let now = EdgeConfig::default();
+        assert_eq!(Changes::between(&now, &now), Changes::default());
+
+        let mut new = now.clone();
+        new.lanes.insert(0, Lane { name: "alarms".into(), types: vec!["*.alarm".into()], mqtt: Vec::new() });
+        new.uplink.batch_events += 1;
+        new.log.level = "debug".into();
+        let changes = Changes::between(&now, &new);
+        assert_eq!(changes.at_once(), ["lane", "uplink", "log.level"]);
+        assert!(changes.mappings, "a topic may name a lane");
+        assert!(changes.at_restart.is_empty());
+
+        let mut new = now.clone();
+        new.http.max_batch = 5;
+        new.mqtt.receive_max = 7;
+        new.mqtt.unmapped = crate::config::edge::Unmapped::Local;
+        let changes = Changes::between(&now, &new);
+        assert_eq!(changes.at_once(), ["mapping"]);
+        assert_eq!(changes.at_restart, ["http.max_batch = 5", "mqtt.receive_max = 7"]);
+    }
+}
