@@ -58,7 +58,9 @@ async fn what_the_journal_does_not_take_is_not_acknowledged() {
     // What promises nothing goes on.
     other.ping().await;
 
-    for (options, refused) in [(Options::new("kept").stays(), 0x88), (Options { clean: false, ..Options::v311("old") }, 3)] {
+    for (options, refused) in
+        [(Options::new("kept").stays(), 0x88), (Options { clean: false, ..Options::v311("old") }, 3)]
+    {
         let stream = tokio::net::TcpStream::connect(gate.address(tidegate::ingest::mqtt::transport::Kind::Tcp)).await;
         let mut client = Client::raw(stream.unwrap(), options.v5);
         client.write(&options.bytes()).await;

@@ -123,6 +123,11 @@ impl Hub {
         self.lock().broker.takes_over(client_id, owner)
     }
 
+    /// Whether the client has a session.
+    pub fn is_known(&self, client_id: &str) -> bool {
+        self.lock().broker.is_known(client_id)
+    }
+
     /// Whether nobody is connected.
     pub fn is_empty(&self) -> bool {
         self.lock().open.is_empty()
@@ -228,3 +233,6 @@ pub enum Unkept {
     #[error(transparent)]
     Journal(#[from] JournalError),
 }
+
+#[cfg(test)]
+mod tests;

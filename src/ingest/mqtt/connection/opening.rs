@@ -81,6 +81,11 @@ async fn enter(
     };
     let (client, explains) = (connect.client_id.clone(), connect.request_problem_information);
     let (asked, packet_max) = (connect.keep_alive_s, connect.maximum_packet_size.unwrap_or(u32::MAX));
+    let keeps = connect.session_expiry_s.is_some_and(|s| s > 0);
+    if keeps && !shared.hub.is_known(&client) && !shared.hub.journal().has_room() {
+        // Who resumes a session takes from what is alive; a new one adds to it.
+        shared.hub.journal().room().await;
+    }
     let seat = shared.hub.enter();
     let who = Who { owner: identity.name().into(), rules: Arc::new(identity.clone()) };
     let ((), effects) = seat.turn(|turn| turn.connect(connect, who));

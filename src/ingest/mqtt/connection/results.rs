@@ -71,9 +71,7 @@ impl Connection {
         if let Err(refused) = &result {
             self.refused.push((id, refused.text.clone()));
         }
-        let done = [(id, result.map_err(|refused| refused.reason))];
-        let ((), effects) = self.seat.turn(|turn| turn.stored(&done));
-        self.take_effect(effects);
+        self.stored(&[(id, result.map_err(|refused| refused.unstored()))]);
     }
 }
 
