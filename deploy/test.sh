@@ -9,6 +9,7 @@ need protoc=protobuf-compiler cc=build-essential java=openjdk-17-jre-headless mv
 need mosquitto_pub=mosquitto-clients
 need_mosquitto
 . deploy/python.sh
+. deploy/node.sh
 bash deploy/pulsar/pulsar.sh fetch
 # Unit and property tests beside the code, then tests/*: each starts its servers on free ports in its own directories.
 cargo test --locked --lib --bins --tests -- "$@"

@@ -137,3 +137,41 @@ async fn a_client_of_5_0_is_told_name_id_type_and_expiry() {
     assert_eq!((user("id"), user("name")), ("a".to_owned(), "open".to_owned()));
     assert!(user("expires").ends_with('Z'));
 }
+
+/// Found by a client that stayed away for five restarts and got six copies.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_absent_session_gets_a_command_and_a_configuration_once_however_often_the_gateway_starts() {
+    let mut edge = Edge::start();
+    let mut device = edge.listen(Options::new("device").stays()).await;
+    device.subscribe("devices/d/config", 1).await;
+    device.disconnect().await;
+    edge.send(&json!({ "id": "a", "name": "open", "data": 1 }));
+    let url = format!("{}/v1/devices/d/config", edge.process.url());
+    ureq::put(&url).header("content-type", "text/plain").send("rate = 1").unwrap();
+    for restart in 0..4 {
+        // Until both are published: a fresh client finds them.
+        for topic in ["devices/d/commands/+", "devices/d/config"] {
+            let mut fresh = Client::connect(edge.mqtt, Options::new("fresh")).await;
+            fresh.subscribe(topic, 1).await;
+            next(&mut fresh).await;
+        }
+        // A little later that is on disk.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        if restart % 2 == 0 {
+            edge.process.kill9();
+        } else {
+            edge.process.terminate(SOON).unwrap();
+        }
+        edge.process.restart();
+        edge.process.wait_ready(SOON);
+    }
+    let mut device = Client::connect(edge.mqtt, Options::new("device").stays()).await;
+    assert!(device.present);
+    let mut found = [next(&mut device).await, next(&mut device).await];
+    found.sort();
+    assert_eq!(found.map(|(topic, _)| topic), ["devices/d/commands/a", "devices/d/config"]);
+    assert_eq!(device.within(Duration::from_millis(500)).await, None, "one copy only");
+    // What changes is told.
+    ureq::put(&url).header("content-type", "text/plain").send("rate = 2").unwrap();
+    assert_eq!(next(&mut device).await.1, "rate = 2");
+}

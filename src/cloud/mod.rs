@@ -20,6 +20,7 @@ mod intervals;
 mod lane;
 mod line;
 mod meters;
+pub mod policy;
 pub mod sinks;
 mod store;
 mod stream;

@@ -9,6 +9,7 @@ pub mod cloud;
 mod cloud_rules;
 mod device_rules;
 mod devices;
+pub mod diff;
 mod document;
 pub mod edge;
 mod edge_rules;

@@ -169,11 +169,4 @@ impl Flooder {
         let _ = self.write.shutdown().await;
         timeout(RECOVERY, self.read).await.expect("an end in time").unwrap()
     }
-
-    /// What comes until the server closes.
-    pub async fn until_closed(self) -> Heard {
-        let heard = timeout(RECOVERY, self.read).await.expect("an end in time").unwrap();
-        drop(self.write);
-        heard
-    }
 }

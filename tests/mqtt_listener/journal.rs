@@ -66,4 +66,5 @@ async fn what_the_journal_does_not_take_is_not_acknowledged() {
         client.write(&options.bytes()).await;
         assert_eq!(client.next().await, Reply::Connack { present: false, reason: refused });
     }
+    assert_eq!(gate.hub.counts().sessions, sessions, "a client that was told no has no session");
 }

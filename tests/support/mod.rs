@@ -16,6 +16,7 @@ pub mod mqtt;
 pub mod mqtt_fleet;
 pub mod mqtt_mutator;
 pub mod mqtt_subscriber;
+pub mod node;
 pub mod oracle;
 pub mod process;
 pub mod provision;

@@ -163,6 +163,11 @@ impl Client {
         self.stream.flush().await.unwrap();
     }
 
+    /// Writes to a server that may have closed.
+    pub async fn try_write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes).await
+    }
+
     /// Sends PUBLISH with the next id, which is returned, and does not wait.
     pub async fn publish(&mut self, topic: &str, payload: impl AsRef<[u8]>, qos: u8) -> u16 {
         let id = self.id();

@@ -1,6 +1,8 @@
 //! Devices that publish with QoS 1 and 2, several messages under way at once, and believe the answers: after each lost
 //! connection they come back to their session and send again what is unanswered, as [MQTT-4.4.0-1] demands. Bytes by hand.
 
+#![allow(clippy::disallowed_methods)] // these tasks are joined here
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;

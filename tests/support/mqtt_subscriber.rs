@@ -1,6 +1,8 @@
 //! A subscriber with a session: it answers as MQTT 5.0 §4.3 asks of a receiver, comes back after each lost connection, and
 //! writes down what it took. Bytes by hand.
 
+#![allow(clippy::disallowed_methods)] // these tasks are joined here
+
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -122,6 +122,14 @@ impl Assignment {
         Ok(read)
     }
 
+    /// Whether it is for `node`, and not expired; `now` is `None` while the clock cannot be trusted.
+    pub fn is_for(&self, node: &str, now: Option<Timestamp>) -> Result<(), Refusal> {
+        if self.node != node {
+            return Err(Refusal::ForeignNode { for_node: self.node.clone(), this_node: node.to_owned() });
+        }
+        Refusal::if_expired(Kind::Assignment, self.expires_at, now)
+    }
+
     fn within_bounds(&self) -> Result<(), String> {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if self.node.is_empty() || self.node.len() > NODE_BYTES_MAX || !self.node.chars().all(plain) {

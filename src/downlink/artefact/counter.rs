@@ -107,11 +107,8 @@ fn judge_state(assignment: Envelope, document: Option<Envelope>, situation: &Sit
     let verified = trust.verify(assignment, Kind::Assignment)?;
     let assignment = Assignment::of(&verified)?;
     let digest = Digest::of(verified.payload());
-    if assignment.node != node {
-        return Err(Refusal::ForeignNode { for_node: assignment.node, this_node: node.to_owned() });
-    }
+    assignment.is_for(node, now)?;
     newer(assignment.number, digest, accepted)?;
-    in_time(Kind::Assignment, assignment.expires_at, now)?;
     let document = match (&assignment.document, document) {
         (None, _) => None,
         (Some(wanted), None) => return Err(Refusal::DocumentMissing { version: wanted.version }),
@@ -141,13 +138,6 @@ fn newer(number: u64, digest: Digest, accepted: Accepted) -> Result<(), Refusal>
     }
 }
 
-fn in_time(what: Kind, expires_at: Option<Timestamp>, now: Option<Timestamp>) -> Result<(), Refusal> {
-    match (expires_at, now) {
-        (Some(expires_at), Some(now)) if now >= expires_at => Err(Refusal::Expired { what, expires_at, now }),
-        _ => Ok(()),
-    }
-}
-
 /// Judges a signed document on its own: the signature, that it has a version, and its expiry. What is in it is for
 /// [`crate::config::EdgeConfig::load_with`] to judge.
 pub fn judge_document(envelope: Envelope, trust: &Trust, now: Option<Timestamp>) -> Result<Document, Refusal> {
@@ -158,6 +148,6 @@ pub fn judge_document(envelope: Envelope, trust: &Trust, now: Option<Timestamp>)
     let version = header
         .version
         .ok_or_else(|| unreadable("it has no [document] version; sign it with \"tidegate config sign\"".to_owned()))?;
-    in_time(Kind::Config, header.expires, now)?;
+    Refusal::if_expired(Kind::Config, header.expires, now)?;
     Ok(Document { text: text.to_owned(), version, sha256: Digest::of(verified.payload()), signer: verified.signer() })
 }

@@ -86,6 +86,14 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether `what` is over; `now` is `None` while the clock cannot be trusted.
+    pub(super) fn if_expired(what: Kind, expires_at: Option<Timestamp>, now: Option<Timestamp>) -> Result<(), Self> {
+        match (expires_at, now) {
+            (Some(expires_at), Some(now)) if now >= expires_at => Err(Self::Expired { what, expires_at, now }),
+            _ => Ok(()),
+        }
+    }
+
     /// A word for reports and counters.
     pub fn code(&self) -> &'static str {
         match self {

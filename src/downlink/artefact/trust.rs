@@ -77,6 +77,11 @@ impl Trust {
         })
     }
 
+    /// This root key alone.
+    pub fn of_root(root: &PublicKey) -> Self {
+        Self { roots: vec![root.clone()], ..Self::default() }
+    }
+
     /// With the keyring in `envelope`, if a root key has signed it and it is newer than the one before. The same one again
     /// changes nothing. Also for the stored one at a start: a root key that the gateway's file has revoked in the meantime
     /// takes its keyring with it.

@@ -8,7 +8,7 @@
 //! shows the state or answers waits until the journal has what was written before (the shell does). Written in order, any
 //! beginning of the records gives a state that was.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use super::command::{Closed, Command, Config, Millis, Outcome, Status};
 use super::record::Record;
 use crate::journal::time_line::Restored;
 
+mod published;
 #[cfg(test)]
 #[path = "core_tests.rs"]
 mod tests;
@@ -138,6 +139,10 @@ struct Device {
     closed: BTreeMap<u64, Arc<Closed>>,
     ids: BTreeMap<Arc<str>, u64>,
     config: Option<Arc<Config>>,
+    /// Those of `waiting` that subscribers by MQTT have.
+    published: BTreeSet<u64>,
+    /// They have the configuration too.
+    config_published: bool,
 }
 
 impl Device {
@@ -406,6 +411,8 @@ impl Core {
             Record::Config(config) => self.set_config(config),
             Record::NoConfig { device } => drop(self.take_config(&device)),
             Record::Time(reading) => self.time.reading(reading),
+            Record::Published { device, id } => drop(self.published(&device, &id)),
+            Record::ConfigPublished { device, version } => drop(self.config_published(&device, version)),
         }
     }
 
@@ -477,6 +484,7 @@ impl Core {
     fn drop_command(&mut self, device: &str, id: &str) -> Option<State> {
         let entry = self.devices.get_mut(device)?;
         let seq = entry.ids.remove(id)?;
+        entry.published.remove(&seq);
         let state = match (entry.waiting.remove(&seq), entry.closed.remove(&seq)) {
             (Some(command), _) => {
                 self.bytes -= command.cost();
@@ -509,6 +517,7 @@ impl Core {
     fn take_config(&mut self, device: &str) -> Option<Arc<Config>> {
         let entry = self.devices.get_mut(device)?;
         let config = entry.config.take()?;
+        entry.config_published = false;
         if entry.is_empty() {
             self.devices.remove(device);
         }

@@ -149,6 +149,33 @@ fn what_is_over_is_forgotten_by_age_and_number() {
 }
 
 #[test]
+fn what_was_published_is_known_after_a_restart_and_a_tidying() {
+    let mut core = Core::new(LIMITS);
+    let mut records = Vec::new();
+    for id in ["a", "b", "c"] {
+        records.extend(core.add(1, new("d", id, "open", 1)).unwrap().1);
+    }
+    let device: Arc<str> = "d".into();
+    for id in ["a", "b"] {
+        records.extend(core.published(&device, &id.into()));
+    }
+    assert_eq!(core.published(&device, &"a".into()), None, "once");
+    records.extend(core.configure(1, device.clone(), None, Bytes::from_static(b"1")).unwrap().1);
+    assert_eq!(core.config_published(&device, 2), None, "another version");
+    records.extend(core.config_published(&device, 1));
+    records.extend(core.cancel(2, "d", "b"));
+    let (tidied, _) = core.tidy(None, usize::MAX);
+    for records in [records.clone(), [records, tidied.clone()].concat(), tidied] {
+        let mut again = Core::new(LIMITS);
+        records.into_iter().for_each(|record| again.restore(record));
+        assert_eq!(["a", "b", "c"].map(|id| again.is_published("d", id)), [true, false, false]);
+        assert!(again.is_config_published("d"));
+        again.configure(3, device.clone(), None, Bytes::from_static(b"2")).unwrap();
+        assert!(!again.is_config_published("d"), "another one");
+    }
+}
+
+#[test]
 fn the_newest_configuration_wins_and_its_tag_changes_with_it() {
     let mut core = Core::new(LIMITS);
     let set = |core: &mut Core, text: &'static str| {

@@ -1,5 +1,6 @@
-//! What waits, as retained MQTT messages: published when it comes, cleared when it is over, and all of it anew at
-//! every start (the truth is in the journal, so the broker need not keep these messages on disk).
+//! What waits, as retained MQTT messages: published when it comes, cleared when it is over, and all of it retained anew at
+//! every start (the truth is in the journal, so the broker need not keep these messages on disk). That it was published is in the
+//! journal too: to publish it again would queue one more copy for every session that is absent.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +12,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::command::{Command, Config, Millis};
-use super::core::State;
+use super::core::{Core, State};
+use super::record::Record;
 use super::{CommandError, Commands, Via};
 use crate::event::Timestamp;
 
@@ -38,8 +40,11 @@ pub struct Retained {
 
 /// The MQTT side. Messages need not outlive the process.
 pub trait Publisher: Send + Sync + 'static {
-    /// Publishes and retains a message, instead of what was retained there.
+    /// Publishes and retains a message, instead of what was retained there. Returns once subscribers' sessions that are kept
+    /// have it on disk.
     fn publish(&self, message: Retained) -> BoxFuture<'_, Result<(), String>>;
+    /// Only retains it: it was published in an earlier run.
+    fn retain(&self, message: Retained) -> Result<(), String>;
     /// Ends what is retained on a topic.
     fn clear(&self, topic: String) -> BoxFuture<'_, Result<(), String>>;
 }
@@ -86,9 +91,8 @@ impl Changes {
     }
 }
 
-/// Publishes until `stopping`.
+/// Publishes until `stopping`, after [`begin`].
 pub async fn run(commands: &Commands, publisher: &dyn Publisher, stopping: &CancellationToken) {
-    begin(commands);
     let mut failing = false;
     while !stopping.is_cancelled() {
         let Some(change) = commands.0.mirror.take() else {
@@ -113,36 +117,66 @@ pub async fn run(commands: &Commands, publisher: &dyn Publisher, stopping: &Canc
     }
 }
 
-fn begin(commands: &Commands) {
-    let core = commands.0.lock();
-    let waiting = core.all_waiting().map(|c| Changed::Command(c.device.clone(), c.id.clone()));
-    let configs = core.all_configs().map(|c| Changed::Config(c.device.clone()));
-    let all = waiting.chain(configs).collect();
-    *commands.0.mirror.lock() = Some(all);
+/// Retains what was published in an earlier run; the rest is to be published. Done before anybody can subscribe, or a new subscriber
+/// would miss what is only retained.
+pub fn begin(commands: &Commands, publisher: &dyn Publisher) {
+    let (now, topics, core) = (commands.0.line.now(), &commands.0.topics, commands.0.lock());
+    let mut todo = BTreeSet::new();
+    for command in core.all_waiting() {
+        let (device, id) = (&command.device, &command.id);
+        let shown = || of_command(command, topics.command(device, id), now, commands.show(command.expires));
+        let known = command.expires > now && core.is_published(device, id);
+        if !known || publisher.retain(shown()).is_err() {
+            todo.insert(Changed::Command(device.clone(), id.clone()));
+        }
+    }
+    for config in core.all_configs() {
+        let known = core.is_config_published(&config.device);
+        if !known || publisher.retain(of_config(config, topics.config(&config.device))).is_err() {
+            todo.insert(Changed::Config(config.device.clone()));
+        }
+    }
+    *commands.0.mirror.lock() = Some(todo);
 }
 
 async fn show(commands: &Commands, publisher: &dyn Publisher, change: &Changed) -> Result<(), String> {
     let unknown = |e: CommandError| e.to_string();
     let topics = &commands.0.topics;
     let now = commands.0.line.now();
-    let message = match change {
+    match change {
         Changed::Command(device, id) => match commands.state(device, id).await.map_err(unknown)? {
             Some(State::Waiting(command)) if command.expires > now => {
-                of_command(&command, topics.command(device, id), now, commands.show(command.expires))
+                let message = of_command(&command, topics.command(device, id), now, commands.show(command.expires));
+                if commands.0.lock().is_published(device, id) {
+                    return publisher.retain(message);
+                }
+                publisher.publish(message).await?;
+                commands.delivered(Via::Mqtt);
+                remember(commands, |core| core.published(device, id));
+                Ok(())
             }
-            _ => return publisher.clear(topics.command(device, id)).await,
+            _ => publisher.clear(topics.command(device, id)).await,
         },
         Changed::Config(device) => match commands.config(device).await.map_err(unknown)? {
-            Some(config) => of_config(&config, topics.config(device)),
-            None => return publisher.clear(topics.config(device)).await,
+            Some(config) => {
+                let message = of_config(&config, topics.config(device));
+                if commands.0.lock().is_config_published(device) {
+                    return publisher.retain(message);
+                }
+                publisher.publish(message).await?;
+                remember(commands, |core| core.config_published(device, config.version));
+                Ok(())
+            }
+            None => publisher.clear(topics.config(device)).await,
         },
-    };
-    let is_command = matches!(change, Changed::Command(..));
-    publisher.publish(message).await?;
-    if is_command {
-        commands.delivered(Via::Mqtt);
     }
-    Ok(())
+}
+
+/// Not waited for, and if it is lost, subscribers get one more copy.
+fn remember(commands: &Commands, mark: impl FnOnce(&mut Core) -> Option<Record>) {
+    if let (_, Err(reason)) = commands.0.change(|core, _| ((), mark(core).into_iter().collect())) {
+        tracing::debug!(%reason, "that a command was published is not written down");
+    }
 }
 
 fn property(name: &str, value: impl Into<String>) -> (String, String) {

@@ -235,8 +235,10 @@ impl Commands {
         });
     }
 
-    /// Keeps a retained message for everything that waits, from now on until `tasks` stops.
+    /// Keeps a retained message for everything that waits, from now on until `tasks` stops. To be called before anybody can
+    /// subscribe.
     pub fn publish_to(&self, tasks: &Tasks, publisher: Arc<dyn Publisher>) {
+        mirror::begin(self, publisher.as_ref());
         let (commands, stopping) = (self.clone(), tasks.stopping().clone());
         tasks.spawn("commands to MQTT", async move {
             mirror::run(&commands, publisher.as_ref(), &stopping).await;
@@ -453,7 +455,11 @@ impl Inner {
                 self.mirror.config(device);
                 self.watchers.tell(device);
             }
-            Record::Reported { .. } | Record::Closed(_) | Record::Time(_) => {}
+            Record::Reported { .. }
+            | Record::Closed(_)
+            | Record::Time(_)
+            | Record::Published { .. }
+            | Record::ConfigPublished { .. } => {}
         }
     }
 

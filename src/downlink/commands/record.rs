@@ -53,6 +53,20 @@ pub enum Record {
     },
     /// How far the time line and the wall clock are; written now and then.
     Time(Reading),
+    /// A command that waits was published by MQTT: sessions that subscribe to it have it.
+    Published {
+        /// Whose.
+        device: Arc<str>,
+        /// Which.
+        id: Arc<str>,
+    },
+    /// The same of a device's configuration.
+    ConfigPublished {
+        /// Whose.
+        device: Arc<str>,
+        /// Which one.
+        version: u64,
+    },
 }
 
 /// Why bytes are not a record.
@@ -73,6 +87,8 @@ const CLOSED: u8 = 4;
 const CONFIG: u8 = 5;
 const NO_CONFIG: u8 = 6;
 const TIME: u8 = 7;
+const PUBLISHED: u8 = 8;
+const CONFIG_PUBLISHED: u8 = 9;
 
 impl Record {
     /// As bytes.
@@ -116,6 +132,15 @@ impl Record {
                 out.u8(TIME);
                 out.0.extend_from_slice(&reading.encode());
             }
+            Self::Published { device, id } => {
+                out.u8(PUBLISHED);
+                out.texts(&[device, id]);
+            }
+            Self::ConfigPublished { device, version } => {
+                out.u8(CONFIG_PUBLISHED);
+                out.texts(&[device]);
+                out.u64s(&[*version]);
+            }
         }
         out.0
     }
@@ -154,6 +179,8 @@ impl Record {
             })),
             NO_CONFIG => Self::NoConfig { device: from.text()?.into() },
             TIME => Self::Time(Reading::decode(from.take(READING_LEN)?).ok_or(RecordError::Malformed)?),
+            PUBLISHED => Self::Published { device: from.text()?.into(), id: from.text()?.into() },
+            CONFIG_PUBLISHED => Self::ConfigPublished { device: from.text()?.into(), version: from.u64()? },
             _ => return Err(RecordError::Malformed),
         };
         if from.0.is_empty() { Ok(record) } else { Err(RecordError::Malformed) }
@@ -306,11 +333,13 @@ mod tests {
         vec![
             Record::Added(command()),
             Record::Ended { device: device.clone(), id: id.clone(), outcome, closed: 3, reported: false },
-            Record::Reported { device: device.clone(), id },
+            Record::Reported { device: device.clone(), id: id.clone() },
             Record::Closed(Arc::new(closed)),
             Record::Config(Arc::new(config)),
-            Record::NoConfig { device },
+            Record::NoConfig { device: device.clone() },
             Record::Time(Reading { line_ms: 9, wall_ms: -1 }),
+            Record::Published { device: device.clone(), id },
+            Record::ConfigPublished { device, version: 4 },
         ]
     }
 
@@ -338,6 +367,8 @@ mod tests {
             "01050500646576 2d310000 0400000000000000 0500000000000000 020000007b7d",
             "01060500646576 2d31",
             "0107 0900000000000000 ffffffffffffffff",
+            "01080500646576 2d3102006331",
+            "01090500646576 2d31 0400000000000000",
         ];
         for (record, text) in every().into_iter().zip(golden) {
             let hex: Vec<u8> = text.bytes().filter(|b| *b != b' ').collect();
@@ -350,7 +381,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn noise_never_panics(noise in proptest::collection::vec(any::<u8>(), 0..80), kind in 0..9_u8) {
+        fn noise_never_panics(noise in proptest::collection::vec(any::<u8>(), 0..80), kind in 0..11_u8) {
             let _ = Record::decode(&noise);
             let _ = Record::decode(&[&[VERSION, kind], &noise[..]].concat());
         }

@@ -266,6 +266,11 @@ impl Publisher for Shelf {
         })
     }
 
+    fn retain(&self, message: Retained) -> Result<(), String> {
+        self.retained.lock().unwrap().insert(message.topic.clone(), message);
+        Ok(())
+    }
+
     fn clear(&self, topic: String) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             self.retained.lock().unwrap().remove(&topic);

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 
 use super::broker::record::{Message, Millis};
-use super::broker::{Broker, ConnectionId, Counts, Denied, LastWill, Reaction};
+use super::broker::{Broker, ConnectionId, Counts, Denied, LastWill, Notice, Reaction};
 use super::packet::{Packet, Reason};
 use super::shelf::Shelf;
 use super::signal::Signal;
@@ -123,9 +123,9 @@ impl Hub {
         self.lock().broker.takes_over(client_id, owner)
     }
 
-    /// Whether the client has a session.
-    pub fn is_known(&self, client_id: &str) -> bool {
-        self.lock().broker.is_known(client_id)
+    /// Whether the client has a session that outlives its connections.
+    pub fn keeps(&self, client_id: &str) -> bool {
+        self.lock().broker.keeps(client_id)
     }
 
     /// Whether nobody is connected.
@@ -164,16 +164,17 @@ impl Hub {
     fn turn<T>(&self, connection: ConnectionId, work: impl FnOnce(&mut Turn<'_>) -> T) -> (T, Effects) {
         let mut state = self.lock();
         let now = self.0.shelf.now();
-        let mut turn = Turn { broker: &mut state.broker, now, connection, all: Reaction::default() };
+        let mut turn = Turn { broker: &mut state.broker, now, connection, all: Reaction::default(), connects: false };
         let result = work(&mut turn);
-        let Reaction { records, replies, wake, kick, published, denied, close } = turn.all;
+        let Turn { all, connects, .. } = turn;
+        let Reaction { records, replies, wake, kick, published, denied, notices, close } = all;
         let mut effects = Effects { replies, close, denied, ..Effects::default() };
         if !records.is_empty() {
             // Under the lock: the journal has the changes in the order in which they were made.
             match self.0.shelf.append(&records) {
                 Ok(position) => effects.after = Some(position),
                 Err(e) => {
-                    state.broker.unkept(connection);
+                    state.broker.unkept(connection, connects);
                     effects.unkept = Some(e);
                 }
             }
@@ -195,6 +196,7 @@ impl Hub {
         if sooner {
             self.0.sooner.notify_one();
         }
+        notices.iter().for_each(tell);
         for will in published {
             if let Err(e) = self.0.published.try_send(will) {
                 let topic = e.into_inner().message.topic.clone();
@@ -208,6 +210,23 @@ impl Hub {
         // A panic in the broker ends the connection that caused it. What it leaves may be incomplete, but a gateway
         // that answers nobody any more would be worse.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn tell(notice: &Notice) {
+    match notice {
+        Notice::Evicted { client_id, messages } => tracing::warn!(
+            %client_id,
+            messages,
+            "as much waits in all MQTT sessions as may (mqtt.max_total_bytes): the oldest messages of this one were dropped, \
+             which has the most"
+        ),
+        Notice::NearlyFull { bytes, bytes_max } => tracing::warn!(
+            bytes,
+            bytes_max,
+            "what waits in all MQTT sessions is nearly as much as may (mqtt.max_total_bytes); then the oldest messages of the \
+             longest queues are dropped"
+        ),
     }
 }
 

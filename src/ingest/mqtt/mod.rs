@@ -41,9 +41,12 @@ use crate::sys::tasks::Tasks;
 pub use hub::Hub;
 pub use listener::Listener;
 
-/// Bytes of large packets that are still coming, and of messages on their way to the disk, over all connections; as many as
-/// HTTP's bodies may take by default.
-pub const MEMORY_BYTES_MAX: u64 = 64 << 20;
+/// Bytes of messages on their way to the disk, over all connections.
+pub const STORING_BYTES_MAX: u64 = 32 << 20;
+
+/// Bytes of large packets that are still coming, over all connections. Not of the same budget: clients that send half of a packet
+/// and wait would keep the messages of all others from the disk.
+pub const COMING_BYTES_MAX: u64 = 32 << 20;
 
 /// What all connections share.
 pub struct Shared {
@@ -61,8 +64,10 @@ pub struct Shared {
     pub mqtt: edge::Mqtt,
     /// What is counted.
     pub counters: metrics::Counters,
-    /// See [`MEMORY_BYTES_MAX`].
-    pub memory: Budget,
+    /// See [`STORING_BYTES_MAX`].
+    pub storing: Budget,
+    /// See [`COMING_BYTES_MAX`].
+    pub coming: Budget,
     /// The gateway goes down.
     pub stopping: CancellationToken,
 }
@@ -108,7 +113,8 @@ impl Shared {
             gate,
             tls,
             mqtt: config.mqtt.clone(),
-            memory: Budget::new(MEMORY_BYTES_MAX, counters.memory()),
+            storing: Budget::new(STORING_BYTES_MAX, counters.memory()),
+            coming: Budget::new(COMING_BYTES_MAX, counters.memory()),
             counters,
             stopping: tasks.stopping().clone(),
         })

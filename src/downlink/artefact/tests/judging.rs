@@ -22,6 +22,7 @@ fn a_message_in_order_is_offered() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines)] // a table
 fn each_refusal_says_the_thing_the_reason_and_the_way_out() {
     let trust = trust();
     let plain = situation(&trust);

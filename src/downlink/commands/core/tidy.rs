@@ -24,7 +24,17 @@ impl Core {
             let mut all: Vec<_> = config.into_iter().chain(waiting).chain(closed).collect();
             all.sort_unstable_by_key(|(seq, _, _)| *seq);
             for (seq, cost, record) in all {
+                let published = match &record {
+                    Record::Added(c) if device.published.contains(&seq) => {
+                        Some(Record::Published { device: c.device.clone(), id: c.id.clone() })
+                    }
+                    Record::Config(c) if device.config_published => {
+                        Some(Record::ConfigPublished { device: c.device.clone(), version: c.version })
+                    }
+                    _ => None,
+                };
                 records.push(record);
+                records.extend(published);
                 bytes += cost;
                 if bytes >= bytes_max as u64 {
                     return (records, Some(TidyCursor(name.clone(), seq)));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::inbound::Inbound;
 use super::outgoing::{Outgoing, Queue};
+use super::pot::Booked;
 use super::record::{Message, Millis, Record};
 use super::session::{Connection, Session, Slot, Will};
 use super::{ALIASES_OUT_MAX, Broker, CLIENT_ID_BYTES_MAX, ConnectionId, Denied, Due, Reaction, WINDOW_MAX, Who, wake};
@@ -39,6 +40,7 @@ impl Broker {
         who: Who,
         reaction: &mut Reaction,
     ) -> Result<(), (Reason, &'static str)> {
+        self.begun = None;
         if self.connections.contains_key(&id) {
             return Err((Reason::PROTOCOL_ERROR, "second CONNECT"));
         }
@@ -65,7 +67,11 @@ impl Broker {
                 self.resume(now, slot, link, expiry_s, will, reaction);
                 slot
             }
-            None => self.begin_session(client_id.as_str().into(), who.owner, link, expiry_s, will, reaction)?,
+            None => {
+                let slot = self.begin_session(client_id.as_str().into(), who.owner, link, expiry_s, will, reaction)?;
+                self.begun = Some(slot);
+                slot
+            }
         };
         if reaction.records.is_empty() && self.ended.recently(now, &client_id) {
             reaction.records.push(Record::Time(now));
@@ -171,6 +177,7 @@ impl Broker {
             self.remove_subscription(slot, &filter, reaction);
             reaction.denied.push(Denied::Subscribe(filter.into()));
         }
+        self.book(slot);
         // The will of the last connection is not published any more [MQTT-3.1.3-9].
         self.set_will(slot, will, reaction);
     }
@@ -199,6 +206,9 @@ impl Broker {
             will,
             connection: Some(link),
             shared_turn: 0,
+            booked: Booked::default(),
+            evicted: 0,
+            evicted_told: None,
         });
         if session.persistent {
             reaction.records.push(Record::Session(Box::new(session.state())));

@@ -16,6 +16,8 @@ pub struct Counts {
     /// Messages that wait in sessions, under way ones included.
     pub queued: usize,
     pub queued_bytes: usize,
+    /// Those of them that count against `max_total_bytes`: all of absent clients, of others what is beyond their share.
+    pub pot_bytes: usize,
     // Since the start.
     /// PUBLISH packets from clients, and their payload bytes.
     pub received: u64,
@@ -34,8 +36,10 @@ pub struct Counts {
 pub struct Dropped {
     /// QoS 0 that a slow client did not take in time.
     pub slow: u64,
-    /// QoS 1 and 2 beyond what may wait in a session, or in all.
+    /// QoS 1 and 2 beyond what may wait in the session.
     pub full: u64,
+    /// QoS 1 and 2 beyond what may wait in all sessions together: of those that had the most.
+    pub total: u64,
     /// Expired before delivery.
     pub expired: u64,
     /// Larger than the client takes.
@@ -56,7 +60,9 @@ impl Broker {
             shared_subscriptions: self.subscriptions.shared_len(),
             retained: self.retained.len(),
             retained_bytes: self.retained.bytes(),
-            queued_bytes: self.queued_bytes,
+            queued: self.pot.messages,
+            queued_bytes: self.pot.bytes,
+            pot_bytes: self.pot.charge,
             ..self.counts
         }
     }

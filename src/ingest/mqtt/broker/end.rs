@@ -1,5 +1,6 @@
 //! The ends of connections and sessions, and what happens by itself as time passes. [pure]
 
+use super::pot::Booked;
 use super::record::{Message, Millis, Record};
 use super::session::{NEVER, Session, Slot};
 use super::{Broker, ConnectionId, Due, Past, Reaction};
@@ -19,9 +20,15 @@ impl Broker {
     }
 
     /// Records of a reaction to what this connection said were not taken: nothing more is answered on it, neither what they
-    /// promise nor what the shell still stores. It must end; its client asks again.
-    pub fn unkept(&mut self, connection: ConnectionId) {
+    /// promise nor what the shell still stores. It must end; its client asks again. `connects`: CONNECT was what it said.
+    pub fn unkept(&mut self, connection: ConnectionId, connects: bool) {
         let Some(&slot) = self.connections.get(&connection) else { return };
+        if connects && self.begun == Some(slot) {
+            // CONNECT was refused with it: nothing of the session has ever been promised, and its will is not due.
+            self.connections.remove(&connection);
+            self.remove_session(slot);
+            return;
+        }
         self.hand_over(slot);
         if let Some(connection) = self.sessions.get_mut(slot).and_then(|session| session.connection.as_mut()) {
             connection.closing = true;
@@ -72,7 +79,6 @@ impl Broker {
         }
         if let Some(connection) = session.connection.take() {
             self.connections.remove(&connection.id);
-            self.queued_bytes -= connection.unreliable.bytes;
             let storing: Vec<_> = session.inbound.storing().collect();
             if !storing.is_empty() {
                 self.past.insert(connection.id, Past { session: session.id, storing });
@@ -80,10 +86,13 @@ impl Broker {
         }
         session.outgoing.requeue();
         session.inbound.disconnect();
-        if !session.persistent || session.expiry_s == 0 {
+        let over = !session.persistent || session.expiry_s == 0;
+        self.book(slot);
+        if over {
             self.end_session(now, slot, reaction);
             return;
         }
+        self.fit_pot(now, reaction);
         self.start_expiry(now, slot, reaction);
         self.delay_will(now, slot, reaction);
     }
@@ -122,8 +131,7 @@ impl Broker {
         if let Some(at) = session.will.as_ref().and_then(|will| will.due_at) {
             self.due.remove(&(at, Due::Will(session.id)));
         }
-        self.counts.queued -= session.outgoing.len();
-        self.queued_bytes -= session.outgoing.bytes;
+        self.pot.change(slot, session.booked, Booked::default());
         Some(session)
     }
 
@@ -143,6 +151,13 @@ impl Broker {
         if let Some((id, to)) = self.route(now, &message, None, &mut reaction) {
             reaction.records.push(Record::Queued { id, message, to, received: None });
         }
+        reaction
+    }
+
+    /// Retains a message of the gateway's own, in memory only, without a word to subscribers.
+    pub fn retain_own(&mut self, message: Message) -> Reaction {
+        let mut reaction = Reaction::default();
+        self.retain(&std::sync::Arc::new(message), false, &mut reaction);
         reaction
     }
 }

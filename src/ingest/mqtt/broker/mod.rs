@@ -11,6 +11,7 @@ mod handed;
 mod inbound;
 mod outgoing;
 mod packets;
+mod pot;
 mod publish;
 pub mod record;
 mod restore;
@@ -29,6 +30,8 @@ use std::sync::Arc;
 pub use counts::Counts;
 use ended::Ended;
 use handed::Handed;
+pub use pot::GUARANTEED_BYTES;
+use pot::Pot;
 use record::{Message, MessageId, Millis, Record, SessionId};
 use retained::Kept;
 use route::Target;
@@ -93,6 +96,8 @@ pub struct Limits {
     pub max_queued: usize,
     pub max_queued_bytes: usize,
     pub max_total_bytes: usize,
+    /// What a session with a connection may have waiting beyond `max_total_bytes`: [`GUARANTEED_BYTES`].
+    pub guaranteed_bytes: usize,
     pub max_retained: usize,
     pub max_retained_bytes: usize,
     /// `identity.deny_subscribe`: what no filter gets.
@@ -119,9 +124,31 @@ pub struct Reaction {
     pub published: Vec<LastWill>,
     /// What this connection was refused because it may not: for the log of refusals.
     pub denied: Vec<Denied>,
+    /// For the log.
+    pub notices: Vec<Notice>,
     /// This connection must end after the replies: with DISCONNECT and this reason in 5.0, silently in 3.1.1 and after
     /// a CONNACK that refuses [MQTT-3.14.0-1]. [`Broker::closed`] follows as ever.
     pub close: Option<(Reason, &'static str)>,
+}
+
+/// What an operator should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// There was no room for all that waits: so many messages of this client, who had the most, were dropped since the last
+    /// notice of this kind.
+    Evicted {
+        /// Whose.
+        client_id: Arc<str>,
+        /// How many.
+        messages: u64,
+    },
+    /// What waits for absent clients and beyond what each connection is guaranteed is about as much as may be.
+    NearlyFull {
+        /// That much waits.
+        bytes: usize,
+        /// That much may: `mqtt.max_total_bytes`.
+        bytes_max: usize,
+    },
 }
 
 /// A will that was published, and whose it was.
@@ -214,12 +241,14 @@ pub struct Broker {
     due: BTreeSet<(Millis, Due)>,
     ended: Ended,
     handed: Handed,
+    /// The session that the last CONNECT began, if it did.
+    begun: Option<Slot>,
     next_session: SessionId,
     next_name: u64,
     next_message: MessageId,
     next_turn: u64,
-    /// Bytes that wait in all sessions.
-    queued_bytes: usize,
+    /// What waits in all sessions.
+    pot: Pot,
     counts: Counts,
     /// Used again for each message.
     targets: Vec<Target>,
@@ -259,11 +288,12 @@ impl Broker {
             due: BTreeSet::new(),
             ended: Ended::default(),
             handed: Handed::default(),
+            begun: None,
             next_session: first,
             next_name: first,
             next_message: 1,
             next_turn: 1,
-            queued_bytes: 0,
+            pot: Pot::default(),
             counts: Counts::default(),
             targets: Vec::new(),
             no_topic: Arc::from(""),
@@ -277,9 +307,10 @@ impl Broker {
         open.then_some(slot)
     }
 
-    /// Whether the client has a session.
-    pub fn is_known(&self, client_id: &str) -> bool {
-        self.clients.contains_key(client_id)
+    /// Whether the client has a session that outlives its connections.
+    pub fn keeps(&self, client_id: &str) -> bool {
+        let session = self.clients.get(client_id).and_then(|slot| self.sessions.get(*slot));
+        session.is_some_and(|session| session.persistent)
     }
 
     fn new_session_id(&mut self) -> SessionId {

@@ -188,6 +188,23 @@ impl Outgoing {
         }
     }
 
+    /// The place of the oldest that may be dropped although it is wanted: not under way, and if with QoS 2 then never begun.
+    pub fn oldest_unsent(&self) -> Option<usize> {
+        let first = self.queue.front()?;
+        if first.qos == QoS::AtLeastOnce {
+            return Some(0);
+        }
+        let at = self.queue.partition_point(|d| d.sent);
+        (at < self.queue.len()).then_some(at)
+    }
+
+    /// Drops that one for good.
+    pub fn drop_oldest(&mut self) -> Option<Delivery> {
+        let delivery = self.queue.remove(self.oldest_unsent()?)?;
+        self.forget(&delivery);
+        Some(delivery)
+    }
+
     /// Drops what nobody wants any more; returns the ids.
     pub fn drop_expired(&mut self, now: Millis) -> Vec<MessageId> {
         let expired: Vec<_> = self.queue.iter().filter(|d| d.expired(now)).map(|d| d.id).collect();

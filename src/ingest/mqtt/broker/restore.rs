@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::inbound::{Inbound, Incoming, Stage};
 use super::outgoing::{Delivery, Outgoing};
+use super::pot::Booked;
 use super::record::{Intent, Message, MessageId, Millis, Record, SessionId, SessionState, Waiting};
 use super::session::{Options, Session, Slot, Will};
 use super::{Broker, Due, Reaction};
@@ -95,6 +96,8 @@ impl Broker {
             }
         }
         self.happen(now, &mut reaction);
+        self.fit_pot(now, &mut reaction);
+        self.watch_pot(&mut reaction);
         reaction
     }
 
@@ -125,8 +128,7 @@ impl Broker {
                 let last = state.queue.last().map_or(0, |(id, ..)| *id);
                 self.replace_queue(slot, |outgoing| outgoing.clear_through(Some(last)));
                 let outgoing = self.sessions.get_mut(slot).map(|s| std::mem::take(&mut s.outgoing)).unwrap_or_default();
-                self.counts.queued -= outgoing.len();
-                self.queued_bytes -= outgoing.bytes;
+                self.book(slot);
                 outgoing
             }
             _ => Outgoing::default(),
@@ -139,8 +141,6 @@ impl Broker {
         if let Some(&slot) = self.clients.get(&client_id) {
             self.remove_session(slot);
         }
-        self.counts.queued += outgoing.len();
-        self.queued_bytes += outgoing.bytes;
         let mut inbound = Inbound::default();
         for Intent { packet_id, name, digest, stored } in state.intents {
             inbound.put(qos_2(packet_id, Stage::Intended, Some(name), digest));
@@ -165,10 +165,14 @@ impl Broker {
             will: None,
             connection: None,
             shared_turn: 0,
+            booked: Booked::default(),
+            evicted: 0,
+            evicted_told: None,
         });
         let Some(slot) = self.sessions.insert(session) else { return };
         self.clients.insert(client_id, slot);
         self.by_id.insert(state.session, slot);
+        self.book(slot);
         self.set_expiry(slot, state.expires_at, state.expiry_s);
         for (options, id) in state.subscriptions {
             self.restore_subscription(slot, &options, id);
@@ -238,11 +242,8 @@ impl Broker {
     /// Changes a queue, and what is counted of it.
     fn replace_queue(&mut self, slot: Slot, change: impl FnOnce(&mut Outgoing)) {
         let Some(session) = self.sessions.get_mut(slot) else { return };
-        self.counts.queued -= session.outgoing.len();
-        self.queued_bytes -= session.outgoing.bytes;
         change(&mut session.outgoing);
-        self.counts.queued += session.outgoing.len();
-        self.queued_bytes += session.outgoing.bytes;
+        self.book(slot);
     }
 }
 

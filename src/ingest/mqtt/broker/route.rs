@@ -92,7 +92,7 @@ impl Broker {
         let mut on_disk = None;
         if !targets.is_empty() {
             let id = self.new_message_id();
-            let mut to = Vec::new();
+            let (mut to, evicted) = (Vec::new(), self.pot.evicted());
             for target in targets.drain(..) {
                 let offer = Offer {
                     id,
@@ -103,6 +103,10 @@ impl Broker {
                     because_retained: false,
                 };
                 to.extend(self.offer(now, target.slot, offer, reaction));
+            }
+            if evicted != self.pot.evicted() {
+                // It may have had to make room for itself, with the next of its subscribers.
+                to.retain(|waiting: &Waiting| self.waits(waiting.session, id));
             }
             on_disk = Some((id, to)).filter(|(_, to)| !to.is_empty());
         }
@@ -168,7 +172,7 @@ impl Broker {
         reaction: &mut Reaction,
     ) -> Option<Waiting> {
         if offer.qos == QoS::AtMostOnce {
-            self.offer_unreliable(slot, offer, reaction);
+            self.offer_unreliable(now, slot, offer, reaction);
             return None;
         }
         let session = self.sessions.get_mut(slot)?;
@@ -183,6 +187,10 @@ impl Broker {
                 self.counts.dropped.full += 1;
                 return None;
             }
+        }
+        if !self.make_room(now, slot, bytes, true, reaction) {
+            self.counts.dropped.total += 1;
+            return None;
         }
         let session = self.sessions.get_mut(slot)?;
         let packet_id = match offer.qos {
@@ -206,11 +214,16 @@ impl Broker {
             subscription_ids: offer.ids.into(),
         };
         let waiting = session.persistent.then(|| delivery.waiting(session.id));
-        self.queued_bytes += delivery.bytes();
-        self.counts.queued += 1;
         session.outgoing.push(delivery);
         wake(session, reaction);
+        self.book(slot);
+        self.watch_pot(reaction);
         waiting
+    }
+
+    fn waits(&mut self, session: SessionId, id: MessageId) -> bool {
+        let session = self.by_id.get(&session).and_then(|slot| self.sessions.get_mut(*slot));
+        session.is_some_and(|session| session.outgoing.find_queued(id).is_some())
     }
 
     /// Whether one more retained message may be able to wait: a client that asks for them again and again and does not take
@@ -222,18 +235,19 @@ impl Broker {
             || qos != QoS::AtMostOnce && self.has_room(slot, 0, self.retained.len())
     }
 
-    /// `more`: beyond the number that may wait as a rule.
+    /// Whether the session's own limits allow it: one message of any size does not have to wait for others. `more`: beyond the
+    /// number that may wait as a rule.
     fn has_room(&self, slot: Slot, bytes: usize, more: usize) -> bool {
         self.sessions.get(slot).is_some_and(|session| {
-            session.outgoing.len() < self.limits.max_queued + more
-                && session.outgoing.bytes + bytes <= self.limits.max_queued_bytes
-                && self.queued_bytes + bytes <= self.limits.max_total_bytes
+            session.outgoing.len() == 0
+                || session.outgoing.len() < self.limits.max_queued + more
+                    && session.outgoing.bytes + bytes <= self.limits.max_queued_bytes
         })
     }
 
     /// QoS 0 waits for a connection's socket only, and not for long: a slow consumer loses the oldest and hurts
     /// nobody else.
-    fn offer_unreliable(&mut self, slot: Slot, offer: Offer<'_>, reaction: &mut Reaction) {
+    fn offer_unreliable(&mut self, now: Millis, slot: Slot, offer: Offer<'_>, reaction: &mut Reaction) {
         let Some(session) = self.sessions.get_mut(slot) else { return };
         let Some(connection) = session.connection.as_mut() else { return };
         let delivery = Delivery {
@@ -255,41 +269,40 @@ impl Broker {
             return;
         }
         while !queue.messages.is_empty()
-            && (queue.messages.len() >= most
-                || queue.bytes + bytes > self.limits.max_queued_bytes
-                || self.queued_bytes + bytes > self.limits.max_total_bytes)
+            && (queue.messages.len() >= most || queue.bytes + bytes > self.limits.max_queued_bytes)
         {
-            self.queued_bytes -= queue.pop().map_or(0, |d| d.bytes());
+            queue.pop();
             self.counts.dropped.slow += 1;
         }
-        if self.queued_bytes + bytes > self.limits.max_total_bytes {
-            self.counts.dropped.full += 1;
+        self.book(slot);
+        if !self.make_room(now, slot, bytes, false, reaction) {
+            self.counts.dropped.slow += 1;
             return;
         }
-        self.queued_bytes += bytes;
-        queue.push(delivery);
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        let Some(connection) = session.connection.as_mut() else { return };
+        connection.unreliable.push(delivery);
         wake(session, reaction);
+        self.book(slot);
     }
 
     /// Makes room: what expired while it waited goes.
     fn drop_expired(&mut self, now: Millis, slot: Slot, reaction: &mut Reaction) {
         let Some(session) = self.sessions.get_mut(slot) else { return };
-        let (before, bytes) = (session.outgoing.len(), session.outgoing.bytes);
+        let before = session.outgoing.len();
         for id in session.outgoing.drop_expired(now) {
             if session.persistent {
                 reaction.records.push(Record::OutgoingDone { session: session.id, id });
             }
         }
         let gone = before - session.outgoing.len();
-        self.counts.queued -= gone;
         self.counts.dropped.expired += gone as u64;
-        self.queued_bytes -= bytes - session.outgoing.bytes;
+        self.book(slot);
     }
 
     /// A message has left a session's queue for good.
     pub(super) fn done(&mut self, slot: Slot, delivery: &Delivery, reaction: &mut Reaction) {
-        self.counts.queued -= 1;
-        self.queued_bytes -= delivery.bytes();
+        self.book(slot);
         if let Some(session) = self.sessions.get(slot).filter(|s| s.persistent) {
             reaction.records.push(Record::OutgoingDone { session: session.id, id: delivery.id });
         }

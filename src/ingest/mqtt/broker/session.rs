@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::inbound::Inbound;
 use super::outgoing::{Delivery, Outgoing, Queue};
+use super::pot::Booked;
 use super::record::{Message, Millis, SessionId, SessionState};
 use super::{ConnectionId, Rules};
 use crate::ingest::mqtt::packet::{FilterOptions, QoS, RetainHandling, Version};
@@ -76,6 +77,12 @@ pub(super) struct Session {
     pub connection: Option<Box<Connection>>,
     /// When it last had its turn in a shared subscription, counted in turns.
     pub shared_turn: u64,
+    /// What of it is in the sums; see [`Broker::book`](super::Broker).
+    pub booked: Booked,
+    /// Messages that were dropped for others since `evicted_told`.
+    pub evicted: u64,
+    /// When that was said last.
+    pub evicted_told: Option<Millis>,
 }
 
 /// What lasts as long as a connection.

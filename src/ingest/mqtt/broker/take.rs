@@ -35,7 +35,10 @@ impl Broker {
                 break;
             };
             match from {
-                From::Unreliable => self.take_unreliable(now, slot, &mut bytes, &mut reaction),
+                From::Unreliable => {
+                    self.take_unreliable(now, slot, &mut bytes, &mut reaction);
+                    self.book(slot);
+                }
                 From::Reliable => first_sending |= self.take_reliable(now, slot, &mut bytes, &mut reaction),
             }
         }
@@ -51,7 +54,6 @@ impl Broker {
     fn take_unreliable(&mut self, now: Millis, slot: Slot, bytes: &mut usize, reaction: &mut Reaction) {
         let Some(connection) = self.sessions.get_mut(slot).and_then(|s| s.connection.as_mut()) else { return };
         let Some(delivery) = connection.unreliable.pop() else { return };
-        self.queued_bytes -= delivery.bytes();
         if delivery.expired(now) {
             self.counts.dropped.expired += 1;
             return;

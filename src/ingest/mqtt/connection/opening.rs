@@ -81,10 +81,17 @@ async fn enter(
     };
     let (client, explains) = (connect.client_id.clone(), connect.request_problem_information);
     let (asked, packet_max) = (connect.keep_alive_s, connect.maximum_packet_size.unwrap_or(u32::MAX));
-    let keeps = connect.session_expiry_s.is_some_and(|s| s > 0);
-    if keeps && !shared.hub.is_known(&client) && !shared.hub.journal().has_room() {
+    let (new, kept) = (connect.session_expiry_s.is_some_and(|s| s > 0), shared.hub.keeps(&client));
+    let journal = shared.hub.journal();
+    if new && !kept {
         // Who resumes a session takes from what is alive; a new one adds to it.
-        shared.hub.journal().room().await;
+        journal.room().await;
+    }
+    if let Some(reason) = journal.trouble().filter(|_| new || kept) {
+        // Before anything was changed: the old connection and session stay, and the will.
+        let connack = Packet::Connack(Box::new(Connack::refused(Reason::SERVER_UNAVAILABLE)));
+        let why = format!("the journal does not take the session: {reason}");
+        return Err(refuse(&mut arrival.stream, Some((connack, version)), why).await);
     }
     let seat = shared.hub.enter();
     let who = Who { owner: identity.name().into(), rules: Arc::new(identity.clone()) };
@@ -160,7 +167,7 @@ type Answer = Option<(Packet, Version)>;
 
 /// Reads CONNECT. The inner error is for the client.
 async fn first_packet(shared: &Shared, arrival: &mut Arrival) -> Result<Result<Connect, (Answer, String)>, Unopened> {
-    let mut lease = shared.memory.lease();
+    let mut lease = shared.coming.lease();
     let mut counted = reading::INPUT_FREE_BYTES;
     loop {
         match arrival.decoder.next(&mut arrival.input) {

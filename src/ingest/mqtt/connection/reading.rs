@@ -128,7 +128,7 @@ impl Connection {
             return true;
         }
         self.input_lease = None;
-        let mut lease = self.shared.memory.lease();
+        let mut lease = self.shared.coming.lease();
         let granted = lease.grow(self.input.capacity()).is_ok();
         self.input_lease = Some(lease);
         granted
@@ -317,7 +317,7 @@ impl Connection {
     }
 
     fn launch(&mut self, load: Load, now: Instant) {
-        let mut lease = self.shared.memory.lease();
+        let mut lease = self.shared.storing.lease();
         if lease.grow(load.batch.bytes()).is_ok() {
             return self.flights.push(load, now, lease);
         }

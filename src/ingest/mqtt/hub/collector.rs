@@ -19,7 +19,7 @@ struct Reason {
 
 type Source = (&'static str, &'static str, fn(&Counts) -> usize);
 
-const GAUGES: [Source; 7] = [
+const GAUGES: [Source; 8] = [
     ("mqtt_sessions", "Sessions, with and without a connection", |c| c.sessions),
     ("mqtt_subscriptions", "Subscriptions, shared ones included", |c| c.subscriptions),
     ("mqtt_shared_subscriptions", "Shared subscriptions", |c| c.shared_subscriptions),
@@ -27,6 +27,7 @@ const GAUGES: [Source; 7] = [
     ("mqtt_retained_bytes", "Bytes of retained messages", |c| c.retained_bytes),
     ("mqtt_queued_messages", "Messages that wait in sessions", |c| c.queued),
     ("mqtt_queued_bytes", "Bytes of messages that wait in sessions", |c| c.queued_bytes),
+    ("mqtt_pot_bytes", "Bytes that wait beyond what each connection is guaranteed", |c| c.pot_bytes),
 ];
 
 impl Collector {
@@ -59,6 +60,7 @@ impl prometheus_client::collector::Collector for Collector {
         for (reason, n) in [
             ("slow", counts.dropped.slow),
             ("full", counts.dropped.full),
+            ("total", counts.dropped.total),
             ("expired", counts.dropped.expired),
             ("too-large", counts.dropped.too_large),
             ("not-allowed", counts.dropped.not_allowed),

@@ -14,21 +14,14 @@ use crate::ingest::mqtt::packet::{Properties, QoS};
 impl Publisher for Hub {
     /// Not kept on disk: the commands' journal is the truth, and publishes all of it anew at every start.
     fn publish(&self, retained: Retained) -> BoxFuture<'_, Result<(), String>> {
-        async move {
-            let expires_at = retained.expires_in_ms.map(|ms| self.0.shelf.now().saturating_add(ms));
-            let properties =
-                Properties { content_type: retained.content_type, user: retained.user, ..Properties::default() };
-            let message = Message {
-                topic: retained.topic.into(),
-                qos: QoS::AtLeastOnce,
-                retain: true,
-                payload: retained.payload,
-                properties: Some(Box::new(properties)),
-                expires_at,
-            };
-            Hub::publish(self, message, false).await.map_err(|e| e.to_string())
-        }
-        .boxed()
+        let message = self.message(retained);
+        async move { Hub::publish(self, message, false).await.map_err(|e| e.to_string()) }.boxed()
+    }
+
+    fn retain(&self, retained: Retained) -> Result<(), String> {
+        let message = self.message(retained);
+        let effects = self.own(|broker, _| broker.retain_own(message));
+        effects.unkept.map_or(Ok(()), |e| Err(e.to_string()))
     }
 
     /// Subscribers are not told: an empty message on a command's topic could be taken for a command.
@@ -40,5 +33,21 @@ impl Publisher for Hub {
             reaction
         });
         std::future::ready(effects.unkept.map_or(Ok(()), |e| Err(e.to_string()))).boxed()
+    }
+}
+
+impl Hub {
+    fn message(&self, retained: Retained) -> Message {
+        let expires_at = retained.expires_in_ms.map(|ms| self.0.shelf.now().saturating_add(ms));
+        let properties =
+            Properties { content_type: retained.content_type, user: retained.user, ..Properties::default() };
+        Message {
+            topic: retained.topic.into(),
+            qos: QoS::AtLeastOnce,
+            retain: true,
+            payload: retained.payload,
+            properties: Some(Box::new(properties)),
+            expires_at,
+        }
     }
 }

@@ -47,11 +47,14 @@ pub struct Turn<'a> {
     pub(super) now: Millis,
     pub(super) connection: ConnectionId,
     pub(super) all: Reaction,
+    /// CONNECT is among the inputs.
+    pub(super) connects: bool,
 }
 
 impl Turn<'_> {
     /// See [`Broker::connect`].
     pub fn connect(&mut self, connect: Connect, who: Who) {
+        self.connects = true;
         let reaction = self.broker.connect(self.now, self.connection, connect, who);
         self.add(reaction);
     }
@@ -94,13 +97,14 @@ impl Turn<'_> {
     }
 
     pub(super) fn add(&mut self, reaction: Reaction) {
-        let Reaction { records, replies, wake, kick, published, denied, close } = reaction;
+        let Reaction { records, replies, wake, kick, published, denied, notices, close } = reaction;
         append(&mut self.all.records, records);
         append(&mut self.all.replies, replies);
         append(&mut self.all.wake, wake);
         append(&mut self.all.kick, kick);
         append(&mut self.all.published, published);
         append(&mut self.all.denied, denied);
+        append(&mut self.all.notices, notices);
         self.all.close = self.all.close.or(close);
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::config::EdgeConfig;
 use crate::config::edge::Durability;
-use crate::ingest::mqtt::broker::{Broker, Limits};
+use crate::ingest::mqtt::broker::{Broker, GUARANTEED_BYTES, Limits};
 use crate::ingest::mqtt::shelf::Shelf;
 use crate::journal::{Meters, OpenError, Settings};
 use crate::sys::clock::Clock;
@@ -44,6 +44,7 @@ pub(super) fn limits(config: &EdgeConfig) -> Limits {
         max_queued: mqtt.max_queued,
         max_queued_bytes: clamp(mqtt.max_queued_bytes, usize::MAX),
         max_total_bytes: clamp(mqtt.max_total_bytes, usize::MAX),
+        guaranteed_bytes: GUARANTEED_BYTES,
         max_retained: mqtt.max_retained,
         max_retained_bytes: clamp(mqtt.max_retained_bytes, usize::MAX),
         deny_subscribe: config.identity.deny_subscribe.clone().into(),

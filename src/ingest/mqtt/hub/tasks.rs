@@ -270,7 +270,7 @@ impl Sys {
             messages_sent: shell.packets_out,
             publish_received: broker.received,
             publish_sent: broker.sent,
-            publish_dropped: dropped.slow + dropped.full + dropped.expired + dropped.too_large,
+            publish_dropped: dropped.slow + dropped.full + dropped.total + dropped.expired + dropped.too_large,
             publish_bytes_received: broker.received_bytes,
             publish_bytes_sent: broker.sent_bytes,
             bytes_received: shell.bytes_in,

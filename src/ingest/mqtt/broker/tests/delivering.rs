@@ -181,9 +181,153 @@ fn all_queues_together_have_a_bound() {
     for _ in 0..10 {
         site.send(p, message("t", AtLeastOnce, &"x".repeat(10_000)));
         site.send(p, message("u", AtMostOnce, &"x".repeat(10_000)));
-        assert!(site.broker.counts().queued_bytes <= 200_000);
+        assert!(site.broker.counts().pot_bytes <= 200_000);
+        assert!(site.broker.counts().queued_bytes <= 203_000);
     }
-    assert!(site.broker.counts().dropped.full > 0);
+    assert!(site.broker.counts().dropped.slow > 0 && site.broker.counts().dropped.total > 0);
+}
+
+/// What waits for all clients that were there once, in a pot of 200 kB: that of `names`, as much of each.
+fn full_pot(names: &[&str]) -> (Site, ConnectionId) {
+    let mut site = Site::with(Limits { max_total_bytes: 200_000, guaranteed_bytes: 3_000, ..limits() });
+    let p = site.connect(connect("p"));
+    for &name in names {
+        let s = site.connect(lasting(name));
+        site.subscribe(s, vec![filter("all", ExactlyOnce), filter(name, ExactlyOnce)]);
+        site.lose(s);
+    }
+    for n in 0..100 {
+        site.send(p, message("all", AtLeastOnce, &format!("{n} {}", "x".repeat(2_000))));
+    }
+    assert!((195_000..=200_000).contains(&site.broker.counts().pot_bytes), "{:?}", site.broker.counts());
+    (site, p)
+}
+
+#[test]
+fn what_waits_for_the_absent_takes_nothing_from_those_who_are_there() {
+    let (mut site, p) = full_pot(&["a", "b"]);
+    let before = site.broker.counts();
+    let s = site.connect(connect("s"));
+    site.subscribe(s, vec![filter("t", AtLeastOnce), filter("u", AtMostOnce)]);
+    for n in 0..50 {
+        site.send(p, message("t", AtLeastOnce, &n.to_string()));
+        site.send(p, message("u", AtMostOnce, &n.to_string()));
+        assert_eq!(site.payloads(s), [n.to_string(), n.to_string()]);
+    }
+    site.send(p, Publish { retain: true, ..message("t", AtLeastOnce, "command") });
+    assert_eq!(site.payloads(s), ["command"]);
+    site.subscribe(s, vec![filter("t", AtLeastOnce)]);
+    assert_eq!(site.payloads(s), ["command"], "retained");
+    assert_eq!(site.broker.counts().pot_bytes, before.pot_bytes);
+    // Also what is more than its share: the absent lose their oldest for it.
+    site.send(p, message("t", AtLeastOnce, &"x".repeat(20_000)));
+    assert_eq!(site.receive(s).len(), 1);
+    let after = site.broker.counts();
+    assert_eq!((after.dropped.full, after.dropped.slow), (0, 0));
+    assert!((8..=10).contains(&(after.dropped.total - before.dropped.total)), "{after:?}");
+    site.restart();
+    let (a, _) = site.resumes(lasting("a"));
+    let left = site.payloads(a);
+    assert!(left.len() >= 40 && left.last().unwrap().starts_with("99 "), "{}", left.len());
+}
+
+#[test]
+fn who_has_the_most_loses_the_oldest_and_is_named_once_a_minute() {
+    let (mut site, p) = full_pot(&["a", "b"]);
+    let c = site.connect(lasting("c"));
+    site.subscribe(c, vec![filter("c", ExactlyOnce)]);
+    site.lose(c);
+    site.notices.clear();
+    for n in 0..30 {
+        assert_eq!(
+            site.send(p, message("c", ExactlyOnce, &format!("{n} {}", "x".repeat(1_000)))),
+            Some(Reason::SUCCESS)
+        );
+    }
+    let names: Vec<_> = site.notices.iter().map(|n| format!("{n:?}")).collect();
+    assert_eq!(names, [""; 0], "they were named when the pot was filled");
+    site.now += 60_000;
+    site.send(p, message("c", ExactlyOnce, &"x".repeat(3_000)));
+    assert!(matches!(&site.notices[..], [Notice::Evicted { messages: 2.., .. }, ..]), "{:?}", site.notices);
+    let (c, _) = site.resumes(lasting("c"));
+    assert_eq!(site.receive(c).len(), 31, "nothing of the smallest queue");
+    // Who has the most of all loses its own.
+    for n in 0..90 {
+        site.send(p, message("a", AtLeastOnce, &format!("{n} {}", "x".repeat(4_000))));
+    }
+    let (b, _) = site.resumes(lasting("b"));
+    assert!(site.receive(b).len() > 20, "no less than half of it");
+    let (a, _) = site.resumes(lasting("a"));
+    let left = site.payloads(a);
+    assert!(left[0].starts_with("6") && left.last().unwrap().starts_with("89 "), "{}", &left[0][..9]);
+}
+
+#[test]
+fn a_qos_2_message_that_was_begun_is_not_dropped_for_others() {
+    let mut site = Site::with(Limits { max_total_bytes: 30_000, ..limits() });
+    let (s, p) = pair(&mut site, lasting("s"), ExactlyOnce);
+    site.send(p, message("t", ExactlyOnce, "begun"));
+    assert_eq!(site.taken(s).len(), 1);
+    site.lose(s);
+    for n in 0..90 {
+        site.send(p, message("t", ExactlyOnce, &format!("{n} {}", "x".repeat(1_000))));
+    }
+    let (s, _) = site.resumes(lasting("s"));
+    let left = site.payloads(s);
+    assert!(left.len() > 20 && left[0] == "begun" && left.last().unwrap().starts_with("89 "));
+    let numbers: Vec<u32> = left[1..].iter().map(|p| p.split(' ').next().unwrap().parse().unwrap()).collect();
+    assert!(numbers.windows(2).all(|w| w[0] + 1 == w[1]), "{numbers:?}");
+}
+
+#[test]
+fn who_leaves_takes_no_share_along() {
+    let (mut site, p) = full_pot(&["a"]);
+    let s = site.connect(lasting("s"));
+    site.subscribe(s, vec![filter("t", AtLeastOnce)]);
+    site.send(p, message("t", AtLeastOnce, &"x".repeat(2_500)));
+    site.notices.clear();
+    site.now += 60_000;
+    site.lose(s);
+    let counts = site.broker.counts();
+    assert!(counts.pot_bytes <= 200_000, "{counts:?}");
+    assert!(
+        matches!(&site.notices[..], [Notice::Evicted { client_id, .. }] if **client_id == *"a"),
+        "{:?}",
+        site.notices
+    );
+    let (s, _) = site.resumes(lasting("s"));
+    assert_eq!(site.receive(s).len(), 1);
+}
+
+#[test]
+fn an_empty_queue_takes_one_message_of_any_size() {
+    let mut site = Site::with(Limits { max_queued_bytes: 1_000, ..limits() });
+    let (s, p) = pair(&mut site, lasting("s"), AtLeastOnce);
+    for _ in 0..2 {
+        site.send(p, message("t", AtLeastOnce, &"x".repeat(50_000)));
+    }
+    assert_eq!((site.receive(s).len(), site.broker.counts().dropped.full), (1, 1));
+}
+
+#[test]
+fn a_pot_that_is_nearly_full_is_said_once() {
+    let mut site = Site::with(Limits { max_total_bytes: 100_000, max_queued: 1_000, ..limits() });
+    let (s, p) = pair(&mut site, lasting("s"), AtLeastOnce);
+    site.lose(s);
+    let fill = |site: &mut Site, bytes: usize| {
+        while site.broker.counts().pot_bytes + 1_200 < bytes {
+            site.send(p, message("t", AtLeastOnce, &"x".repeat(1_000)));
+        }
+    };
+    fill(&mut site, 80_000);
+    assert_eq!(site.notices, []);
+    fill(&mut site, 95_000);
+    assert!(matches!(site.notices[..], [Notice::NearlyFull { bytes: 80_000..82_000, bytes_max: 100_000 }]));
+    let (s, _) = site.resumes(lasting("s"));
+    site.receive(s);
+    site.lose(s);
+    fill(&mut site, 95_000);
+    assert_eq!(site.notices.len(), 2);
 }
 
 #[test]

@@ -56,6 +56,7 @@ fn limits() -> Limits {
         max_queued: 100,
         max_queued_bytes: 1 << 20,
         max_total_bytes: 4 << 20,
+        guaranteed_bytes: 1_000,
         max_retained: 20,
         max_retained_bytes: 1 << 20,
         deny_subscribe: Arc::new([]),
@@ -143,6 +144,7 @@ struct Site {
     published: Vec<LastWill>,
     woken: Vec<ConnectionId>,
     denied: Vec<Denied>,
+    notices: Vec<Notice>,
     connections: u64,
     next_id: u16,
 }
@@ -161,6 +163,7 @@ impl Site {
             published: Vec::new(),
             woken: Vec::new(),
             denied: Vec::new(),
+            notices: Vec::new(),
             connections: 0,
             next_id: 0,
         }
@@ -175,6 +178,7 @@ impl Site {
         self.published.extend(reaction.published.iter().cloned());
         self.woken.extend(&reaction.wake);
         self.denied.extend(reaction.denied.iter().cloned());
+        self.notices.extend(reaction.notices.iter().cloned());
         reaction
     }
 

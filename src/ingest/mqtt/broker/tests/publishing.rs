@@ -67,7 +67,7 @@ fn a_connection_whose_records_were_not_taken_is_answered_nothing_more() {
         let (first, _) = site.publish(a, Publish { packet_id: Some(pid(1)), ..message("t", AtLeastOnce, "x") });
         let (second, _) = site.publish(a, Publish { packet_id: Some(pid(2)), ..message("t", ExactlyOnce, "x") });
         assert!(storing(&first) && storing(&second));
-        site.broker.unkept(a);
+        site.broker.unkept(a, false);
         assert!(site.stored(a, &[(pid(1), Ok(())), (pid(2), Ok(()))]).replies.is_empty());
         assert!(site.packet(a, Packet::Pubrel(ack(pid(2)))).replies.is_empty());
         assert!(!storing(&site.publish(a, message("t", AtLeastOnce, "x")).0));
@@ -271,7 +271,7 @@ fn what_is_stored_when_its_connection_is_gone_is_not_stored_again() {
             match how {
                 "taken over" => drop(site.resumes(lasting("a"))),
                 "disconnected" => drop(site.disconnect(a, Reason::SUCCESS, None)),
-                "cut off" => site.broker.unkept(a),
+                "cut off" => site.broker.unkept(a, false),
                 _ => assert!(site.stored(a, &done).replies.is_empty()),
             }
             if how != "waiting for its turn" {

@@ -42,7 +42,9 @@ pub struct World {
 
 impl World {
     pub fn new(tight: bool, fault: Fault) -> Self {
-        let tight_limits = Limits { max_queued: 3, max_retained: 2, receive_max: 3, ..limits() };
+        // A message is some 130 bytes.
+        let small = Limits { max_total_bytes: 700, guaranteed_bytes: 150, ..limits() };
+        let tight_limits = Limits { max_queued: 3, max_retained: 2, receive_max: 3, ..small };
         let limits = if tight { tight_limits } else { Limits { receive_max: 5, ..limits() } };
         Self {
             fault,
@@ -470,7 +472,13 @@ impl World {
         if (queued, bytes) != (counts.queued, counts.queued_bytes) {
             return Err(format!("{queued} messages of {bytes} bytes wait, but {counts:?}"));
         }
-        if bytes > limits.max_total_bytes || counts.retained > limits.max_retained {
+        let [booked, there] = self.broker.books();
+        if booked != there {
+            return Err(format!("booked as waiting: {booked:?}, but there is {there:?}"));
+        }
+        // QoS 2 that was begun stays when its connection ends, and of what a crash left nobody knows whether it was.
+        let shares = limits.guaranteed_bytes * self.devices.len();
+        if counts.pot_bytes > limits.max_total_bytes + shares || counts.retained > limits.max_retained {
             return Err(format!("{counts:?}"));
         }
         Ok(())
@@ -478,10 +486,13 @@ impl World {
 
     /// Lets everything come to rest, and checks that all promises were kept.
     pub fn settle(&mut self) -> Outcome {
+        self.all_are_awake()?;
         for device in 0..self.devices.len() {
             self.connect(device, false, 1_000)?;
         }
         self.rest()?;
+        // Before they connect anew, which would wake what was forgotten.
+        self.nothing_waits()?;
         for device in 0..self.devices.len() {
             self.lose(device);
             self.connect(device, false, 1_000)?;
@@ -497,10 +508,29 @@ impl World {
                 return Err(format!("{payload} is {times} times in the outbox"));
             }
         }
-        if self.broker.counts().queued != 0 {
-            return Err(format!("something is stuck: {:?}", self.broker.counts()));
-        }
+        self.nothing_waits()?;
         self.look_at_retained()
+    }
+
+    /// Who has something to take knows it: else it would wait until its device comes again, which heals that.
+    fn all_are_awake(&self) -> Outcome {
+        for (device, link) in self.devices.iter().enumerate().filter_map(|(n, d)| Some((n, d.link.as_ref()?))) {
+            let session = self.broker.slot_of(link.id).and_then(|slot| self.broker.sessions.get(slot));
+            let Some((session, connection)) = session.and_then(|s| Some((s, s.connection.as_ref()?))) else { continue };
+            let open = session.outgoing.in_flight.len() < connection.window;
+            let waits = !connection.unreliable.messages.is_empty() || open && !session.outgoing.queue.is_empty();
+            if waits && !link.awake {
+                return Err(format!("something waits for device {device}, and nobody has told it"));
+            }
+        }
+        Ok(())
+    }
+
+    fn nothing_waits(&self) -> Outcome {
+        match self.broker.counts() {
+            counts if counts.queued == 0 => Ok(()),
+            counts => Err(format!("something is stuck: {counts:?}")),
+        }
     }
 
     fn rest(&mut self) -> Outcome {
@@ -543,7 +573,7 @@ impl World {
 }
 
 fn given_up(broker: &Broker) -> u64 {
-    broker.counts().dropped.full
+    broker.counts().dropped.full + broker.counts().dropped.total
 }
 
 /// All that is on disk of a broker's state, in a fixed order.
