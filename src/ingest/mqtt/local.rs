@@ -117,7 +117,12 @@ fn fill(template: &str, event: &Event) -> String {
         }
         rest = &rest[name.len()..];
     }
-    out + rest
+    out += rest;
+    if out.starts_with('$') && !template.starts_with('$') {
+        // §4.7.2: these topics are the gateway's, and not a device's that is called so.
+        out.replace_range(..1, "_");
+    }
+    out
 }
 
 #[cfg(test)]
@@ -130,5 +135,8 @@ mod tests {
         let event = Event { ty: "a/b".into(), subject: Some("+#".into()), ..sample("1") };
         assert_eq!(fill("http/{device}/{type}/x{", &event), "http/__/a_b/x{");
         assert_eq!(fill("fixed", &event), "fixed");
+        let event = Event { subject: Some("$SYS".into()), ..event };
+        assert_eq!(fill("{device}/x", &event), "_SYS/x");
+        assert_eq!(fill("a/{device}", &event), "a/$SYS");
     }
 }
