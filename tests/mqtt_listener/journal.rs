@@ -1,9 +1,12 @@
 //! A journal that refuses: what it does not take is never acknowledged.
 
+use std::time::Duration;
+
 use tidegate::config::edge::Mapping;
 use tidegate::journal::AppendError;
 
 use crate::harness::Gate;
+use crate::kill::Edge;
 use crate::support::mqtt::{Client, Options, Reply, packet, text};
 
 /// Nothing that promises anything may come, and the connection ends (5.0: with a word).
@@ -58,6 +61,7 @@ async fn what_the_journal_does_not_take_is_not_acknowledged() {
     // What promises nothing goes on.
     other.ping().await;
 
+    let sessions = gate.hub.counts().sessions;
     for (options, refused) in
         [(Options::new("kept").stays(), 0x88), (Options { clean: false, ..Options::v311("old") }, 3)]
     {
@@ -66,4 +70,33 @@ async fn what_the_journal_does_not_take_is_not_acknowledged() {
         client.write(&options.bytes()).await;
         assert_eq!(client.next().await, Reply::Connack { present: false, reason: refused });
     }
+    assert_eq!(gate.hub.counts().sessions, sessions, "a client that was told no has no session");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_fails_is_seen_and_works_again_with_its_disk() {
+    let edge = Edge::start();
+    let warnings =
+        |page: &str| edge.process.get(page).map_or(usize::MAX, |p| p["warnings"].as_array().map_or(0, Vec::len));
+    let patience = Duration::from_secs(60);
+    assert_eq!((warnings("/readyz"), warnings("/v1/status")), (0, 0));
+    let journal = edge.dir.path().join("data/mqtt");
+    std::fs::remove_dir_all(&journal).unwrap();
+    // The next segment cannot be made.
+    let mut client = Client::connect(edge.mqtt, Options::v311("a")).await;
+    let payload = vec![b'x'; 900_000];
+    loop {
+        client.retain("site/x", &payload).await;
+        if client.next_or_end().await.is_none() {
+            break;
+        }
+    }
+    crate::support::eventually("it is said", patience, || warnings("/readyz"), |n| *n == 1).await;
+    assert_eq!(warnings("/v1/status"), 1);
+    let mut other = Client::connect(edge.mqtt, Options::new("clean")).await;
+    other.publish_and_wait("devices/d/r", "events go on").await;
+    std::fs::create_dir(&journal).unwrap();
+    crate::support::eventually("it works again", patience, || warnings("/readyz"), |n| *n == 0).await;
+    let id = other.retain("site/new", "1").await;
+    other.puback(id).await;
 }
