@@ -81,16 +81,8 @@ async fn enter(
     };
     let (client, explains) = (connect.client_id.clone(), connect.request_problem_information);
     let (asked, packet_max) = (connect.keep_alive_s, connect.maximum_packet_size.unwrap_or(u32::MAX));
-    let (new, kept) = (connect.session_expiry_s.is_some_and(|s| s > 0), shared.hub.keeps(&client));
-    let journal = shared.hub.journal();
-    if new && !kept {
-        // Who resumes a session takes from what is alive; a new one adds to it.
-        journal.room().await;
-    }
-    if let Some(reason) = journal.trouble().filter(|_| new || kept) {
-        // Before anything was changed: the old connection and session stay, and the will.
+    if let Err(why) = place_for(&shared, &connect).await {
         let connack = Packet::Connack(Box::new(Connack::refused(Reason::SERVER_UNAVAILABLE)));
-        let why = format!("the journal does not take the session: {reason}");
         return Err(refuse(&mut arrival.stream, Some((connack, version)), why).await);
     }
     let seat = shared.hub.enter();
@@ -142,6 +134,21 @@ async fn enter(
         connection.end(Reason::SERVER_SHUTTING_DOWN, "the gateway is shutting down");
     }
     Ok(connection)
+}
+
+/// The journal can take what the session of `connect` will be; before anything is changed: the old connection and session
+/// stay, and the will. The error is why it cannot.
+async fn place_for(shared: &Shared, connect: &Connect) -> Result<(), String> {
+    let new = connect.session_expiry_s.is_some_and(|s| s > 0);
+    let (kept, journal) = (shared.hub.keeps(&connect.client_id), shared.hub.journal());
+    if new && !kept {
+        // Who resumes a session takes from what is alive; a new one adds to it.
+        journal.room().await;
+    }
+    match journal.trouble().filter(|_| new || kept) {
+        Some(reason) => Err(format!("the journal does not take the session: {reason}")),
+        None => Ok(()),
+    }
 }
 
 async fn arrive(shared: &Shared, kind: Kind, stream: TcpStream) -> Result<Arrival, Unopened> {
