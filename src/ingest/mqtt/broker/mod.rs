@@ -12,6 +12,7 @@ mod outgoing;
 mod packets;
 mod pot;
 mod publish;
+mod pull;
 pub mod record;
 mod restore;
 mod retained;
