@@ -111,7 +111,7 @@ impl Connection {
         while !self.is_over() {
             let input = std::future::poll_fn(|cx| self.choose(cx)).await;
             self.apply(input);
-            if self.paused.is_some() || self.undecoded {
+            if self.paused.is_some() || self.undecoded || self.wanting {
                 // It had its turn.
                 tokio::task::yield_now().await;
             }

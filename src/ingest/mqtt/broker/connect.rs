@@ -1,5 +1,6 @@
 //! CONNECT: a new session, one resumed, or a refusal (MQTT 5.0 §3.1, §3.2). [pure]
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::inbound::Inbound;
@@ -83,7 +84,7 @@ impl Broker {
             self.announce(&connect, expiry_s, assigned.then_some(client_id), &mut connack);
         }
         reaction.replies.push(Packet::Connack(Box::new(connack)));
-        if let Some(session) = self.sessions.get_mut(slot).filter(|s| s.outgoing.len() > 0) {
+        if let Some(session) = self.sessions.get_mut(slot).filter(|s| s.outgoing.len() > 0 || !s.pulls.is_empty()) {
             wake(session, reaction);
         }
         Ok(())
@@ -201,6 +202,7 @@ impl Broker {
             expires_at: None,
             subscriptions: Vec::new(),
             subscription_bytes: 0,
+            pulls: VecDeque::new(),
             inbound: Inbound::default(),
             outgoing: Outgoing::default(),
             will,

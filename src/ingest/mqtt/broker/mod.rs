@@ -13,6 +13,7 @@ mod outgoing;
 mod packets;
 mod pot;
 mod publish;
+mod pull;
 pub mod record;
 mod restore;
 mod retained;

@@ -3,7 +3,9 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
+use super::Limits;
 use super::record::{Message, MessageId, Millis, SessionId, Waiting};
+use super::route::Offer;
 use crate::ingest::mqtt::packet::{PacketId, QoS};
 
 /// What a waiting message costs besides its bytes: its places in queues, its reference counts, its part of maps.
@@ -26,6 +28,19 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
+    pub fn new(offer: Offer<'_>) -> Self {
+        Self {
+            id: offer.id,
+            message: offer.message.clone(),
+            qos: offer.qos,
+            retain: offer.retain,
+            packet_id: None,
+            sent: false,
+            received: false,
+            subscription_ids: offer.ids.into(),
+        }
+    }
+
     pub fn bytes(&self) -> usize {
         bytes(&self.message) + self.subscription_ids.len() * 4
     }
@@ -88,6 +103,8 @@ pub(super) struct Outgoing {
     pub in_flight: VecDeque<Delivery>,
     pub queue: VecDeque<Delivery>,
     pub bytes: usize,
+    /// Nothing of `queue` expires before.
+    first_expiry: Option<Millis>,
     /// Packet ids of both.
     ids: HashSet<PacketId>,
     last_id: u16,
@@ -96,6 +113,15 @@ pub(super) struct Outgoing {
 impl Outgoing {
     pub fn len(&self) -> usize {
         self.in_flight.len() + self.queue.len()
+    }
+
+    /// Whether one more may wait. One of any size does not have to wait for others.
+    pub fn has_room(&self, bytes: usize, limits: &Limits) -> bool {
+        self.len() == 0 || self.len() < limits.max_queued && self.bytes + bytes <= limits.max_queued_bytes
+    }
+
+    fn may_expire(&mut self, at: Option<Millis>) {
+        self.first_expiry = self.first_expiry.into_iter().chain(at).min();
     }
 
     /// The next free packet id; `None`: all 65,535 are taken.
@@ -115,6 +141,7 @@ impl Outgoing {
 
     pub fn push(&mut self, delivery: Delivery) {
         self.bytes += delivery.bytes();
+        self.may_expire(delivery.message.expires_at);
         self.queue.push_back(delivery);
     }
 
@@ -123,6 +150,7 @@ impl Outgoing {
         self.remove(delivery.id);
         self.ids.extend(delivery.packet_id);
         self.bytes += delivery.bytes();
+        self.may_expire(delivery.message.expires_at);
         let at = self.queue.partition_point(|d| d.id < delivery.id);
         self.queue.insert(at, delivery);
     }
@@ -184,6 +212,7 @@ impl Outgoing {
     /// [MQTT-4.6.0-1].
     pub fn requeue(&mut self) {
         while let Some(delivery) = self.in_flight.pop_back() {
+            self.may_expire(delivery.message.expires_at);
             self.queue.push_front(delivery);
         }
     }
@@ -207,7 +236,12 @@ impl Outgoing {
 
     /// Drops what nobody wants any more; returns the ids.
     pub fn drop_expired(&mut self, now: Millis) -> Vec<MessageId> {
+        if self.first_expiry.is_none_or(|at| at > now) {
+            return Vec::new();
+        }
         let expired: Vec<_> = self.queue.iter().filter(|d| d.expired(now)).map(|d| d.id).collect();
+        // What has to be ended although it expired stays, and does not expire later.
+        self.first_expiry = self.queue.iter().filter_map(|d| d.message.expires_at).filter(|at| *at > now).min();
         for &id in &expired {
             self.remove(id);
         }

@@ -20,7 +20,7 @@ impl Broker {
             Packet::Pubrec(ack) => self.outgoing_received(slot, &ack, &mut reaction),
             Packet::Pubcomp(ack) => self.acknowledged(slot, &ack, QoS::ExactlyOnce, &mut reaction),
             Packet::Pubrel(ack) => self.released(slot, ack.packet_id, &mut reaction),
-            Packet::Subscribe(subscribe) => self.subscribe(now, slot, *subscribe, &mut reaction),
+            Packet::Subscribe(subscribe) => self.subscribe(slot, *subscribe, &mut reaction),
             Packet::Unsubscribe(unsubscribe) => self.unsubscribe(slot, &unsubscribe, &mut reaction),
             Packet::Pingreq => reaction.replies.push(Packet::Pingresp),
             Packet::Disconnect(disconnect) => self.disconnect(now, slot, &disconnect, &mut reaction),
@@ -52,7 +52,7 @@ impl Broker {
     fn finish(&mut self, slot: Slot, packet_id: PacketId, reaction: &mut Reaction) {
         let Some(session) = self.sessions.get_mut(slot) else { return };
         let Some(delivery) = session.outgoing.remove_sent(packet_id) else { return };
-        if !session.outgoing.queue.is_empty() {
+        if !session.outgoing.queue.is_empty() || !session.pulls.is_empty() {
             wake(session, reaction);
         }
         self.done(slot, &delivery, reaction);

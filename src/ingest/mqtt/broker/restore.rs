@@ -1,5 +1,6 @@
 //! The state again, from the records of an earlier run. [pure]
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::inbound::{Inbound, Incoming, Stage};
@@ -160,6 +161,7 @@ impl Broker {
             expires_at: None,
             subscriptions: Vec::new(),
             subscription_bytes: 0,
+            pulls: VecDeque::new(),
             inbound,
             outgoing,
             will: None,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::record::{Message, Millis, Record};
+use super::record::{Message, MessageId, Millis, Record};
 use super::{Broker, Due, Reaction, outgoing};
 
 /// The last retained message of a topic.
@@ -11,6 +11,8 @@ pub(super) struct Kept {
     pub message: Arc<Message>,
     /// On disk too; not so what the gateway says of itself.
     pub durable: bool,
+    /// What was queued later has a higher number.
+    pub since: MessageId,
 }
 
 impl Broker {
@@ -50,7 +52,8 @@ impl Broker {
             self.due.insert((at, Due::Retained(message.topic.clone())));
         }
         let (topic, expires_at) = (message.topic.clone(), message.expires_at);
-        let Some(old) = self.retained.set(&topic, Kept { message, durable }, bytes) else { return false };
+        let since = self.new_message_id();
+        let Some(old) = self.retained.set(&topic, Kept { message, durable, since }, bytes) else { return false };
         if let Some(at) = old.message.expires_at
             && Some(at) != expires_at
         {

@@ -48,8 +48,6 @@ pub(super) struct Offer<'a> {
     pub qos: QoS,
     pub retain: bool,
     pub ids: Vec<u32>,
-    /// Sent because of a new subscription: as many more as are retained may wait, or a client could never get all.
-    pub because_retained: bool,
 }
 
 impl Broker {
@@ -100,7 +98,6 @@ impl Broker {
                     qos: target.qos.min(message.qos),
                     retain: message.retain && target.retain_as_published,
                     ids: target.ids,
-                    because_retained: false,
                 };
                 to.extend(self.offer(now, target.slot, offer, reaction));
             }
@@ -163,7 +160,7 @@ impl Broker {
         }
     }
 
-    /// Queues a message for one session. What has to be on disk for that is returned.
+    /// Queues a message for one session if there is room. What has to be on disk for that is returned.
     pub(super) fn offer(
         &mut self,
         now: Millis,
@@ -180,10 +177,9 @@ impl Broker {
             return None;
         }
         let bytes = outgoing::bytes(offer.message) + offer.ids.len() * 4;
-        let more = if offer.because_retained { self.retained.len() } else { 0 };
-        if !self.has_room(slot, bytes, more) {
+        if !self.has_room(slot, bytes) {
             self.drop_expired(now, slot, reaction);
-            if !self.has_room(slot, bytes, more) {
+            if !self.has_room(slot, bytes) {
                 self.counts.dropped.full += 1;
                 return None;
             }
@@ -192,27 +188,20 @@ impl Broker {
             self.counts.dropped.total += 1;
             return None;
         }
+        self.queue(slot, offer, reaction)
+    }
+
+    /// Queues a message of QoS 1 or 2.
+    pub(super) fn queue(&mut self, slot: Slot, offer: Offer<'_>, reaction: &mut Reaction) -> Option<Waiting> {
         let session = self.sessions.get_mut(slot)?;
-        let packet_id = match offer.qos {
-            QoS::ExactlyOnce => match session.outgoing.take_packet_id() {
-                Some(id) => Some(id),
-                None => {
-                    self.counts.dropped.full += 1;
-                    return None;
-                }
-            },
-            _ => None,
-        };
-        let delivery = Delivery {
-            id: offer.id,
-            message: offer.message.clone(),
-            qos: offer.qos,
-            retain: offer.retain,
-            packet_id,
-            sent: false,
-            received: false,
-            subscription_ids: offer.ids.into(),
-        };
+        let mut delivery = Delivery::new(offer);
+        if delivery.qos == QoS::ExactlyOnce {
+            delivery.packet_id = session.outgoing.take_packet_id();
+            if delivery.packet_id.is_none() {
+                self.counts.dropped.full += 1;
+                return None;
+            }
+        }
         let waiting = session.persistent.then(|| delivery.waiting(session.id));
         session.outgoing.push(delivery);
         wake(session, reaction);
@@ -226,50 +215,20 @@ impl Broker {
         session.is_some_and(|session| session.outgoing.find_queued(id).is_some())
     }
 
-    /// Whether one more retained message may be able to wait: a client that asks for them again and again and does not take
-    /// them is not worth the search.
-    pub(super) fn has_room_for_retained(&self, slot: Slot, qos: QoS) -> bool {
-        let most = UNRELIABLE_QUEUED_MAX + self.retained.len();
-        let connection = self.sessions.get(slot).and_then(|session| session.connection.as_ref());
-        connection.is_some_and(|connection| connection.unreliable.messages.len() < most)
-            || qos != QoS::AtMostOnce && self.has_room(slot, 0, self.retained.len())
-    }
-
-    /// Whether the session's own limits allow it: one message of any size does not have to wait for others. `more`: beyond the
-    /// number that may wait as a rule.
-    fn has_room(&self, slot: Slot, bytes: usize, more: usize) -> bool {
-        self.sessions.get(slot).is_some_and(|session| {
-            session.outgoing.len() == 0
-                || session.outgoing.len() < self.limits.max_queued + more
-                    && session.outgoing.bytes + bytes <= self.limits.max_queued_bytes
-        })
+    /// Whether the session's own limits allow it: one message of any size does not have to wait for others.
+    pub(super) fn has_room(&self, slot: Slot, bytes: usize) -> bool {
+        self.sessions.get(slot).is_some_and(|session| session.outgoing.has_room(bytes, &self.limits))
     }
 
     /// QoS 0 waits for a connection's socket only, and not for long: a slow consumer loses the oldest and hurts
     /// nobody else.
     fn offer_unreliable(&mut self, now: Millis, slot: Slot, offer: Offer<'_>, reaction: &mut Reaction) {
+        let bytes = outgoing::bytes(offer.message) + offer.ids.len() * 4;
         let Some(session) = self.sessions.get_mut(slot) else { return };
         let Some(connection) = session.connection.as_mut() else { return };
-        let delivery = Delivery {
-            id: offer.id,
-            message: offer.message.clone(),
-            qos: offer.qos,
-            retain: offer.retain,
-            packet_id: None,
-            sent: false,
-            received: false,
-            subscription_ids: offer.ids.into(),
-        };
-        let bytes = delivery.bytes();
-        let most = UNRELIABLE_QUEUED_MAX + if offer.because_retained { self.retained.len() } else { 0 };
         let queue = &mut connection.unreliable;
-        if offer.because_retained && queue.messages.len() >= most {
-            // To push out what another filter has just fetched would help nobody.
-            self.counts.dropped.slow += 1;
-            return;
-        }
         while !queue.messages.is_empty()
-            && (queue.messages.len() >= most || queue.bytes + bytes > self.limits.max_queued_bytes)
+            && (queue.messages.len() >= UNRELIABLE_QUEUED_MAX || queue.bytes + bytes > self.limits.max_queued_bytes)
         {
             queue.pop();
             self.counts.dropped.slow += 1;
@@ -279,9 +238,14 @@ impl Broker {
             self.counts.dropped.slow += 1;
             return;
         }
+        self.queue_unreliable(slot, offer, reaction);
+    }
+
+    /// Queues a message of QoS 0.
+    pub(super) fn queue_unreliable(&mut self, slot: Slot, offer: Offer<'_>, reaction: &mut Reaction) {
         let Some(session) = self.sessions.get_mut(slot) else { return };
         let Some(connection) = session.connection.as_mut() else { return };
-        connection.unreliable.push(delivery);
+        connection.unreliable.push(Delivery::new(offer));
         wake(session, reaction);
         self.book(slot);
     }

@@ -1,5 +1,6 @@
 //! What the broker knows of one client: its session, and the connection that it has or not. [pure]
 
+use std::collections::VecDeque;
 use std::num::NonZeroU16;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use super::inbound::Inbound;
 use super::outgoing::{Delivery, Outgoing, Queue};
 use super::pot::Booked;
+use super::pull::Pull;
 use super::record::{Message, Millis, SessionId, SessionState};
 use super::{ConnectionId, Rules};
 use crate::ingest::mqtt::packet::{FilterOptions, QoS, RetainHandling, Version};
@@ -71,6 +73,8 @@ pub(super) struct Session {
     /// Sorted by filter, as sent.
     pub subscriptions: Vec<(Box<str>, Options)>,
     pub subscription_bytes: usize,
+    /// Retained messages that it has still to get.
+    pub pulls: VecDeque<Pull>,
     pub inbound: Inbound,
     pub outgoing: Outgoing,
     pub will: Option<Box<Will>>,

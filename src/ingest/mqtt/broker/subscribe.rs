@@ -1,13 +1,11 @@
 //! SUBSCRIBE and UNSUBSCRIBE (MQTT 5.0 §3.8, §3.10). [pure]
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
-use super::record::{Millis, Record};
-use super::route::Offer;
+use super::record::Record;
 use super::session::{Options, Slot};
 use super::{Broker, Denied, Reaction, SUBSCRIPTION_BYTES_MAX};
-use crate::ingest::identity::rules::{is_denied, is_hidden};
+use crate::ingest::identity::rules::is_hidden;
 use crate::ingest::mqtt::packet::{Answers, FilterOptions, Packet, Reason, RetainHandling, Subscribe, Unsubscribe};
 use crate::ingest::mqtt::topic::Filter;
 
@@ -15,11 +13,30 @@ use crate::ingest::mqtt::topic::Filter;
 /// client's rights that lack. Paho's suite wants the same, and its client takes no other code.
 const HIDDEN: Reason = Reason::UNSPECIFIED;
 
+/// Where what a filter asks for is in the lists.
+#[derive(Default)]
+struct Place {
+    pull: Option<usize>,
+    record: Option<usize>,
+}
+
+/// The last one counts.
+fn put<T>(list: &mut Vec<T>, place: &mut Option<usize>, item: T) {
+    match place.and_then(|at| list.get_mut(at)) {
+        Some(known) => *known = item,
+        None => {
+            *place = Some(list.len());
+            list.push(item);
+        }
+    }
+}
+
 impl Broker {
-    pub(super) fn subscribe(&mut self, now: Millis, slot: Slot, subscribe: Subscribe, reaction: &mut Reaction) {
+    pub(super) fn subscribe(&mut self, slot: Slot, subscribe: Subscribe, reaction: &mut Reaction) {
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
         let mut with_retained: Vec<(String, Options)> = Vec::new();
-        let mut places: HashMap<String, usize> = HashMap::new();
+        // A filter that is there ten thousand times is one subscription.
+        let mut places: HashMap<String, Place> = HashMap::new();
         let shared_no_local =
             |f: &FilterOptions| f.no_local && Filter::parse(&f.filter).is_ok_and(|f| f.group().is_some());
         if subscribe.filters.iter().any(shared_no_local) {
@@ -36,20 +53,15 @@ impl Broker {
                         RetainHandling::SendIfNew => new,
                         RetainHandling::DoNotSend => false,
                     };
-                    let name = filter.filter.clone();
+                    let place = places.entry(filter.filter.clone()).or_default();
+                    if send {
+                        let pull = (filter.filter.clone(), options);
+                        put(&mut with_retained, &mut place.pull, pull);
+                    }
                     if let Some(session) = self.sessions.get(slot).filter(|s| s.persistent) {
                         let (session, subscription_id) = (session.id, subscribe.subscription_id);
-                        reaction.records.push(Record::Subscribed { session, options: filter, subscription_id });
-                    }
-                    if send {
-                        // A filter that is there ten thousand times is searched for once, or one packet would stop everybody.
-                        match places.entry(name.clone()) {
-                            Entry::Occupied(place) => with_retained[*place.get()].1 = options,
-                            Entry::Vacant(place) => {
-                                place.insert(with_retained.len());
-                                with_retained.push((name, options));
-                            }
-                        }
+                        let record = Record::Subscribed { session, options: filter, subscription_id };
+                        put(&mut reaction.records, &mut place.record, record);
                     }
                 }
                 Err(reason) => {
@@ -61,9 +73,7 @@ impl Broker {
             }
         }
         reaction.replies.push(Packet::Suback(Answers { packet_id: subscribe.packet_id, reasons }));
-        for (filter, options) in with_retained {
-            self.offer_retained(now, slot, &filter, options, reaction);
-        }
+        self.begin_pulls(slot, with_retained, reaction);
     }
 
     /// Whether it is a new one; a known one gets the new options [MQTT-3.8.4-3].
@@ -92,34 +102,6 @@ impl Broker {
         Ok(self.subscriptions.insert(parsed, slot, options).is_none())
     }
 
-    /// Retained messages for a new subscription (MQTT 5.0 §3.3.1.3); shared ones get none (§4.8.2).
-    fn offer_retained(&mut self, now: Millis, slot: Slot, filter: &str, options: Options, reaction: &mut Reaction) {
-        let Ok(parsed) = Filter::parse(filter) else { return };
-        if parsed.group().is_some() || !self.has_room_for_retained(slot, options.qos) {
-            return;
-        }
-        let (mut found, denied) = (Vec::new(), &self.limits.deny_subscribe);
-        let owner = self.sessions.get(slot).map_or("", |session| &session.owner);
-        self.retained.visit(parsed, |kept| {
-            let message = &kept.message;
-            if message.expires_at.is_none_or(|at| at > now) && !is_denied(denied, owner, &message.topic) {
-                found.push(kept.message.clone());
-            }
-        });
-        for message in found {
-            if !self.has_room_for_retained(slot, options.qos) {
-                return;
-            }
-            let id = self.new_message_id();
-            let ids = options.id.iter().map(|id| id.get()).collect();
-            let qos = options.qos.min(message.qos);
-            let offer = Offer { id, message: &message, qos, retain: true, ids, because_retained: true };
-            if let Some(waiting) = self.offer(now, slot, offer, reaction) {
-                reaction.records.push(Record::Queued { id, message, to: vec![waiting], received: None });
-            }
-        }
-    }
-
     pub(super) fn unsubscribe(&mut self, slot: Slot, unsubscribe: &Unsubscribe, reaction: &mut Reaction) {
         let mut reasons = Vec::with_capacity(unsubscribe.filters.len());
         for filter in &unsubscribe.filters {
@@ -143,6 +125,7 @@ impl Broker {
         if let Ok(parsed) = Filter::parse(filter) {
             self.subscriptions.remove(parsed, slot);
         }
+        session.pulls.retain(|pull| *pull.filter != *filter);
         if session.persistent {
             reaction.records.push(Record::Unsubscribed { session: session.id, filter: filter.to_owned() });
         }

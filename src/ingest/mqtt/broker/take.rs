@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::outgoing::Delivery;
 use super::packets::ack;
+use super::pull::STEPS_MAX;
 use super::record::{Millis, Record};
 use super::session::{Connection, Session, Slot};
 use super::{Broker, ConnectionId, Reaction};
@@ -22,15 +23,20 @@ enum From {
 
 impl Broker {
     /// Packets for a client, some `max_bytes` of them; none: nothing now. To be called again until then, after each
-    /// wake-up.
+    /// wake-up; also if it wakes this connection itself.
     pub fn take(&mut self, now: Millis, connection: ConnectionId, max_bytes: usize) -> Reaction {
         let mut reaction = Reaction::default();
         let Some(slot) = self.slot_of(connection) else { return reaction };
-        let (mut bytes, mut first_sending) = (0, false);
+        let (mut bytes, mut first_sending, mut steps, mut first) = (0, false, STEPS_MAX, true);
         while bytes < max_bytes {
+            self.pull(now, slot, std::mem::take(&mut first), &mut steps, &mut reaction);
             let Some(from) = self.sessions.get(slot).and_then(next) else {
                 if let Some(connection) = self.sessions.get_mut(slot).and_then(|s| s.connection.as_mut()) {
-                    connection.awake = false;
+                    connection.awake = steps == 0;
+                }
+                if steps == 0 {
+                    // The others come first.
+                    reaction.wake.push(connection);
                 }
                 break;
             };

@@ -83,23 +83,31 @@ impl<V> Retained<V> {
         self.by_levels.range::<str, _>((from, Unbounded)).map(|(_, (value, _))| value)
     }
 
-    /// Visits all values whose topic the filter matches, in order. Passes over what cannot match: devices that the
-    /// filter does not name, the other topics of those that it does.
-    pub fn visit<'a>(&'a self, filter: Filter<'_>, mut visit: impl FnMut(&'a V)) {
+    /// The next value whose topic the filter matches, in order, and moves the cursor on to it. Passes over what cannot match:
+    /// devices that the filter does not name, the other topics of those that it does. `steps`: so many topics are looked at,
+    /// and those that were are taken off; none found although some are left: there are no more. What is there at the first
+    /// call and stays is found once, whatever else changes between the calls.
+    pub fn next<'a>(&'a self, filter: Filter<'_>, cursor: &mut Cursor, steps: &mut usize) -> Option<&'a V> {
         let pattern: Vec<&str> = filter.pattern().split('/').collect();
         let fixed = pattern.iter().take_while(|level| !WILDCARDS.contains(level)).count();
         let from = pattern[..fixed].join(LEVEL);
         let end = (fixed > 0).then(|| from.clone() + AFTER);
 
         let mut bound = String::new();
-        let mut range = self.by_levels.range::<str, _>((Included(from.as_str()), Unbounded));
-        let mut next = range.next();
+        let start = cursor.0.as_deref().map_or(Included(from.as_str()), Excluded);
+        let mut range = self.by_levels.range::<str, _>((start, Unbounded));
+        let (mut next, mut last) = (range.next(), None);
         'topics: while let Some((topic, (value, _))) = next {
-            if end.as_deref().is_some_and(|end| **topic >= *end) {
-                return;
+            if *steps == 0 || end.as_deref().is_some_and(|end| **topic >= *end) {
+                break;
             }
+            *steps -= 1;
+            last = Some(topic);
             match step(&pattern, topic, &mut bound) {
-                Step::Match => visit(value),
+                Step::Match => {
+                    cursor.0 = Some(topic.clone());
+                    return Some(value);
+                }
                 Step::Shorter => {}
                 Step::Seek => {
                     for _ in 0..NEAR {
@@ -113,8 +121,17 @@ impl<V> Retained<V> {
             }
             next = range.next();
         }
+        // Also at the end: without a step left nobody has looked whether it is the end.
+        if let Some(last) = last {
+            cursor.0 = Some(last.clone());
+        }
+        None
     }
 }
+
+/// How far a search has come. Begins with its default.
+#[derive(Clone, Debug, Default)]
+pub struct Cursor(Option<Box<str>>);
 
 /// What a topic says about where the next one may be that matches.
 enum Step {

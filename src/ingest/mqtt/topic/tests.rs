@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::filter::{Filter, matches};
-use super::retained::Retained;
+use super::retained::{Cursor, Retained};
 use super::subscriptions::{Match, Subscriptions};
 
 type Key = u8;
@@ -129,6 +129,7 @@ proptest! {
     fn retained_messages_are_found_like_in_a_list(
         changes in prop::collection::vec((topic(), prop::option::weighted(0.8, 0_usize..1000)), 0..80),
         patterns in prop::collection::vec(pattern(), 1..10),
+        steps_max in 1_usize..20,
     ) {
         let mut retained = Retained::new();
         let mut list: BTreeMap<String, usize> = BTreeMap::new();
@@ -148,8 +149,14 @@ proptest! {
         let mut all: Vec<&String> = list.keys().collect();
         all.sort_by(|a, b| a.split('/').cmp(b.split('/')));
         for pattern in patterns {
-            let mut seen = Vec::new();
-            retained.visit(filter(&pattern), |(topic, _)| seen.push(topic));
+            let (mut seen, mut cursor, mut steps) = (Vec::new(), Cursor::default(), steps_max);
+            loop {
+                match retained.next(filter(&pattern), &mut cursor, &mut steps) {
+                    Some((topic, _)) => seen.push(topic),
+                    None if steps > 0 => break,
+                    None => steps = steps_max,
+                }
+            }
             let wanted: Vec<&String> = all.iter().copied().filter(|topic| matches(&pattern, topic)).collect();
             prop_assert_eq!(seen, wanted, "{}", pattern);
         }

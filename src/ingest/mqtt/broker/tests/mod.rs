@@ -281,7 +281,7 @@ impl Site {
         loop {
             let reaction = self.broker.take(self.now, to, 1_000);
             let reaction = self.shell(reaction);
-            if reaction.replies.is_empty() {
+            if reaction.replies.is_empty() && !reaction.wake.contains(&to) {
                 return all;
             }
             all.extend(reaction.replies);

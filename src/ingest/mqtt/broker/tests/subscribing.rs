@@ -276,10 +276,205 @@ fn a_client_can_get_all_retained_messages_although_its_queue_is_short() {
     }
     let a = site.connect(lasting("a"));
     for _ in 0..3 {
-        site.subscribe(a, vec![filter("t/#", AtLeastOnce)]);
+        site.subscribe(a, vec![filter("t/#", AtLeastOnce); 3]);
     }
-    assert_eq!(site.broker.counts().queued, 53, "that many, and not more however often it asks");
-    assert_eq!(site.receive(a).len(), 53);
+    assert_eq!(site.broker.counts().queued, 0, "they are fetched when it takes them");
+    site.take(a);
+    assert!(site.broker.counts().queued <= 3);
+    site.lose(a);
+    let (a, _) = site.resumes(lasting("a"));
+    assert_eq!(site.receive(a).len(), 50, "all of them, and once however often it asks");
+    site.unsubscribe(a, &["t/#"]);
+    site.subscribe(a, vec![filter("t/#", AtLeastOnce)]);
+    site.unsubscribe(a, &["t/#"]);
+    assert_eq!(site.receive(a).len(), 0, "what it no longer wants does not come");
+}
+
+/// Also more bytes than may wait, at any QoS, and one message that is larger than that alone.
+#[test]
+fn all_retained_messages_arrive_however_many_bytes_they_are() {
+    for qos in [AtMostOnce, AtLeastOnce, ExactlyOnce] {
+        let small = Limits { max_queued_bytes: 10_000, max_total_bytes: 20_000, ..limits() };
+        let mut site = Site::with(Limits { max_retained: 200, ..small });
+        let p = site.connect(connect("p"));
+        for n in 0..100 {
+            site.send(p, retain(&format!("t/{n}"), AtLeastOnce, &"x".repeat(if n == 50 { 30_000 } else { 2_000 })));
+        }
+        let a = site.connect(lasting("a"));
+        site.subscribe(a, vec![filter("#", qos)]);
+        assert_eq!(site.receive(a).len(), 100, "{qos:?}");
+        assert_eq!(site.broker.counts().dropped, counts::Dropped::default());
+    }
+}
+
+#[test]
+fn ten_thousand_retained_messages_for_a_thousand_filters_come_in_small_turns() {
+    let many = Limits { max_retained: 10_000, max_subscriptions: 1_000, ..limits() };
+    let mut site = Site::with(Limits { max_retained_bytes: 8 << 20, ..many });
+    let p = site.connect(connect("p"));
+    for n in 0..10_000 {
+        site.send(p, retain(&format!("{}/{n}", n % 100), AtMostOnce, "x"));
+    }
+    site.records.clear();
+    let a = site.connect(lasting("a"));
+    let filters: Vec<_> = (0..1_000).map(|n| filter(["#", "+/#"][n % 2], AtLeastOnce)).collect();
+    let others: Vec<_> = (0..998).map(|n| filter(&format!("+/{n}/none"), AtLeastOnce)).collect();
+    site.subscribe(a, filters.into_iter().chain(others).collect());
+    assert_eq!(site.records.len(), 1_001, "a session, and each filter once");
+    assert_eq!(site.broker.counts().queued, 0);
+    let (mut seen, mut turns) = (0, 0);
+    loop {
+        let reaction = site.broker.take(site.now, a, 64 << 10);
+        assert!(reaction.replies.len() <= pull::STEPS_MAX && site.broker.counts().queued <= 100);
+        if reaction.replies.is_empty() && !reaction.wake.contains(&a) {
+            break;
+        }
+        seen += reaction.replies.len();
+        turns += 1;
+    }
+    assert_eq!(seen, 20_000);
+    // 1,000 filters look at all of them, but for where they can see that there is nothing.
+    assert!((20..20_000).contains(&turns), "{turns}");
+}
+
+mod pulls {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ingest::mqtt::topic::filter::matches;
+
+    const FILTERS: [&str; 4] = ["#", "a/#", "+/1", "b/2"];
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Retain { topic: usize, empty: bool },
+        Subscribe { filters: Vec<usize>, qos: QoS },
+        Unsubscribe { filter: usize },
+        Take { max_bytes: usize },
+        Acknowledge,
+        Reconnect,
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let qos = || prop_oneof![Just(AtMostOnce), Just(AtLeastOnce), Just(ExactlyOnce)];
+        prop_oneof![
+            4 => (0..12_usize, prop::bool::weighted(0.2)).prop_map(|(topic, empty)| Op::Retain { topic, empty }),
+            3 => (prop::collection::vec(0..4_usize, 1..4), qos())
+                .prop_map(|(filters, qos)| Op::Subscribe { filters, qos }),
+            1 => (0..4_usize).prop_map(|filter| Op::Unsubscribe { filter }),
+            4 => prop_oneof![Just(1), Just(100), Just(10_000)].prop_map(|max_bytes| Op::Take { max_bytes }),
+            4 => Just(Op::Acknowledge),
+            1 => Just(Op::Reconnect),
+        ]
+    }
+
+    /// A subscriber with a window of two and a queue of two, and what it has to get: by filter and topic, the payload.
+    struct Trial {
+        site: Site,
+        p: ConnectionId,
+        a: ConnectionId,
+        retained: BTreeMap<String, String>,
+        owed: BTreeMap<(usize, String), (String, QoS)>,
+        under_way: Vec<Publish>,
+        next: u32,
+        slow: u64,
+    }
+
+    fn narrow() -> Connect {
+        Connect { receive_maximum: NonZeroU16::new(2).unwrap(), ..lasting("a") }
+    }
+
+    impl Trial {
+        fn step(&mut self, op: &Op) -> Result<(), TestCaseError> {
+            match op {
+                Op::Retain { topic, empty } => {
+                    let topic = format!("{}/{}", ["a", "b", "c"][topic / 4], topic % 4);
+                    self.next += 1;
+                    let payload = if *empty { String::new() } else { self.next.to_string() };
+                    self.site.send(self.p, retain(&topic, ExactlyOnce, &payload));
+                    self.owed.retain(|(_, owed), _| *owed != topic); // it comes live, if there is room
+                    if *empty {
+                        self.retained.remove(&topic);
+                    } else {
+                        self.retained.insert(topic, payload);
+                    }
+                }
+                Op::Subscribe { filters, qos } => {
+                    for &f in filters {
+                        let id = u32::try_from(f + 1).unwrap();
+                        self.site.subscribe_as(self.a, vec![filter(FILTERS[f], *qos); 2], Some(id));
+                        let found = self.retained.iter().filter(|(topic, _)| matches(FILTERS[f], topic));
+                        self.owed.extend(found.map(|(topic, payload)| ((f, topic.clone()), (payload.clone(), *qos))));
+                    }
+                }
+                Op::Unsubscribe { filter } => {
+                    self.site.unsubscribe(self.a, &[FILTERS[*filter]]);
+                    self.owed.retain(|(f, _), _| f != filter);
+                }
+                Op::Take { max_bytes } => {
+                    let reaction = self.site.broker.take(self.site.now, self.a, *max_bytes);
+                    for packet in self.site.shell(reaction).replies {
+                        self.got(packet);
+                    }
+                }
+                Op::Acknowledge => {
+                    for publish in std::mem::take(&mut self.under_way) {
+                        self.site.acknowledge(self.a, &publish);
+                    }
+                }
+                Op::Reconnect => {
+                    self.site.lose(self.a);
+                    self.under_way.clear();
+                    self.owed.retain(|_, (_, qos)| *qos != AtMostOnce); // it may have been on its way
+                    self.a = self.site.resumes(narrow()).0;
+                }
+            }
+            let counts = self.site.broker.counts();
+            if counts.dropped.slow > std::mem::replace(&mut self.slow, counts.dropped.slow) {
+                self.owed.retain(|_, (_, qos)| *qos != AtMostOnce);
+            }
+            prop_assert!(counts.queued <= 3 && counts.queued_bytes <= 10 * 150, "{counts:?}");
+            Ok(())
+        }
+
+        fn got(&mut self, packet: Packet) {
+            let Packet::Publish(publish) = packet else { return };
+            if publish.retain {
+                let text = String::from_utf8_lossy(&publish.payload).into_owned();
+                let ids = publish.properties.as_ref().map(|p| p.subscription_ids.clone());
+                let key = (ids.unwrap_or_default()[0] as usize - 1, publish.topic.to_string());
+                if self.owed.get(&key).is_some_and(|(payload, _)| *payload == text) {
+                    self.owed.remove(&key);
+                }
+            }
+            if publish.qos != AtMostOnce {
+                self.under_way.push(*publish);
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_retained_message_reaches_every_new_subscription(ops in prop::collection::vec(op(), 1..60)) {
+            let tight = Limits { max_queued: 2, max_queued_bytes: 300, max_total_bytes: 600, ..limits() };
+            let mut site = Site::with(Limits { guaranteed_bytes: 150, ..tight });
+            let (p, a) = (site.connect(connect("p")), site.connect(narrow()));
+            let (retained, owed, under_way) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+            let mut trial = Trial { site, p, a, retained, owed, under_way, next: 0, slow: 0 };
+            for op in &ops {
+                trial.step(op)?;
+            }
+            for _ in 0..200 {
+                trial.step(&Op::Take { max_bytes: 100 })?;
+                trial.step(&Op::Acknowledge)?;
+            }
+            prop_assert!(trial.owed.is_empty(), "never came: {:?}", trial.owed);
+        }
+    }
 }
 
 #[test]

@@ -461,7 +461,7 @@ impl World {
         for (_, session) in self.broker.sessions.from(0) {
             queued += session.outgoing.len();
             bytes += session.outgoing.bytes + session.connection.as_ref().map_or(0, |c| c.unreliable.bytes);
-            if session.outgoing.len() > limits.max_queued + limits.max_retained {
+            if session.outgoing.len() > limits.max_queued {
                 return Err("a queue is too long".into());
             }
             let ids: Vec<_> = session.waiting().map(|d| d.id).collect();
