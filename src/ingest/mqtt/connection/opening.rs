@@ -81,16 +81,8 @@ async fn enter(
     };
     let (client, explains) = (connect.client_id.clone(), connect.request_problem_information);
     let (asked, packet_max) = (connect.keep_alive_s, connect.maximum_packet_size.unwrap_or(u32::MAX));
-    let (new, kept) = (connect.session_expiry_s.is_some_and(|s| s > 0), shared.hub.keeps(&client));
-    let journal = shared.hub.journal();
-    if new && !kept {
-        // Who resumes a session takes from what is alive; a new one adds to it.
-        journal.room().await;
-    }
-    if let Some(reason) = journal.trouble().filter(|_| new || kept) {
-        // Before anything was changed: the old connection and session stay, and the will.
+    if let Some(why) = unkeepable(&shared, &connect).await {
         let connack = Packet::Connack(Box::new(Connack::refused(Reason::SERVER_UNAVAILABLE)));
-        let why = format!("the journal does not take the session: {reason}");
         return Err(refuse(&mut arrival.stream, Some((connack, version)), why).await);
     }
     let seat = shared.hub.enter();
@@ -214,6 +206,19 @@ async fn identify(
     let instead = shared.hub.takes_over(&connect.client_id, identity.name());
     let guard = shared.gate.enter(&identity, instead).map_err(denied)?;
     Ok((identity, guard))
+}
+
+/// Waits until the journal has room for a new session. Why a session cannot be kept is found out before anything is changed:
+/// the old connection, its session and its will stay.
+async fn unkeepable(shared: &Shared, connect: &Connect) -> Option<String> {
+    let (new, kept) = (connect.session_expiry_s.is_some_and(|s| s > 0), shared.hub.keeps(&connect.client_id));
+    let journal = shared.hub.journal();
+    if new && !kept {
+        // Who resumes one takes from what is alive.
+        journal.room().await;
+    }
+    let reason = journal.trouble().filter(|_| new || kept)?;
+    Some(format!("the journal does not take the session: {reason}"))
 }
 
 /// MQTT 5.0 §3.2.2.2, table 3-1.
