@@ -608,7 +608,9 @@ fn a_bridge_must_make_sense() {
 #[test]
 fn a_bridge_to_ourselves_is_a_mistake() {
     let check = |listen: &str, url: &str| {
-        edge(&format!("[mqtt]\nlisten = {listen:?}\n[[bridge]]\nname = \"old\"\nurl = {url:?}\nlocal = true"))
+        edge(&format!(
+            "[identity]\nmode = \"open\"\n[mqtt]\nlisten = {listen:?}\n[[bridge]]\nname = \"old\"\nurl = {url:?}\nlocal = true"
+        ))
     };
     for (listen, url) in [
         ("127.0.0.1:1883", "mqtt://127.0.0.1:1883"),
@@ -632,7 +634,7 @@ fn a_bridge_to_ourselves_is_a_mistake() {
 
 #[test]
 fn what_mqtt_takes_and_the_outbox_cannot_keep_is_said() {
-    let (_, warnings) = edge("[mqtt]\nmax_packet = \"2MiB\"\n[outbox]\ndedup_window = 0").unwrap();
+    let (_, warnings) = edge("[mqtt]\nmax_packet = \"2MiB\"\n[outbox]\ndedup_window = \"0s\"").unwrap();
     assert_eq!(
         warnings,
         [

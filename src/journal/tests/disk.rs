@@ -196,7 +196,8 @@ async fn the_queue_is_bounded_and_a_record_too() {
     });
     drop(state);
     let (_, error) = filling.unwrap().join().unwrap();
-    assert!(matches!(&error, AppendError::Full { .. }), "{error}");
+    // The queue, but for a disk that keeps up.
+    assert!(matches!(&error, AppendError::Full { .. } | AppendError::OverShare { .. }), "{error}");
     recover(&journal, &[b"alive".to_vec()]).await;
     journal.close().await;
 }
