@@ -25,15 +25,16 @@ impl Desk {
         fs::write(self.path(name), text).unwrap();
     }
 
-    /// `tidegate config …`; words with a dot or `/` in front are files of this desk.
+    /// `tidegate config …`, or keys; words with `./` in front are files of this desk.
     fn config(&self, words: &[&str]) -> (i32, String, String) {
+        let command = if words.first() == Some(&"signing") { "keys" } else { "config" };
         let words: Vec<String> = words
             .iter()
             .map(|word| {
                 word.strip_prefix("./").map_or((*word).to_owned(), |name| self.path(name).display().to_string())
             })
             .collect();
-        let words: Vec<&str> = ["config"].into_iter().chain(words.iter().map(String::as_str)).collect();
+        let words: Vec<&str> = [command].into_iter().chain(words.iter().map(String::as_str)).collect();
         let (code, out, err) = run(Path::new(env!("CARGO_BIN_EXE_tidegate")), &words);
         let dir = format!("{}/", self.0.path().display());
         (code, out.replace(&dir, ""), err.replace(&dir, ""))
@@ -53,7 +54,7 @@ impl Desk {
 
     /// A new key: its public text and id.
     fn key(&self, name: &str, role: &str) -> (String, String) {
-        let out = self.ok(&["keygen", name, "--role", role]);
+        let out = self.ok(&["signing", name, "--role", role]);
         let after = |label: &str| out.lines().find_map(|line| line.strip_prefix(label)).unwrap().trim().to_owned();
         (after("public key"), after("key id"))
     }
@@ -78,7 +79,7 @@ fn from_a_key_to_a_document_that_the_gateway_takes() {
     let desk = Desk::new();
     let (anna, anna_id) = desk.key("./anna.key", "artefact");
     let (cloud, _) = desk.key("./cloud.key", "controller");
-    let (root, root_id) = desk.key("./root.key", "root");
+    let (root, _) = desk.key("./root.key", "root");
     assert_eq!(fs::metadata(desk.path("anna.key")).unwrap().permissions().mode() & 0o777, 0o600);
     desk.gateway(&anna, &cloud, &root);
     desk.write("press.toml", PRESS);
@@ -122,8 +123,18 @@ fn from_a_key_to_a_document_that_the_gateway_takes() {
     let diff = desk.ok(&["diff", "./press.toml", "./next.toml", "--config", "./edge.toml"]);
     assert_eq!(diff, "uplink.token: (secret) → (another secret)\nuplink.window: \"8MiB\" → \"16MiB\"\n");
     assert_eq!(desk.ok(&["diff", "./press.toml", "./press.toml"]), "no difference\n");
+}
 
-    // Anna's key is stolen: a keyring takes it away and brings Ben's, and nobody visits the gateway.
+/// Anna's key is stolen: a keyring takes it away and brings Ben's, and nobody visits the gateway.
+#[test]
+fn a_stolen_key_is_replaced_without_a_visit() {
+    let desk = Desk::new();
+    let (anna, anna_id) = desk.key("./anna.key", "artefact");
+    let (cloud, _) = desk.key("./cloud.key", "controller");
+    let (root, root_id) = desk.key("./root.key", "root");
+    desk.gateway(&anna, &cloud, &root);
+    desk.write("press.toml", PRESS);
+    desk.ok(&["sign", "./press.toml", "--key", "./anna.key", "--version", "1", "-o", "./press.signed"]);
     let (ben, ben_id) = desk.key("./ben.key", "artefact");
     let out = desk.ok(&[
         "keyring",
@@ -155,6 +166,26 @@ fn from_a_key_to_a_document_that_the_gateway_takes() {
     // Ben signs the same file: his signature stands beside hers.
     desk.ok(&["sign", "./press.signed", "--key", "./ben.key", "-o", "./press.both"]);
     assert!(desk.ok(&with_ring("./press.both")).contains(&format!("signed by {ben_id}")));
+}
+
+#[test]
+fn a_policy_can_veto_a_document() {
+    let desk = Desk::new();
+    let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/policy.rego");
+    fs::copy(policy, desk.path("policy.rego")).unwrap();
+    desk.write("good.toml", &PRESS.replace("broker.example", "broker.example.com"));
+    desk.write("bad.toml", "[uplink]\npulsar = [\"pulsar://10.0.0.1\"]\n[outbox]\nmax_bytes = \"16MiB\"\n");
+    desk.ok(&["check", "./good.toml", "--policy", "./policy.rego"]);
+    let err = desk.refused(&["check", "./bad.toml", "--policy", "./policy.rego"]);
+    assert_eq!(
+        err,
+        "tidegate: bad.toml: denied by policy.rego: outbox.max_bytes is less than 100 MiB\n\
+         bad.toml: denied by policy.rego: uplink.pulsar: 10.0.0.1 is not one of our hosts\n\
+         bad.toml: denied by policy.rego: uplink.pulsar: pulsar://10.0.0.1:6650 has no TLS; write pulsar+ssl://\n"
+    );
+    desk.write("policy.rego", "package tidegate\nallow := true\n");
+    let err = desk.refused(&["check", "./good.toml", "--policy", "./policy.rego"]);
+    assert!(err.starts_with("tidegate: policy.rego: has no set \"deny\" in package tidegate; write: "), "{err}");
 }
 
 #[test]
@@ -222,9 +253,9 @@ fn a_wrong_command_line_is_answered_with_the_right_one() {
     let desk = Desk::new();
     desk.key("./a.key", "artefact");
     let before = fs::read(desk.path("a.key")).unwrap();
-    assert!(desk.refused(&["keygen", "./a.key"]).contains("is there already, and a key is never overwritten"));
+    assert!(desk.refused(&["signing", "./a.key"]).contains("is there already, and a key is never overwritten"));
     assert_eq!(fs::read(desk.path("a.key")).unwrap(), before);
-    assert!(desk.refused(&["keygen", "./none/a.key"]).contains("there is no such directory"));
+    assert!(desk.refused(&["signing", "./none/a.key"]).contains("there is no such directory"));
     desk.write("d.toml", "[document]\nversion = 3\n");
     for (words, answer) in [
         (["sign", "./d.toml", "--key", "./d.toml"].as_slice(), "d.toml: holds no Ed25519 secret key"),
@@ -239,6 +270,10 @@ fn a_wrong_command_line_is_answered_with_the_right_one() {
             "--expires: \"soon\" is no duration",
         ),
         (&["sign", "./e.toml", "--key", "./a.key", "--version", "0"], "0 is not in 1..=9007199254740991"),
+        (
+            &["sign", "./f.toml", "--key", "./a.key", "--version", "2"],
+            "its [document] has no version; write version = 2 there",
+        ),
         (&["sign", "./none.toml", "--key", "./a.key"], "none.toml: cannot be read: No such file"),
         (&["diff", "./d.toml"], "name two documents, or one and the gateway's own file with --config"),
         (&["keyring", "--version", "1", "--revoke", "x", "--key", "./a.key"], "--revoke: \"x\" is no key id"),
@@ -248,10 +283,11 @@ fn a_wrong_command_line_is_answered_with_the_right_one() {
         ),
     ] {
         desk.write("e.toml", "");
+        desk.write("f.toml", "[document]\nexpires = 2027-01-31T12:00:00Z\n");
         let err = desk.refused(words);
         assert!(err.contains(answer), "{words:?}: {err}");
     }
-    for command in ["keygen", "check", "diff", "sign", "keyring", "verify"] {
+    for command in ["check", "diff", "sign", "keyring", "verify"] {
         let help = desk.ok(&[command, "--help"]);
         assert!(help.contains(&format!("tidegate config {command}")), "{help}");
     }

@@ -27,8 +27,8 @@ use support::witness::{Seen, Witness};
 const BINARY: &str = env!("CARGO_BIN_EXE_tidegate");
 const TOPIC: &str = "persistent://tidegate/telemetry/telemetry";
 const ROUNDS_IN_CI: u64 = 6;
-const PAUSE_MS_IN_CI: u64 = 2000;
-const RATE_IN_CI: u64 = 1000;
+const PAUSE_MS_IN_CI: u64 = 1200;
+const RATE_IN_CI: u64 = 2000;
 
 /// The Pulsar broker is killed in every so-manieth round (0: never), and so not in CI, where `kill_nine` does it. A kill under full load now and
 /// then leaves Pulsar 4.0.7 a ledger that it cannot recover ("Error while recovering ledger error code: -10", once in
@@ -62,9 +62,14 @@ impl Gateway {
 
     async fn retain_something(&self) {
         let mut client = Client::connect(self.mqtt, Options::new("retainer")).await;
-        for n in 0..RETAINED {
-            let id = client.retain(&format!("kept/{n}"), vec![n as u8; 1000]).await;
-            client.puback(id).await;
+        for some in (0..RETAINED).collect::<Vec<_>>().chunks(50) {
+            let mut ids = Vec::new();
+            for n in some {
+                ids.push(client.retain(&format!("kept/{n}"), vec![*n as u8; 1000]).await);
+            }
+            for id in ids {
+                client.puback(id).await;
+            }
         }
         client.disconnect().await;
     }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use crate::config::cloud::Sink;
 use crate::config::mode::{self, Loaded};
+use crate::config::units::format_size;
 use crate::config::{CloudConfig, ConfigErrors, EdgeConfig, Env, Mode, Warning};
 use crate::ingest::identity::{Keys, devices_file};
 use crate::security::server;
@@ -42,7 +43,9 @@ fn check(file: Option<&Path>, given: Option<Mode>, env: &Env) -> Report {
     };
     match loaded {
         Ok(Some((Loaded::Edge(config), warnings))) => {
-            let report = accept(&name, &edge_summary(&config), &config.effective(), &warnings);
+            let mut lines = config.effective();
+            lines.push(on_disk(&config));
+            let report = accept(&name, &edge_summary(&config), &lines, &warnings);
             with_files(report, &name, &config)
         }
         Ok(Some((Loaded::Cloud(config), warnings))) => {
@@ -111,6 +114,12 @@ fn edge_summary(config: &EdgeConfig) -> String {
     format!("(edge): {}, {uplink}", lanes(config.lanes.len()))
 }
 
+/// What it may take of the disk.
+fn on_disk(config: &EdgeConfig) -> String {
+    let (events, mqtt) = (format_size(config.outbox.max_bytes), format_size(config.mqtt.disk_bytes_max()));
+    format!("on disk at most: events {events}, MQTT sessions {mqtt}")
+}
+
 fn cloud_summary(config: &CloudConfig) -> String {
     let sinks: Vec<String> =
         config.sinks.iter().map(|Sink::Files(files)| format!("files in {}", files.dir.display())).collect();
@@ -144,7 +153,8 @@ mod tests {
             out,
             "a.toml: ok (edge): 2 lanes, uplink to pulsar://127.0.0.1:6650\n  node.id = \"press-7\"\n  \
              lane alarms: takes *.alarm\n  lane rest: takes what no other lane matches\n  \
-             uplink.pulsar = [\"pulsar://127.0.0.1:6650\"]\n  uplink.token = (secret)\n"
+             uplink.pulsar = [\"pulsar://127.0.0.1:6650\"]\n  uplink.token = (secret)\n  \
+             on disk at most: events 2GiB, MQTT sessions 576MiB\n"
         );
         assert_eq!(
             err,

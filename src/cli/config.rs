@@ -2,7 +2,6 @@
 
 mod check;
 mod diff;
-mod keygen;
 mod keyring;
 mod sign;
 mod verify;
@@ -22,9 +21,6 @@ use crate::downlink::artefact::{Envelope, Kind, SecretKey};
 /// Commands on configuration documents.
 #[derive(Subcommand, Clone, Debug)]
 pub enum ConfigCommand {
-    /// Make a key that signs documents, keyrings or assignments
-    #[command(after_long_help = keygen::AFTER)]
-    Keygen(keygen::Args),
     /// Check a document: every mistake at once, with its line
     #[command(after_long_help = check::AFTER)]
     Check(check::Args),
@@ -44,7 +40,6 @@ pub enum ConfigCommand {
 
 pub fn run(command: &ConfigCommand) -> Result<(), CliError> {
     let out = match command {
-        ConfigCommand::Keygen(args) => keygen::run(args)?,
         ConfigCommand::Check(args) => check::run(args)?,
         ConfigCommand::Diff(args) => diff::run(args)?,
         ConfigCommand::Sign(args) => sign::run(args)?,

@@ -1,6 +1,8 @@
-//! `tidegate keys`: a private authority, the certificate of this gateway, certificates of devices.
+//! `tidegate keys`: a private authority, the certificate of this gateway, certificates of devices; keys that sign what is
+//! pushed.
 
 mod list;
+mod signing;
 #[cfg(test)]
 mod tests;
 
@@ -67,6 +69,9 @@ pub enum KeysCommand {
     Device(DeviceArgs),
     /// Show the certificates in a directory and when they end
     List(ListArgs),
+    /// Make a key that signs documents, keyrings or assignments (tidegate config)
+    #[command(after_long_help = signing::AFTER)]
+    Signing(signing::Args),
 }
 
 /// Which directory.
@@ -118,6 +123,7 @@ pub fn run(command: &KeysCommand) -> Result<(), CliError> {
     let text = match command {
         KeysCommand::Server(args) => server(args, &clock)?,
         KeysCommand::Device(args) => device(args, &clock)?,
+        KeysCommand::Signing(args) => signing::run(args)?.trim_end().to_owned(),
         KeysCommand::List(args) => list::list(&args.dir, clock.unix_ms() / 1000)?,
     };
     // Whoever closed the pipe does not want to read on; the files are there.

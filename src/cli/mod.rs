@@ -51,6 +51,12 @@ For devices on the network (tidegate keys server --help, tidegate devices --help
   tidegate keys server --name gw.plant.example --ip 192.168.1.5 --dir tls
   tidegate devices add press-7 --file devices.toml
 
+To push configuration to gateways (tidegate config --help):
+  tidegate keys signing anna.key      makes a key and shows what gateways need to trust it
+  tidegate config check press.toml --policy config/policy.rego
+  tidegate config sign press.toml --key anna.key --version 1 --out press.signed
+  tidegate config verify press.signed --config edge.toml
+
 Every key of a [section] can be set by the environment: TIDEGATE_NODE_ID, TIDEGATE_UPLINK_TOKEN, …
 
 Exit codes: 0 clean, 64 command line or configuration, 70 internal, 75 temporary (try again).";
@@ -81,7 +87,7 @@ enum Command {
     /// Say who may come in: devices and their tokens, passwords, certificates
     #[command(subcommand)]
     Devices(devices::DevicesCommand),
-    /// Make keys and certificates for TLS: a private authority, this gateway's, devices'
+    /// Make keys and certificates: for TLS a private authority, this gateway's, devices'; keys that sign what is pushed
     #[command(subcommand)]
     Keys(keys::KeysCommand),
     /// Send commands to devices, see and cancel those that wait

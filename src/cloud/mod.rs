@@ -20,6 +20,8 @@ mod intervals;
 mod lane;
 mod line;
 mod meters;
+pub mod policy;
+pub mod rollout;
 pub mod sinks;
 mod store;
 mod stream;

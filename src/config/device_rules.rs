@@ -12,7 +12,7 @@ pub(super) fn check(config: &EdgeConfig, reader: &mut Reader<'_>) {
     certificates(config, reader);
     known(config, reader);
     mappings(config, reader);
-    bridges(&config.bridges, reader);
+    bridges(config, reader);
     command_topics(&config.commands, reader);
 }
 
@@ -173,7 +173,8 @@ fn fills(template: &str, topic: &str) -> Result<(), String> {
     if rest.contains('}') { Err(unpaired()) } else { Ok(()) }
 }
 
-fn bridges(bridges: &[Bridge], reader: &mut Reader<'_>) {
+fn bridges(config: &EdgeConfig, reader: &mut Reader<'_>) {
+    let bridges = &config.bridges;
     if reader.is_wrong_in::<Bridge>() {
         return;
     }
@@ -196,6 +197,14 @@ fn bridges(bridges: &[Bridge], reader: &mut Reader<'_>) {
         if has_password && in_the_clear(&bridge.url) {
             reader.warn(key(password), format!("goes to {} unencrypted; write mqtts:// to have TLS", bridge.url));
         }
+        let own = [("mqtt.listen", config.mqtt.listen), ("mqtt.tls_listen", config.mqtt.tls_listen)];
+        let own = own.into_iter().find(|(_, address)| address.is_some_and(|address| is_ours(&bridge.url, address)));
+        if let Some((listener, _)) = own {
+            let text = format!(
+                "is this gateway's own {listener}: each message would come in again and again; name another broker"
+            );
+            reader.wrong(key("url"), text);
+        }
         if bridge.topics.is_empty() {
             reader.wrong(key("topics"), "is empty; name at least one topic, or leave this [[bridge]] out".to_owned());
         }
@@ -210,6 +219,15 @@ fn bridges(bridges: &[Bridge], reader: &mut Reader<'_>) {
             reader.wrong(key("url"), "has no TLS, but files for it are given; write mqtts://".to_owned());
         }
     }
+}
+
+/// Whether `url` is where we listen ourselves, as far as the text tells.
+fn is_ours(url: &str, listener: SocketAddr) -> bool {
+    let place = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let Some((host, port)) = place.rsplit_once(':') else { return false };
+    let (ip, any) = (listener.ip(), listener.ip().is_unspecified());
+    let same_host = host.trim_matches(['[', ']']).parse() == Ok(ip) || is_loopback(url) && (any || ip.is_loopback());
+    port.parse() == Ok(listener.port()) && listener.port() != 0 && same_host
 }
 
 fn in_the_clear(url: &str) -> bool {

@@ -49,7 +49,8 @@ section! {
         max_queued: usize = 1000, key(Count(1, 65_535));
         /// Most bytes that wait in one session.
         max_queued_bytes: u64 = MIB, key(Size(KIB, GIB));
-        /// Most bytes that wait in all sessions together.
+        /// Most bytes that wait in all sessions together. The journal of sessions takes on disk up to six times this,
+        /// `max_retained_bytes` and 16 MiB together; `tidegate check` says how much that is.
         max_total_bytes: u64 = 64 * MIB, key(Size(64 * KIB, 64 * GIB));
         /// Most retained messages.
         max_retained: usize = 10_000, key(Count(0, 10_000_000));
@@ -62,6 +63,24 @@ section! {
         http_topic: Option<String> = None, key(Optional(Text(1024))).example("\"http/{device}/{type}\"");
         /// How often the $SYS topics are published; 0: never.
         sys_interval: Duration = Duration::from_secs(10), key(Time(Duration::ZERO, DAY));
+    }
+}
+
+/// Most bytes of sessions without their queues: subscriptions, wills, exchanges of QoS 2 that are not released.
+const SESSIONS_BYTES: u64 = 16 * MIB;
+
+/// Disk space of the MQTT journal for each byte that is alive: it must fit well into a third of it.
+const DISK_FACTOR: u64 = 6;
+
+impl Mqtt {
+    /// Most bytes of what the MQTT way in keeps over a restart.
+    pub fn alive_bytes_max(&self) -> u64 {
+        self.max_total_bytes.saturating_add(self.max_retained_bytes).saturating_add(SESSIONS_BYTES)
+    }
+
+    /// Most bytes that it takes on disk.
+    pub fn disk_bytes_max(&self) -> u64 {
+        self.alive_bytes_max().saturating_mul(DISK_FACTOR)
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use super::edge::{Bridge, EdgeConfig, Lane, Mapping, TAKES_NOTHING};
+use serde_json::{Map, Value as Json};
+
+use super::edge::{self, Bridge, EdgeConfig, Lane, Mapping, TAKES_NOTHING};
 use super::overlay::{Header, Overlaid};
 use super::table::Section;
 
@@ -206,6 +208,36 @@ fn whole(entries: &[Entry], of: &Entry) -> Option<String> {
 /// The versions of a document, for a line about it.
 pub fn version(header: &Header) -> String {
     header.version.map_or_else(|| "without a version".to_owned(), |version| format!("version {version}"))
+}
+
+/// What `document` sets, as a policy sees it: one object for each section, one list for `[[lane]]` and the like.
+pub fn policy_input(document: &Overlaid) -> Json {
+    let Overlaid { config, header, sets, .. } = document;
+    let mut input = Map::new();
+    let mut section = |name: &str, mut values: Map<String, Json>| {
+        values.retain(|key, _| name == Header::NAME || sets.contains(&format!("{name}.{key}")));
+        if !values.is_empty() {
+            input.insert(name.to_owned(), Json::Object(values));
+        }
+    };
+    section(Header::NAME, header.json());
+    section(edge::Http::NAME, config.http.json());
+    section(edge::Mqtt::NAME, config.mqtt.json());
+    section(edge::Tls::NAME, config.tls.json());
+    section(edge::Identity::NAME, config.identity.json());
+    section(edge::Commands::NAME, config.commands.json());
+    section(edge::Outbox::NAME, config.outbox.json());
+    section(edge::Uplink::NAME, config.uplink.json());
+    section(edge::Log::NAME, config.log.json());
+    let mut list = |name: &str, tables: Vec<Map<String, Json>>| {
+        if sets.contains(name) {
+            input.insert(name.to_owned(), tables.into_iter().map(Json::Object).collect());
+        }
+    };
+    list(Mapping::NAME, config.mappings.iter().map(Section::json).collect());
+    list(Bridge::NAME, config.bridges.iter().map(Section::json).collect());
+    list(Lane::NAME, config.lanes.iter().map(Section::json).collect());
+    Json::Object(input)
 }
 
 #[cfg(test)]

@@ -284,7 +284,17 @@ impl EdgeConfig {
             log: reader.section(),
         };
         edge_rules::name_the_node(&mut config.node, reader, env);
+        let first = reader.problems_so_far();
         edge_rules::check(&config, reader);
+        if !reader.files_are_here() {
+            // Lanes and bridges come as a whole, the rest key by key.
+            reader.unless_the_gateway_says_otherwise(first, |reader, problem| match problem.key.split_once('.') {
+                Some((Lane::NAME | Bridge::NAME, _)) => false,
+                Some((Mapping::NAME, "lane")) => !reader.is_there::<Lane>(),
+                Some((Mapping::NAME, _)) => false,
+                _ => true,
+            });
+        }
         config
     }
 

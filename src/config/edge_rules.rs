@@ -1,7 +1,7 @@
 //! What must hold between the keys of `edge.toml`.
 
 use super::device_rules;
-use super::edge::{Downlink, EdgeConfig, Http, Lane, Node, Outbox, TAKES_NOTHING, Uplink};
+use super::edge::{Downlink, EdgeConfig, Http, Lane, Mqtt, Node, Outbox, TAKES_NOTHING, Uplink};
 use super::env::Env;
 use super::reader::{KeyPath, Reader};
 use super::rules::{Credentials, names_differ};
@@ -32,6 +32,7 @@ pub(super) fn check(config: &EdgeConfig, reader: &mut Reader<'_>) {
     device_rules::check(config, reader);
     lanes(&config.lanes, reader);
     limits(config, reader);
+    mqtt(config, reader);
     uplink(&config.uplink, reader);
     downlink(&config.downlink, reader);
 }
@@ -126,6 +127,22 @@ fn limits(config: &EdgeConfig, reader: &mut Reader<'_>) {
         };
         let (given, limit) = (format_size(written.1), format_size(other.1));
         reader.wrong(written.0, format!("{given} is {is} than {} ({limit}): {why}; {make} or change that", other.0));
+    }
+}
+
+/// What MQTT takes, the outbox should be able to keep.
+fn mqtt(config: &EdgeConfig, reader: &mut Reader<'_>) {
+    let (mqtt, outbox) = (&config.mqtt, &config.outbox);
+    if mqtt.max_packet > outbox.max_event {
+        let (packet, event) = (format_size(mqtt.max_packet), format_size(outbox.max_event));
+        let text = format!(
+            "{packet} is more than outbox.max_event ({event}): larger messages reach local subscribers and never the cloud"
+        );
+        reader.warn(KeyPath::of::<Mqtt>("max_packet"), text);
+    }
+    if outbox.dedup_window.is_zero() {
+        let text = "0: an MQTT message with QoS 2 that comes again after a crash may be stored twice";
+        reader.warn(KeyPath::of::<Outbox>("dedup_window"), text.to_owned());
     }
 }
 

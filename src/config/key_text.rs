@@ -44,7 +44,7 @@ const fn edge_of(first: u8, middle: u8, last: u8) -> [u8; PUBLIC_KEY_BYTES] {
 pub fn parse_public_key(text: &str) -> Result<[u8; PUBLIC_KEY_BYTES], String> {
     let text = text.trim();
     if text.contains("PRIVATE KEY") {
-        return Err("is a secret key; write the public text that \"tidegate config keygen\" printed".to_owned());
+        return Err("is a secret key; write the public text that \"tidegate keys signing\" printed".to_owned());
     }
     let Some(encoded) = text.strip_prefix(PUBLIC_KEY_PREFIX) else {
         return Err(format!("{} is no public key; write {}", echo(text), TrustedKey.takes()));
@@ -105,7 +105,7 @@ impl Kind for TrustedKey {
     type Value = String;
 
     fn takes(&self) -> String {
-        format!("the text of a public key, \"{PUBLIC_KEY_PREFIX}…\"; \"tidegate config keygen\" prints it")
+        format!("the text of a public key, \"{PUBLIC_KEY_PREFIX}…\"; \"tidegate keys signing\" prints it")
     }
 
     fn text(&self, text: &str) -> Result<String, String> {

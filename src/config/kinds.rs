@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde_json::Value as Json;
 use toml::de::DeValue;
 
 use super::secret::Secret;
@@ -54,6 +55,13 @@ pub(super) trait Kind {
     /// To tell values from each other, secrets too; never shown.
     fn compared(&self, value: &Self::Value) -> Option<String> {
         self.show(value)
+    }
+
+    /// As a policy sees it: sizes as numbers of bytes, durations as numbers of seconds, the rest as it is written.
+    fn json(&self, value: &Self::Value) -> Json {
+        let shown = self.show(value).unwrap_or_default();
+        let written = shown.parse::<toml::Value>().ok().and_then(|value| serde_json::to_value(value).ok());
+        written.unwrap_or_else(|| Json::from(shown))
     }
 }
 
@@ -126,6 +134,10 @@ impl Kind for Size {
     fn show(&self, value: &u64) -> Option<String> {
         Some(quoted(&format_size(*value)))
     }
+
+    fn json(&self, value: &u64) -> Json {
+        Json::from(*value)
+    }
 }
 
 /// A duration, from the first to the second.
@@ -163,6 +175,10 @@ impl Kind for Time {
 
     fn show(&self, value: &Duration) -> Option<String> {
         Some(quoted(&format_duration(*value)))
+    }
+
+    fn json(&self, value: &Duration) -> Json {
+        Json::from(value.as_secs_f64())
     }
 }
 
@@ -416,6 +432,10 @@ impl<K: Kind> Kind for Optional<K> {
 
     fn compared(&self, value: &Self::Value) -> Option<String> {
         value.as_ref().and_then(|value| self.0.compared(value))
+    }
+
+    fn json(&self, value: &Self::Value) -> Json {
+        value.as_ref().map_or(Json::Null, |value| self.0.json(value))
     }
 }
 

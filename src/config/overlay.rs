@@ -116,7 +116,8 @@ impl Header {
 pub enum CheckedOn {
     /// The gateway itself: files that are named must be there.
     Gateway,
-    /// Another machine: files that are named are somewhere else.
+    /// Another machine, without any gateway's file: the files that are named are somewhere else, and what the document
+    /// leaves out is unknown.
     Elsewhere,
 }
 

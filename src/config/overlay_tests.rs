@@ -167,6 +167,25 @@ fn files_are_looked_at_on_the_gateway_only() {
     assert!(errors.to_string().starts_with("p:3:11: uplink.ca_file: /nowhere/ca.pem cannot be read"), "{errors}");
 }
 
+/// A rule between a key of the document and one that it leaves out to the gateway cannot be judged without the gateway.
+#[test]
+fn what_the_gateway_may_say_is_no_mistake_of_the_document() {
+    let alone = |text| check_alone(Pushed { name: "p", text });
+    let warnings = |text| -> Vec<String> { alone(text).unwrap().warnings.iter().map(ToString::to_string).collect() };
+    let says = "unless the gateway's own file says otherwise: ";
+    for (text, warning) in [
+        ("[tls]\ncertificate_file = \"/c\"", "p:2:20: tls.certificate_file: "),
+        ("[uplink]\nwindow = \"64KiB\"", "p:2:10: uplink.window: "),
+        ("[[mapping]]\ntopic = \"a\"\nlane = \"own\"", "p:3:8: mapping.lane: "),
+    ] {
+        let found = warnings(text);
+        assert!(!found.is_empty() && found.iter().all(|w| w.starts_with(&format!("{warning}{says}"))), "{found:?}");
+    }
+    let lanes = "[[mapping]]\ntopic = \"a\"\nlane = \"own\"\n[[lane]]\nname = \"other\"";
+    assert!(alone(lanes).unwrap_err().to_string().starts_with("p:3:8: mapping.lane: there is no lane"));
+    assert!(alone("[[lane]]\nname = \"a\"\n[[lane]]\nname = \"a\"").is_err());
+}
+
 #[test]
 fn every_section_and_every_address_has_its_rule() {
     assert_eq!(

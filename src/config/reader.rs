@@ -102,6 +102,23 @@ impl<'d> Reader<'d> {
         Self { problems, warnings, ..self }
     }
 
+    /// How many problems there are so far.
+    pub(super) fn problems_so_far(&self) -> usize {
+        self.problems.len()
+    }
+
+    /// Makes warnings of the problems from number `first` on that `may_be` says: the gateway's own file, which is not at
+    /// hand, may say otherwise.
+    pub(super) fn unless_the_gateway_says_otherwise(&mut self, first: usize, may_be: impl Fn(&Self, &Problem) -> bool) {
+        let (softer, problems) = self.problems.split_off(first).into_iter().partition(|problem| may_be(self, problem));
+        self.problems.extend::<Vec<_>>(problems);
+        let soften = |problem: Problem| {
+            let text = format!("unless the gateway's own file says otherwise: {}", problem.text);
+            Warning(Problem { text, ..problem })
+        };
+        self.warnings.extend(Vec::into_iter(softer).map(soften));
+    }
+
     /// Whether the files that the configuration names can be looked at.
     pub(super) fn files_are_here(&self) -> bool {
         self.files == FilesAre::Here
@@ -182,6 +199,11 @@ impl<'d> Reader<'d> {
     /// Whether `path` was set, in the file or in the environment.
     pub(super) fn is_set(&self, path: KeyPath) -> bool {
         self.places.contains_key(&path)
+    }
+
+    /// Whether the file has the section `S`.
+    pub(super) fn is_there<S: Section>(&self) -> bool {
+        find(self.root, S::NAME).is_some()
     }
 
     /// Whether something is wrong with `path` itself: its value is a stand-in then, and rules that

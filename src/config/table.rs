@@ -95,6 +95,9 @@ pub(super) trait Section: Sized {
 
     /// To tell the values from those of another section, secrets too, in the order of [`Self::values`]; never shown.
     fn compared(&self) -> Vec<Option<String>>;
+
+    /// The values as a policy sees them; what is not set is left out.
+    fn json(&self) -> serde_json::Map<String, serde_json::Value>;
 }
 
 /// The key's name without Rust's mark for reserved words.
@@ -171,6 +174,11 @@ macro_rules! section {
 
             fn compared(&self) -> Vec<Option<String>> {
                 vec![ $( $crate::config::kinds::Kind::compared(&$spec.kind, &self.$key), )* ]
+            }
+
+            fn json(&self) -> serde_json::Map<String, serde_json::Value> {
+                let all = [ $( ($crate::config::table::plain(stringify!($key)), $crate::config::kinds::Kind::json(&$spec.kind, &self.$key)), )* ];
+                all.into_iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key.to_owned(), value)).collect()
             }
         }
     };

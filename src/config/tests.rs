@@ -604,3 +604,40 @@ fn a_bridge_must_make_sense() {
     assert_eq!(config.bridges[0].url, "mqtt://10.0.0.1:1883");
     assert!(warnings.iter().any(|w| w.contains("unencrypted")), "{warnings:?}");
 }
+
+#[test]
+fn a_bridge_to_ourselves_is_a_mistake() {
+    let check = |listen: &str, url: &str| {
+        edge(&format!("[mqtt]\nlisten = {listen:?}\n[[bridge]]\nname = \"old\"\nurl = {url:?}\nlocal = true"))
+    };
+    for (listen, url) in [
+        ("127.0.0.1:1883", "mqtt://127.0.0.1:1883"),
+        ("127.0.0.1:1883", "mqtt://localhost"),
+        ("0.0.0.0:1884", "mqtt://localhost:1884"),
+        ("[::]:1884", "mqtt://[::1]:1884"),
+        ("10.0.0.7:1883", "mqtt://10.0.0.7"),
+    ] {
+        let errors = check(listen, url).unwrap_err();
+        assert!(errors[0].contains("bridge.url: is this gateway's own mqtt.listen"), "{listen} {url}: {errors:?}");
+    }
+    for (listen, url) in [
+        ("127.0.0.1:1884", "mqtt://127.0.0.1:1883"),
+        ("10.0.0.7:1883", "mqtt://127.0.0.1"),
+        ("0.0.0.0:1883", "mqtt://10.0.0.8"),
+        ("off", "mqtt://127.0.0.1"),
+    ] {
+        assert!(check(listen, url).is_ok(), "{listen} {url}");
+    }
+}
+
+#[test]
+fn what_mqtt_takes_and_the_outbox_cannot_keep_is_said() {
+    let (_, warnings) = edge("[mqtt]\nmax_packet = \"2MiB\"\n[outbox]\ndedup_window = 0").unwrap();
+    assert_eq!(
+        warnings,
+        [
+            "edge.toml:2:14: mqtt.max_packet: 2MiB is more than outbox.max_event (1MiB): larger messages reach local subscribers and never the cloud",
+            "edge.toml:4:16: outbox.dedup_window: 0: an MQTT message with QoS 2 that comes again after a crash may be stored twice",
+        ]
+    );
+}

@@ -27,6 +27,8 @@ pub struct Meter {
     pub tidyings: Counter,
     /// Failed writes and syncs, refused appends.
     pub errors: Counter,
+    /// 1 while nothing is taken and answered.
+    pub failing: Gauge,
     /// Places that were damaged, as found at the start.
     pub damaged: Counter,
 }
@@ -39,6 +41,7 @@ pub struct Meters {
     disk_bytes: Family<Label, Gauge>,
     tidyings: Family<Label, Counter>,
     errors: Family<Label, Counter>,
+    failing: Family<Label, Gauge>,
     damaged: Family<Label, Counter>,
 }
 
@@ -52,6 +55,7 @@ impl Meters {
             disk_bytes: Family::default(),
             tidyings: Family::default(),
             errors: Family::default(),
+            failing: Family::default(),
             damaged: Family::default(),
         };
         metrics.register(|r| meters.register(r));
@@ -66,6 +70,8 @@ impl Meters {
         r.register_with_unit("journal_disk", "Size of the journal", Unit::Bytes, self.disk_bytes.clone());
         r.register("journal_tidyings", "Times that the journal was written anew", self.tidyings.clone());
         r.register("journal_errors", "Failed writes and syncs, refused records", self.errors.clone());
+        let help = "1 while the journal fails: nothing that needs it is acknowledged";
+        r.register("journal_failing", help, self.failing.clone());
         r.register("journal_damaged", "Damaged places found at the start", self.damaged.clone());
     }
 
@@ -78,6 +84,7 @@ impl Meters {
             disk_bytes: self.disk_bytes.get_or_create(&label).clone(),
             tidyings: self.tidyings.get_or_create(&label).clone(),
             errors: self.errors.get_or_create(&label).clone(),
+            failing: self.failing.get_or_create(&label).clone(),
             damaged: self.damaged.get_or_create(&label).clone(),
         }
     }

@@ -91,6 +91,11 @@ pub enum AppendError {
     /// The log has a hole now: a rewriting follows.
     #[error("the journal is full: {reason}")]
     Full { reason: Arc<str> },
+    /// The same. Of a rewriting: what is alive is too much; another one makes sense only once there is less of it.
+    #[error(
+        "the journal is full: it holds {used} bytes, at most {share} (a third of its total, or of what the disk has) may come between two tidyings"
+    )]
+    OverShare { used: u64, share: u64 },
     /// A rewriting follows as soon as the disk works again.
     #[error("the journal cannot be written: {reason}")]
     Failing { reason: Arc<str> },
@@ -217,20 +222,25 @@ impl Journal {
         self.0.shared.durable.borrow().durable
     }
 
-    /// Whether more is taken in comfort: whoever can wait (by not reading from its connection) should while not.
+    /// Whether more is taken in comfort: whoever can wait (by not reading from its connection) should while not. What makes
+    /// less of what is alive must not wait for it.
     pub fn has_room(&self) -> bool {
-        !self.0.shared.lock().half_full()
+        !self.0.shared.lock().crowded(&self.0.shared.settings)
     }
 
     /// Waits until there is room, or the journal fails or ends. May be dropped at any time.
     pub async fn room(&self) {
-        loop {
-            let room = self.0.shared.room.notified();
-            if self.has_room() {
-                return;
-            }
-            room.await;
-        }
+        self.0.shared.wait_for_room(|| self.has_room()).await;
+    }
+
+    /// Why nothing is taken or answered at present, until everything alive is written anew.
+    pub fn trouble(&self) -> Option<Arc<str>> {
+        self.0.shared.lock().trouble()
+    }
+
+    /// See [`AppendError::OverShare`]; it changes with what others leave of the disk.
+    pub fn share(&self) -> u64 {
+        self.0.shared.lock().share
     }
 
     /// Waits until [`Journal::tidy`] would begin one. `false`: the journal ended. May be dropped at any time.
@@ -240,9 +250,9 @@ impl Journal {
     }
 
     /// Begins a tidying if one is due: because the log holds much more than what is alive, because there is damage in it,
-    /// or because everything alive must be written anew after a failure.
-    pub fn tidy(&self) -> Option<Tidy> {
-        self.0.shared.begin().map(|number| Tidy { shared: self.0.shared.clone(), number, finished: false })
+    /// or because everything alive must be written anew after a failure. `expected`: bytes of that, about; they are kept free.
+    pub fn tidy(&self, expected: u64) -> Option<Tidy> {
+        self.0.shared.begin(expected).map(|number| Tidy { shared: self.0.shared.clone(), number, finished: false })
     }
 
     /// Puts everything on disk and ends the thread. A disk that hangs holds it up: bound it. May be dropped at any time.
@@ -276,6 +286,11 @@ impl Tidy {
     /// As [`Journal::append`].
     pub fn append<R: AsRef<[u8]>>(&self, records: &[R]) -> Result<Position, AppendError> {
         self.shared.append(records, Some(self.number))
+    }
+
+    /// Waits until the queue has room for more of it, or the journal fails or ends. May be dropped at any time.
+    pub async fn room(&self) {
+        self.shared.wait_for_room(|| !self.shared.lock().half_full()).await;
     }
 
     /// Says that everything alive was appended. When the position is durable, the segments from before are gone.

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
@@ -16,6 +16,9 @@ pub const QUEUE_BYTES_MAX: usize = 8 << 20;
 
 /// Appends join the chunk before them up to this size, so that a chunk is one write.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
+
+/// Who waits for room looks this often at least.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Segments that are not full from which on tidying is due: each start makes one, and a start reads all of them.
 const SEGMENTS_MAX: usize = 64;
@@ -75,6 +78,8 @@ pub struct State {
     pieces: u64,
     /// What was alive at the last tidying; 0: not known.
     alive: u64,
+    /// What the tidying under way will write in all, as far as its caller knows.
+    expected: u64,
     /// Bytes of history, and of what a tidying adds to it, at most.
     pub share: u64,
     /// Segments on disk.
@@ -125,6 +130,7 @@ impl Shared {
                 fresh: 0,
                 pieces: 0,
                 alive: 0,
+                expected: 0,
                 share: 0,
                 segments: 0,
                 damaged: false,
@@ -163,13 +169,12 @@ impl Shared {
         if frames.is_empty() {
             return Ok(Position(state.appended));
         }
-        if let Some(reason) = state.no_room(bytes) {
+        if let Some(refused) = state.no_room(bytes) {
             self.meter.errors.inc();
-            let reason: Arc<str> = reason.into();
             // A hole in the log: only writing everything alive again closes it.
-            state.phase = Phase::Holed(reason.clone());
+            state.phase = Phase::Holed(refused.to_string().into());
             self.wake(state);
-            return Err(AppendError::Full { reason });
+            return Err(refused);
         }
         let position = state.take(frames, records.len() as u64, piece);
         state.appends += 1;
@@ -193,8 +198,8 @@ impl Shared {
         }
     }
 
-    /// Begins a tidying if one is due or needed. Its number.
-    pub fn begin(&self) -> Option<u64> {
+    /// Begins a tidying of about `expected` bytes if one is due or needed. Its number.
+    pub fn begin(&self, expected: u64) -> Option<u64> {
         let mut state = self.lock();
         match state.phase {
             _ if state.closed => return None,
@@ -206,7 +211,7 @@ impl Shared {
         }
         state.tidyings += 1;
         let number = state.tidyings;
-        (state.tidying, state.fresh, state.pieces) = (Some(number), 0, 0);
+        (state.tidying, state.fresh, state.pieces, state.expected) = (Some(number), 0, 0, expected);
         self.tell(|p| (p.failing, p.tidy_due) = (None, false)); // under the lock, or it might undo what the thread tells
         self.wake(state);
         Some(number)
@@ -277,6 +282,18 @@ impl Shared {
         }
     }
 
+    /// Waits until `there_is`.
+    pub async fn wait_for_room(&self, there_is: impl Fn() -> bool) {
+        loop {
+            let told = self.room.notified();
+            if there_is() {
+                return;
+            }
+            // What others leave of the disk changes without a word.
+            let _ = tokio::time::timeout(LOOK_EVERY, told).await;
+        }
+    }
+
     fn wake(&self, mut state: MutexGuard<'_, State>) {
         state.sleeping_for = 0;
         drop(state);
@@ -302,17 +319,39 @@ impl State {
     }
 
     /// Why `bytes` more cannot be taken.
-    fn no_room(&self, bytes: usize) -> Option<String> {
+    fn no_room(&self, bytes: usize) -> Option<AppendError> {
         if !self.chunks.is_empty() && self.queued_bytes + bytes > QUEUE_BYTES_MAX {
-            return Some(format!("{} bytes wait for the disk, at most {QUEUE_BYTES_MAX} may", self.queued_bytes));
+            let reason = format!("{} bytes wait for the disk, at most {QUEUE_BYTES_MAX} may", self.queued_bytes);
+            return Some(AppendError::Full { reason: reason.into() });
         }
-        let share = self.share;
-        let used = if self.tidying.is_some() { self.fresh } else { self.history };
-        (used + bytes as u64 > share).then(|| {
-            format!(
-                "the journal holds {used} bytes, at most {share} (a third of its total, or of what the disk has) may come between two tidyings"
-            )
-        })
+        let (used, share) = (self.used(), self.share);
+        (used + bytes as u64 > share).then_some(AppendError::OverShare { used, share })
+    }
+
+    /// Bytes of the share that are taken.
+    fn used(&self) -> u64 {
+        if self.tidying.is_some() { self.fresh } else { self.history }
+    }
+
+    /// Whether whoever can wait should: half of the queue is taken, or half of the share beyond the point where a tidying is
+    /// due. The rest is for what cannot wait, and for the tidying, whose bytes count as taken from its beginning: else others
+    /// would leave it too little, and all of it would be for nothing. A journal that takes nothing lets nobody wait.
+    pub fn crowded(&self, settings: &Settings) -> bool {
+        if self.closed || !matches!(self.phase, Phase::Sound | Phase::Rewriting) {
+            return false;
+        }
+        let to_come = if self.tidying.is_some() { self.expected.saturating_sub(self.pieces) } else { 0 };
+        let due = self.tidy_at(settings);
+        self.half_full() || self.used() + to_come > due + (self.share - due) / 2
+    }
+
+    /// Why nothing is answered at present.
+    pub fn trouble(&self) -> Option<Arc<str>> {
+        match &self.phase {
+            Phase::Sound => None,
+            Phase::Holed(reason) | Phase::Failing(reason, _) | Phase::Ready(reason) => Some(reason.clone()),
+            Phase::Rewriting => Some("everything alive is being written anew".into()),
+        }
     }
 
     /// Queues frames that were let in.
@@ -345,20 +384,25 @@ impl State {
         (std::mem::take(&mut self.chunks), was_half_full)
     }
 
-    /// Whether whoever can wait should.
+    /// Whether half of the queue is taken.
     pub fn half_full(&self) -> bool {
         self.queued_bytes > QUEUE_BYTES_MAX / 2
     }
 
     /// The log holds much more than what is alive.
     fn tidy_due(&self, settings: &Settings) -> bool {
-        let share = self.share;
-        let ample = settings.segment_bytes_max.max(self.alive * 3).min(share / 2);
         let full = usize::try_from(self.history / settings.segment_bytes_max).unwrap_or(usize::MAX);
         let small = self.segments.saturating_sub(2 * full);
+        self.damaged || self.history >= self.tidy_at(settings) || small > SEGMENTS_MAX
+    }
+
+    /// Bytes of history from which on a tidying is due.
+    fn tidy_at(&self, settings: &Settings) -> u64 {
+        let share = self.share;
+        let ample = settings.segment_bytes_max.max(self.alive * 3).min(share / 2);
         // Where most of the log is alive, tidying it again soon would gain little.
         let worth = (self.alive + self.alive / 4).min((self.alive + share) / 2);
-        self.damaged || self.history >= ample.max(worth) || small > SEGMENTS_MAX
+        ample.max(worth).min(share)
     }
 
     /// The tidying is on disk; `history`: bytes on disk now.

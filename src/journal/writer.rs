@@ -161,12 +161,15 @@ impl Writer {
         self.retry = RETRY_MIN;
         let bytes = self.log.bytes();
         self.shared.lock().tidied(bytes);
+        self.shared.meter.failing.set(0);
+        self.shared.room.notify_waiters();
         tracing::debug!(dir = %self.log.dir.display(), bytes, "the journal is tidied");
     }
 
     fn fail(&mut self, reason: &str) {
         self.log.fail();
         self.shared.meter.errors.inc();
+        self.shared.meter.failing.set(1);
         let wait = self.retry;
         self.retry = (wait * 2).min(RETRY_MAX);
         self.due = None;

@@ -6,8 +6,8 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::json;
 use tidegate::ingest::identity::verify;
 
-use crate::harness::{Http, Site, bearer, device, token};
-use crate::support::mqtt::Options;
+use crate::harness::{Http, Site, bearer, device, subscribe, token};
+use crate::support::mqtt::{Options, Reply};
 
 /// In this many seconds.
 fn at(seconds: i64) -> i64 {
@@ -129,9 +129,24 @@ async fn in_open_mode_everybody_may_but_nobody_is_a_device_without_its_secret() 
     assert_eq!(site.post("press-7", &bearer("press-7")).await.status, 202);
     assert_eq!(site.post("press-7", &basic("press-7", "wrong")).await.status, 401, "it claims to be a device");
     assert_eq!(site.status()["identity"]["mode"], "open");
+    // What is denied is denied by its name, and left out of what a wider filter brings: at once, retained, shared.
+    let mut publisher = site.client(Options::new("p")).await;
+    let secret = publisher.retain("secret/kept", "s").await;
+    publisher.puback(secret).await;
     let mut anybody = site.client(Options::new("a")).await;
-    assert_eq!(crate::harness::subscribe(&mut anybody, "devices/#").await, 1);
-    for denied in ["secret/x", "#", "+/x"] {
-        assert_eq!(crate::harness::subscribe(&mut anybody, denied).await, 0x87, "{denied}");
+    for denied in ["secret/x", "secret/#", "$share/g/secret/+"] {
+        assert_eq!(subscribe(&mut anybody, denied).await, 0x87, "{denied}");
+    }
+    for wide in ["#", "+/x", "$share/g/#"] {
+        assert_eq!(subscribe(&mut anybody, wide).await, 1, "{wide}");
+    }
+    for topic in ["secret/x", "secret", "open/x"] {
+        publisher.publish_and_wait(topic, topic).await;
+    }
+    for _ in 0..2 {
+        match anybody.next().await {
+            Reply::Publish { topic, .. } => assert_eq!(topic, "open/x"),
+            other => panic!("{other:?}"),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Hostile clients at the MQTT ports: damaged bytes by the million, half packets, drips, floods, sudden ends. Whatever they do,
 //! nothing panics, memory stays within its limits, and an honest client beside them is served.
 
-#![allow(clippy::unwrap_used)] // helpers of tests, which clippy does not take for tests
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)] // helpers of tests, which clippy does not take for tests
 
 mod bystander;
 mod floods;

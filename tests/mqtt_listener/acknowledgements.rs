@@ -115,6 +115,76 @@ async fn one_that_is_too_large_or_no_event_is_refused_and_the_others_are_stored(
     assert_eq!(gate.metric("tidegate_mqtt_refused_total{reason=\"too-large\"}"), 1.0);
 }
 
+/// Cut off, a client of 3.1.1 would come back with the same message for good, before everything else that it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_can_never_be_stored_does_not_hold_up_a_client_of_3_1_1() {
+    let gate = Gate::start(|c| {
+        c.outbox.max_event = 1024;
+        c.mappings = vec![Mapping {
+            topic: "ce/#".into(),
+            payload: tidegate::config::edge::Payload::CloudEvents,
+            ..Mapping::default()
+        }];
+    });
+    let mut client = gate.connect(Options::v311("a")).await;
+    for qos in [1, 2] {
+        for (topic, payload) in [("devices/d/\u{7f}", &b"1"[..]), ("ce/x", b"no event"), ("devices/d/r", &[b'x'; 2000])]
+        {
+            let id = client.publish(topic, payload, qos).await;
+            match client.next().await {
+                Reply::Puback { id: got, .. } if qos == 1 && got == id => {}
+                Reply::Pubrec { id: got, .. } if qos == 2 && got == id => {
+                    client.answer(0x62, id).await;
+                    assert_eq!(client.next().await, Reply::Pubcomp { id, reason: 0 });
+                }
+                other => panic!("{topic}: {other:?}"),
+            }
+        }
+    }
+    client.publish_and_wait("devices/d/r", "good").await;
+    assert_eq!(gate.last("telemetry"), 1);
+    for (line, count) in [
+        ("messages_total{qos=\"1\",fate=\"lost\"}", 3.0),
+        ("messages_total{qos=\"2\",fate=\"lost\"}", 3.0),
+        ("refused_total{reason=\"too-large\"}", 2.0),
+        ("refused_total{reason=\"unfit\"}", 4.0),
+    ] {
+        assert_eq!(gate.metric(&format!("tidegate_mqtt_{line}")), count, "{line}");
+    }
+}
+
+/// The session is kept here, and the client's own state is not (`mosquitto_pub -c`, paho without persistence).
+#[tokio::test(flavor = "multi_thread")]
+async fn qos_2_under_a_packet_id_that_a_client_has_forgotten_is_another_message() {
+    let gate = Gate::start(|_| {});
+    for n in 0..20 {
+        let mut client = gate.connect(Options::v311("a").stays()).await;
+        let publish = client.publish_bytes("devices/d/r", n.to_string().as_bytes(), 2, false, false, 1);
+        client.write(&publish).await;
+        if n % 3 != 1 {
+            assert!(matches!(client.next().await, Reply::Pubrec { id: 1, .. }));
+        }
+        if n % 3 == 2 {
+            client.answer(0x62, 1).await;
+            assert_eq!(client.next().await, Reply::Pubcomp { id: 1, reason: 0 });
+        }
+    }
+    let all: Vec<_> = (0..20).map(|n: u32| n.to_string()).collect();
+    let stored = || async {
+        let mut stored: Vec<_> =
+            gate.stored("telemetry").await.iter().map(|e| String::from_utf8_lossy(&e.data).into_owned()).collect();
+        stored.sort_by_key(|n| n.parse::<u32>().unwrap());
+        stored
+    };
+    // One that got no PUBREC may be lost with its connection; those that did are all there, once.
+    let stored = stored().await;
+    let unique: std::collections::BTreeSet<_> = stored.iter().collect();
+    assert_eq!(unique.len(), stored.len(), "{stored:?}");
+    for (n, text) in all.iter().enumerate().filter(|(n, _)| n % 3 != 1) {
+        assert!(stored.contains(text), "{n} of {stored:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_outbox_refuses_with_its_reason_and_local_messages_go_on() {
     let gate = Gate::start(|c| {

@@ -16,7 +16,7 @@ const READY: Duration = Duration::from_secs(30);
 pub struct Edge {
     pub process: Tidegate,
     pub mqtt: SocketAddr,
-    _dir: TempDir,
+    pub dir: TempDir,
 }
 
 impl Edge {
@@ -29,7 +29,7 @@ impl Edge {
         );
         let mut process = Tidegate::start(Path::new(BINARY), "edge", dir.path(), &config);
         process.wait_ready(READY);
-        Self { process, mqtt, _dir: dir }
+        Self { process, mqtt, dir }
     }
 
     fn kill9_and_restart(&mut self) {

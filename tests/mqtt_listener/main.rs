@@ -5,6 +5,7 @@
 mod acknowledgements;
 mod connections;
 mod harness;
+mod journal;
 mod kill;
 mod sessions;
 #[path = "../support/mod.rs"]

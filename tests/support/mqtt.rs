@@ -237,6 +237,11 @@ impl Client {
         timeout(PATIENCE, self.read_packet()).await.expect("a packet in time").expect("a packet before the end")
     }
 
+    /// The next packet, or none if the server closes.
+    pub async fn next_or_end(&mut self) -> Option<Reply> {
+        timeout(PATIENCE, self.read_packet()).await.expect("a packet or the end in time")
+    }
+
     /// The next packet if it comes within `bound`.
     pub async fn within(&mut self, bound: Duration) -> Option<Reply> {
         timeout(bound, self.read_packet()).await.ok().map(|reply| reply.expect("a packet, not the end"))

@@ -3,16 +3,17 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use super::{CliError, Given};
+use super::{CliError, Given, read};
+use crate::cloud::policy::{POLICY_BYTES_MAX, Policy};
 use crate::config::overlay::{Overlaid, Pushed, check_alone};
 use crate::config::{ConfigErrors, EdgeConfig, Env, diff};
 
 pub(super) const AFTER: &str = "\
-A document is the part of a gateway's configuration (edge.toml) that can be pushed: everything but who the gateway is
-([node]), the addresses that it listens on, whom it trusts ([downlink]), its tenant, and the log's format. A key that the
+A document is the part of a gateway's configuration (edge.toml) that can be pushed: everything but who the gateway is \
+([node]), the addresses that it listens on, whom it trusts ([downlink]), its tenant, and the log's format. A key that the \
 document has replaces the gateway's own; so does each of [[lane]], [[mapping]] and [[bridge]] as a whole.
 
-Without --config it is checked as the cloud does, which does not see the gateway's files. With the gateway's own file it
+Without --config it is checked as the cloud does, which does not see the gateway's files. With the gateway's own file it \
 is checked as that gateway will do, over that file.
 
   [uplink]
@@ -22,6 +23,7 @@ is checked as that gateway will do, over that file.
 
   tidegate config check press.toml
   tidegate config check press.toml --config edge.toml
+  tidegate config check press.toml --policy policy.rego
 
 Exit codes: 0 in order, 64 not.";
 
@@ -33,6 +35,9 @@ pub struct Args {
     /// The gateway's own file, over which it is checked
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// A policy in Rego that must not deny it; config/policy.rego is an example. May be given several times
+    #[arg(long, value_name = "FILE")]
+    policy: Vec<PathBuf>,
 }
 
 pub(super) fn run(args: &Args) -> Result<String, CliError> {
@@ -44,8 +49,22 @@ pub(super) fn run(args: &Args) -> Result<String, CliError> {
         None => check_alone(document),
     };
     let overlaid = overlaid.map_err(|errors| refusal(&name, &errors))?;
+    policies(args, &name, &overlaid)?;
     overlaid.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     Ok(summary(&name, &overlaid))
+}
+
+/// Every reason of every policy.
+fn policies(args: &Args, name: &str, overlaid: &Overlaid) -> Result<(), CliError> {
+    let mut denied = Vec::new();
+    for path in &args.policy {
+        let text = read(path, POLICY_BYTES_MAX)?;
+        let rego = path.display().to_string();
+        let text = std::str::from_utf8(&text).map_err(|_| CliError::usage(format!("{rego}: is not UTF-8")))?;
+        let reasons = Policy::read(&rego, text).and_then(|policy| policy.reasons(overlaid)).map_err(CliError::usage)?;
+        denied.extend(reasons.into_iter().map(|reason| format!("{name}: denied by {rego}: {reason}")));
+    }
+    if denied.is_empty() { Ok(()) } else { Err(CliError::usage(denied.join("\n"))) }
 }
 
 /// Every error, and how many there are.

@@ -12,7 +12,7 @@ pub(super) const AFTER: &str = "\
   tidegate config diff new.toml --config edge.toml          what a document changes on a gateway with this file
   tidegate config diff old.toml new.toml --config edge.toml what changes on that gateway from one to the other
 
-Values are compared by what they mean: 8388608 is \"8MiB\". Secrets are not shown. Files may be signed; signatures are not
+Values are compared by what they mean: 8388608 is \"8MiB\". Secrets are not shown. Files may be signed; signatures are not \
 looked at here, but by \"tidegate config verify\".
 
 Exit codes: 0 whether there is a difference or not, 64 for a file with mistakes.";

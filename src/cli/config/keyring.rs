@@ -9,8 +9,8 @@ use crate::event::time::Timestamp;
 use crate::sys::clock::Clock;
 
 pub(super) const AFTER: &str = "\
-A keyring is the full list, not a change: the newest replaces the one before, and a key that it no longer names is no
-longer trusted, unless a gateway's own file has it. Root keys stand in gateways' files alone; a keyring can revoke one
+A keyring is the full list, not a change: the newest replaces the one before, and a key that it no longer names is no \
+longer trusted, unless a gateway's own file has it. Root keys stand in gateways' files alone; a keyring can revoke one \
 root key if another has signed it.
 
 Anna's key was stolen, Ben's takes its place:

@@ -11,7 +11,7 @@ use crate::event::time::Timestamp;
 use crate::sys::clock::Clock;
 
 pub(super) const AFTER: &str = "\
-The document is checked first; one with mistakes is not signed. What --version and --expires say is put at its end as
+The document is checked first; one with mistakes is not signed. What --version and --expires say is put at its end as \
 [document], which is signed with it; a document that has that already is signed as it is.
 
 A file that is signed already gets one more signature: then either key can be revoked and the file still holds.
@@ -79,6 +79,11 @@ fn with_header(args: &Args, name: &str, mut text: String) -> Result<String, CliE
     };
     let has_header = header.version.is_some() || header.expires.is_some();
     if has_header {
+        if let (None, Some(version)) = (header.version, args.version) {
+            return Err(CliError::usage(format!(
+                "{name}: its [document] has no version; write version = {version} there, and leave out --version"
+            )));
+        }
         if let Some(given) = args.version.filter(|given| Some(*given) != header.version) {
             return Err(clash("version", format!("--version {given}")));
         }

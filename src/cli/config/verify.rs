@@ -13,7 +13,7 @@ use crate::event::time::Timestamp;
 use crate::sys::clock::Clock;
 
 pub(super) const AFTER: &str = "\
-Checks the signature against the keys in the gateway's file ([downlink]) and, if one is named, a keyring; that it is not
+Checks the signature against the keys in the gateway's file ([downlink]) and, if one is named, a keyring; that it is not \
 expired; and a document by the rules of that gateway. It does not know what the gateway has taken before.
 
   tidegate config verify press.signed --config edge.toml

@@ -37,7 +37,7 @@ pub enum KeyError {
     Id(String),
     /// The file is no secret key.
     #[error(
-        "holds no Ed25519 secret key (PKCS#8, \"-----BEGIN PRIVATE KEY-----\"); \"tidegate config keygen\" makes one"
+        "holds no Ed25519 secret key (PKCS#8, \"-----BEGIN PRIVATE KEY-----\"); \"tidegate keys signing\" makes one"
     )]
     Secret,
 }

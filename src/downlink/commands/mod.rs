@@ -265,6 +265,11 @@ impl Commands {
         Ok(added)
     }
 
+    /// Why the journal takes and answers nothing at present.
+    pub fn journal_trouble(&self) -> Option<Arc<str>> {
+        self.0.journal.trouble()
+    }
+
     /// What waits for `device` and was added after place `after` (0: from the beginning), in order: about `bytes_max` of it,
     /// but at least one.
     pub async fn waiting(&self, device: &str, after: u64, bytes_max: usize) -> Result<Vec<Arc<Command>>, CommandError> {

@@ -105,7 +105,8 @@ async fn report(commands: &Commands) -> Result<bool, String> {
 /// Writes everything alive again, if that is due.
 async fn tidy(commands: &Commands) -> Result<(), String> {
     let inner = &commands.0;
-    let Some(tidy) = inner.journal.tidy() else { return Ok(()) };
+    let alive = inner.lock().counts().bytes;
+    let Some(tidy) = inner.journal.tidy(alive) else { return Ok(()) };
     let text = |e: AppendError| e.to_string();
     let mut cursor = None;
     loop {
@@ -119,7 +120,7 @@ async fn tidy(commands: &Commands) -> Result<(), String> {
         if cursor.is_none() {
             break;
         }
-        inner.journal.room().await;
+        tidy.room().await;
         tokio::task::yield_now().await;
     }
     if let Some(time) = inner.line.record_after(0) {

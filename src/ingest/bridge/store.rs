@@ -57,7 +57,7 @@ impl Store {
     pub async fn run(mut self) -> Result<(), Infallible> {
         let mut round = Vec::new();
         while self.jobs.recv_many(&mut round, ROUND_MAX).await > 0 {
-            self.tell(&round);
+            self.tell(&round).await;
             loop {
                 let (done, failed) = self.once(&mut round).await;
                 if !done.is_empty() && self.done.send(done).await.is_err() {
@@ -87,15 +87,16 @@ impl Store {
                 {
                     round.push(job);
                 }
-                self.tell(round.get(had..).unwrap_or_default());
+                self.tell(round.get(had..).unwrap_or_default()).await;
             }
         }
         Ok(())
     }
 
     /// Our own subscribers need not wait for the disk.
-    fn tell(&self, jobs: &[Job]) {
+    async fn tell(&self, jobs: &[Job]) {
         if let Some(local) = &self.local {
+            local.room().await;
             local.publish(jobs.iter().map(|job| job.message.clone()).collect());
         }
     }

@@ -118,6 +118,11 @@ async fn store(shared: &Shared, work: Work) -> Result<Receipt, Refusal> {
         lease.grow(attributes).map_err(memory_full)?;
     }
     let local = shared.gateway.local.as_ref().map(|local| (local, local.messages(&events)));
+    if let Some((local, messages)) = &local
+        && !messages.is_empty()
+    {
+        local.room().await;
+    }
     let durable = match tokio::time::timeout(COMMIT_TIMEOUT, writer.append(events)).await {
         Ok(result) => result.map_err(|e| refused_by_outbox(e, &places))?,
         Err(_) => return Err(disk_slow(writer.lane())),

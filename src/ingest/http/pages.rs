@@ -21,6 +21,7 @@ use crate::downlink::commands;
 use crate::ingest::bridge::BridgeStatus;
 use crate::ingest::identity::IdentityStatus;
 use crate::ingest::mqtt::broker::Counts;
+use crate::ingest::mqtt::local::Local;
 use crate::ingest::refusal::{Kind, Refusal};
 use crate::observe::metrics;
 use crate::observe::status::LinkStatus;
@@ -108,8 +109,25 @@ fn readyz(shared: &Shared) -> Page {
         .collect();
     match refusing {
         Some(reasons) if !reasons.is_empty() => refuse(format!("no lane takes events: {}", reasons.join("; "))),
-        _ => json(StatusCode::OK, &BTreeMap::from([("ready", true)])),
+        _ => json(StatusCode::OK, &Ready { ready: true, warnings: warnings(shared) }),
     }
+}
+
+#[derive(Serialize)]
+struct Ready {
+    ready: bool,
+    /// What does not work although events are taken.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+}
+
+/// Events are taken without the journals; kept MQTT sessions, retained messages and commands are not.
+fn warnings(shared: &Shared) -> Vec<String> {
+    let gateway = &shared.gateway;
+    let mqtt = gateway.local.as_ref().and_then(Local::journal_trouble);
+    let journals = [("MQTT sessions", mqtt), ("commands", gateway.commands.journal_trouble())];
+    let fails = |(what, reason): (&str, Option<Arc<str>>)| Some(format!("the journal of {what} fails: {}", reason?));
+    journals.into_iter().filter_map(fails).collect()
 }
 
 fn metrics_text(shared: &Shared) -> Page {
@@ -136,6 +154,9 @@ struct Status<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     tls: Option<TlsStatus>,
     limits: Limits,
+    /// As /readyz has them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 /// Commands and configurations.
@@ -216,6 +237,7 @@ fn status(shared: &Shared) -> Page {
             mqtt: gateway.local.as_ref().map(|local| mqtt_of(&local.counts())),
             identity: gateway.gate.status(),
             tls: gateway.tls.as_ref().map(ServerTls::status),
+            warnings: warnings(shared),
             limits: Limits {
                 connections_max: http.max_connections,
                 body_bytes_max: http.max_body,

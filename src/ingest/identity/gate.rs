@@ -285,7 +285,8 @@ impl Gate {
             | Refused::Subscribe(text)
             | Refused::Subject(text)
             | Refused::Operator(text)
-            | Refused::Session(text) => text,
+            | Refused::Session(text)
+            | Refused::Event(text) => text,
             Refused::Quota(wait) => {
                 quota = wait.limit.to_string();
                 quota.as_str()

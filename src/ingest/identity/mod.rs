@@ -136,6 +136,8 @@ pub enum Refused<'a> {
     Quota(Wait),
     /// To take over a session that belongs to somebody else.
     Session(&'a str),
+    /// A message that cannot be an event: acknowledged, because its client could not be told, and lost for the cloud.
+    Event(&'a str),
 }
 
 impl Refused<'_> {
@@ -148,6 +150,7 @@ impl Refused<'_> {
             Self::Operator(_) => "operator-only",
             Self::Quota(_) => "quota",
             Self::Session(_) => "session",
+            Self::Event(_) => "no-event",
         }
     }
 }

@@ -63,7 +63,7 @@ impl Rights {
     /// one secret topic must not cost everybody the wildcards.
     pub fn may_subscribe(&self, name: &str, filter: &str) -> bool {
         self.subscribe.iter().any(|pattern| covers(pattern, name, filter))
-            && !self.deny_subscribe.iter().any(|denied| covers(denied, name, filter))
+            && !is_hidden(&self.deny_subscribe, name, filter)
     }
 
     /// Whether `name` may send events of `subject`.
@@ -123,6 +123,11 @@ pub fn covers(pattern: &str, name: &str, filter: &str) -> bool {
         }
         levels.next().is_none()
     }
+}
+
+/// Whether all that `filter` matches is kept from `name`.
+pub fn is_hidden(deny_subscribe: &[String], name: &str, filter: &str) -> bool {
+    deny_subscribe.iter().any(|pattern| covers(pattern, name, filter))
 }
 
 /// Whether messages on `topic` are kept from `name`, whatever it subscribes to.

@@ -231,7 +231,7 @@ impl Connection {
             self.output.deadline(),
             self.flights.deadline(),
             self.paused.as_ref().map(|paused| paused.until).filter(|until| *until > Instant::now()),
-            self.end.as_ref().map(|end| end.until),
+            self.end.as_ref().map(|end| end.next()),
         ];
         all.into_iter().flatten().min()
     }

@@ -123,6 +123,11 @@ impl Hub {
         self.lock().broker.takes_over(client_id, owner)
     }
 
+    /// Whether the client has a session that outlives its connections.
+    pub fn keeps(&self, client_id: &str) -> bool {
+        self.lock().broker.keeps(client_id)
+    }
+
     /// Whether nobody is connected.
     pub fn is_empty(&self) -> bool {
         self.lock().open.is_empty()
@@ -159,15 +164,19 @@ impl Hub {
     fn turn<T>(&self, connection: ConnectionId, work: impl FnOnce(&mut Turn<'_>) -> T) -> (T, Effects) {
         let mut state = self.lock();
         let now = self.0.shelf.now();
-        let mut turn = Turn { broker: &mut state.broker, now, connection, all: Reaction::default() };
+        let mut turn = Turn { broker: &mut state.broker, now, connection, all: Reaction::default(), connects: false };
         let result = work(&mut turn);
-        let Reaction { records, replies, wake, kick, published, denied, notices, close } = turn.all;
+        let Turn { all, connects, .. } = turn;
+        let Reaction { records, replies, wake, kick, published, denied, notices, close } = all;
         let mut effects = Effects { replies, close, denied, ..Effects::default() };
         if !records.is_empty() {
             // Under the lock: the journal has the changes in the order in which they were made.
             match self.0.shelf.append(&records) {
                 Ok(position) => effects.after = Some(position),
-                Err(e) => effects.unkept = Some(e),
+                Err(e) => {
+                    state.broker.unkept(connection, connects);
+                    effects.unkept = Some(e);
+                }
             }
         }
         let mut woken = Vec::with_capacity(wake.len());
@@ -243,3 +252,6 @@ pub enum Unkept {
     #[error(transparent)]
     Journal(#[from] JournalError),
 }
+
+#[cfg(test)]
+mod tests;

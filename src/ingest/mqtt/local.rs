@@ -1,6 +1,8 @@
 //! Events that came by HTTP, for local subscribers: published on `mqtt.http_topic` once they are on disk.
 
 use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -11,6 +13,9 @@ use super::packet::{Properties, QoS};
 use crate::config::EdgeConfig;
 use crate::downlink::commands::{Speaker, Topics};
 use crate::event::Event;
+
+/// How long a sender waits for the journal at most: a tidying of what a gateway keeps takes less on a good card.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// What the HTTP way in sees of the MQTT side. Cheap to clone.
 #[derive(Clone)]
@@ -31,14 +36,27 @@ impl Local {
         self.hub.counts()
     }
 
+    /// Why the journal of sessions takes and answers nothing at present.
+    pub fn journal_trouble(&self) -> Option<Arc<str>> {
+        self.hub.journal().trouble()
+    }
+
     /// The messages for `events`, which will be published once these are on disk.
     pub fn messages(&self, events: &[Event]) -> Vec<Message> {
         let Some(topic) = &self.topic else { return Vec::new() };
         events.iter().map(|event| message(topic, event)).collect()
     }
 
+    /// Waits until the journal has room for what absent subscribers are to get, for [`ROOM_WAIT_MAX`] at most. Who can wait for
+    /// that (HTTP before it stores, bridges) should, before it publishes.
+    pub async fn room(&self) {
+        if !self.hub.journal().has_room() {
+            let _ = tokio::time::timeout(ROOM_WAIT_MAX, self.hub.journal().room()).await;
+        }
+    }
+
     /// Publishes them; does not wait. While the journal is behind, absent subscribers get nothing: what waits for them
-    /// would have to be written as well, and the device that sends by HTTP cannot be slowed down for that.
+    /// would have to be written as well, and the device that sends by HTTP has waited long enough.
     ///
     /// What would come out on a topic of commands is left out: an event's type is its sender's choice, and what another
     /// broker's clients publish is nobody's here, but devices obey what comes on these topics.
@@ -99,7 +117,12 @@ fn fill(template: &str, event: &Event) -> String {
         }
         rest = &rest[name.len()..];
     }
-    out + rest
+    out += rest;
+    if out.starts_with('$') && !template.starts_with('$') {
+        // §4.7.2: these topics are the gateway's, and not a device's that is called so.
+        out.replace_range(..1, "_");
+    }
+    out
 }
 
 #[cfg(test)]
@@ -112,5 +135,8 @@ mod tests {
         let event = Event { ty: "a/b".into(), subject: Some("+#".into()), ..sample("1") };
         assert_eq!(fill("http/{device}/{type}/x{", &event), "http/__/a_b/x{");
         assert_eq!(fill("fixed", &event), "fixed");
+        let event = Event { subject: Some("$SYS".into()), ..event };
+        assert_eq!(fill("{device}/x", &event), "_SYS/x");
+        assert_eq!(fill("a/{device}", &event), "a/$SYS");
     }
 }

@@ -55,7 +55,7 @@ const TYPES: [&str; 16] = [
 ];
 
 /// Label of messages that were not stored upstream because of their content, the outbox …: [`Why`].
-const FATES: [&str; 3] = ["upstream", "local", "refused"];
+const FATES: [&str; 4] = ["upstream", "local", "refused", "lost"];
 
 /// From a commit on a fast disk to a hung one, in seconds.
 const ACK_BUCKETS_S: [f64; 13] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0];
@@ -69,6 +69,8 @@ pub enum Fate {
     Local,
     /// Not taken upstream.
     Refused(Why),
+    /// The same, and acknowledged, because its client cannot be told and it could never be taken.
+    Lost(Why),
 }
 
 /// The counters; clones share them. Those of the hot path are looked up once.
@@ -80,7 +82,7 @@ struct Inner {
     open: [Gauge; 4],
     packets_in: [Counter; 16],
     packets_out: [Counter; 16],
-    fates: [[Counter; 3]; 3],
+    fates: [[Counter; FATES.len()]; 3],
     refused: [Counter; Why::ALL.len()],
     bytes_in: Counter,
     bytes_out: Counter,
@@ -174,9 +176,9 @@ impl Counters {
         let at = match fate {
             Fate::Upstream => 0,
             Fate::Local => 1,
-            Fate::Refused(why) => {
+            Fate::Refused(why) | Fate::Lost(why) => {
                 self.0.refused[why as usize].inc_by(n);
-                2
+                if matches!(fate, Fate::Refused(_)) { 2 } else { 3 }
             }
         };
         self.0.fates[qos as usize][at].inc_by(n);

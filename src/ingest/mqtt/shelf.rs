@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::broker::record::{Millis, Record};
 use super::store;
 use crate::journal::time_line::{Reading, Restored, TimeLine};
-use crate::journal::{AppendError, Journal, Meter, OpenError, Position, Settings, Tidy};
+use crate::journal::{AppendError, Journal, Meter, OpenError, Position, RECORD_BYTES_MAX, Settings, Tidy};
 use crate::sys::clock::Clock;
 
 /// With a record to be written, the clocks are written too if this long was not. It is what may be repeated of the time line
@@ -71,13 +71,19 @@ impl Shelf {
         self.line.at(u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// Appends the records of a reaction. The position is that of the last; without records, what was appended before.
+    /// Appends the records of a reaction. The position is that of the last; without records, what was appended before. Where
+    /// one is too large for the journal it is an error, but the others are appended: they happened as well.
     pub fn append(&self, records: &[Record]) -> Result<Position, AppendError> {
         let mut bytes: Vec<_> = records.iter().map(store::encode).collect();
         if !bytes.is_empty() {
             bytes.extend(self.clock_after(CLOCK_AFTER_MS));
         }
-        self.journal.append(&bytes)
+        let appended = self.journal.append(&bytes);
+        if matches!(appended, Err(AppendError::Length { .. })) {
+            bytes.retain(|record| record.len() <= RECORD_BYTES_MAX);
+            self.journal.append(&bytes)?;
+        }
+        appended
     }
 
     /// Appends a piece of what is alive. A record that is too large for the journal is reported and left out: the
@@ -146,6 +152,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_record_that_is_too_large_is_an_error_and_the_others_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::set_to(1_800_000_000_000).0;
+        let (shelf, _) = open(dir.path(), &clock);
+        let large = Record::Unsubscribed { session: 1, filter: "x".repeat(RECORD_BYTES_MAX) };
+        let records = [Record::SessionEnded { session: 1 }, large, Record::SessionEnded { session: 2 }];
+        assert!(matches!(shelf.append(&records), Err(AppendError::Length { .. })));
+        shelf.journal().close().await;
+        let (_, kept) = open(dir.path(), &clock);
+        assert_eq!(kept, [records[0].clone(), records[2].clone()]);
+    }
+
+    #[tokio::test]
     async fn a_tidying_keeps_the_time() {
         let dir = tempfile::tempdir().unwrap();
         let (clock, hand) = Clock::set_to(1_800_000_000_000);
@@ -155,7 +174,7 @@ mod tests {
             let position = shelf.append(std::slice::from_ref(&large)).unwrap();
             shelf.journal().written(position).await.unwrap();
         }
-        let tidy = shelf.journal().tidy().unwrap();
+        let tidy = shelf.journal().tidy(0).unwrap();
         shelf.rewrite(&tidy, &[Record::SessionEnded { session: 9 }]).unwrap();
         let position = tidy.finish().unwrap();
         shelf.journal().durable(position).await.unwrap();

@@ -1,6 +1,6 @@
 //! The broker's records as bytes. [pure]
 //!
-//! `version 1 | kind 1 | fields`. Numbers are LEB128 of at most ten bytes, session ids eight bytes little-endian (they are
+//! `version | kind | fields`, one byte each for the first two. Numbers are LEB128 of at most ten bytes, session ids eight bytes little-endian (they are
 //! random), texts and byte strings have their length in front, lists their count, optional fields a bit in a byte of flags.
 //! A kind's fields never change within a version: whoever adds one writes a new version and keeps reading this one.
 
@@ -14,8 +14,11 @@ use crate::journal::time_line::Reading;
 pub use read::decode;
 pub use write::encode;
 
-/// The version written; the first.
-const VERSION: u8 = 1;
+/// The version written. Of those before it: 1 has no digests in intents and sessions, and does not know what is stored.
+const VERSION: u8 = 2;
+
+/// Of a reading of the clocks, which has not changed since.
+const CLOCK_VERSION: u8 = 1;
 
 /// What the second byte says.
 mod kind {
@@ -35,23 +38,25 @@ mod kind {
     pub const TIME: u8 = 14;
     /// Not the broker's: the shelf's own, see there.
     pub const CLOCK: u8 = 15;
+    /// Since version 2.
+    pub const STORED: u8 = 16;
 }
 
 /// The bytes of a reading of the shelf's clocks.
 pub fn encode_clock(reading: &Reading) -> Vec<u8> {
-    [&[VERSION, kind::CLOCK], &reading.encode()[..]].concat()
+    [&[CLOCK_VERSION, kind::CLOCK], &reading.encode()[..]].concat()
 }
 
 /// The reading, if these bytes are one.
 pub fn decode_clock(bytes: &[u8]) -> Option<Reading> {
-    Reading::decode(bytes.strip_prefix(&[VERSION, kind::CLOCK])?)
+    Reading::decode(bytes.strip_prefix(&[CLOCK_VERSION, kind::CLOCK])?)
 }
 
 /// Why bytes are not a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// Written by a newer Tidegate, or not by one.
-    #[error("record of version {0}: this Tidegate reads version {VERSION}; start the one that wrote it")]
+    #[error("record of version {0}: this Tidegate reads versions up to {VERSION}; start the one that wrote it")]
     Version(u8),
     /// Not a kind of this version.
     #[error("record of unknown kind {0}")]

@@ -4,8 +4,8 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use super::broker::EventName;
 use super::broker::record::Message;
+use super::broker::{EventName, Unstored};
 use super::packet::Reason;
 use crate::config::EdgeConfig;
 use crate::event::{Event, Timestamp};
@@ -120,9 +120,21 @@ impl From<AppendError> for Refused {
 }
 
 impl Refused {
+    /// For the broker.
+    pub fn unstored(&self) -> Unstored {
+        Unstored { reason: self.reason, for_good: matches!(self.why, Why::Unfit | Why::TooLarge) }
+    }
+
     /// The journal did not take what must be there before the message.
     pub fn unnamed(e: &JournalError) -> Self {
         Self { reason: Reason::IMPLEMENTATION_SPECIFIC, text: format!("{e}; send it again later"), why: Why::Disk }
+    }
+}
+
+impl Origin {
+    /// The client's id.
+    pub fn client(&self) -> &str {
+        &self.client
     }
 }
 

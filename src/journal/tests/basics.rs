@@ -33,8 +33,8 @@ async fn a_tidying_leaves_what_is_alive_and_what_came_meanwhile() {
         tokio::task::yield_now().await;
     }
     assert!(journal.tidy_due().await);
-    let tidy = journal.tidy().unwrap();
-    assert!(journal.tidy().is_none(), "one at a time");
+    let tidy = journal.tidy(0).unwrap();
+    assert!(journal.tidy(0).is_none(), "one at a time");
     tidy.append(&[b"alive 1"]).unwrap();
     journal.append(&[b"meanwhile"]).unwrap();
     tidy.append(&[b"alive 2"]).unwrap();
@@ -43,7 +43,7 @@ async fn a_tidying_leaves_what_is_alive_and_what_came_meanwhile() {
     journal.durable(finished).await.unwrap();
     let on_disk: u64 = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
     assert!(on_disk < 400, "{on_disk}");
-    assert!(journal.tidy().is_none());
+    assert!(journal.tidy(0).is_none());
     journal.close().await;
     let (_, records) = open(dir.path(), small());
     assert_eq!(records, [&b"alive 1"[..], b"meanwhile", b"alive 2"]);
@@ -87,7 +87,7 @@ async fn an_idle_journal_sleeps_also_while_somebody_tidies_slowly() {
     let position = journal.append(&[b"record"]).unwrap();
     assert!(journal.durable(position).await.is_err());
     assert!(journal.tidy_due().await);
-    let tidy = journal.tidy().unwrap();
+    let tidy = journal.tidy(0).unwrap();
     let position = tidy.append(&[b"record"]).unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
     let before = looks(&journal);
@@ -123,6 +123,7 @@ async fn its_numbers_are_in_the_metrics() {
         "tidegate_journal_disk_bytes{journal=\"mqtt\"} 196", // and the note of the end,
         "tidegate_journal_tidyings_total{journal=\"mqtt\"} 0",
         "tidegate_journal_errors_total{journal=\"mqtt\"} 0",
+        "tidegate_journal_failing{journal=\"mqtt\"} 0",
         "tidegate_journal_damaged_total{journal=\"mqtt\"} 0",
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");

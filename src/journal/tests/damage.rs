@@ -112,7 +112,7 @@ proptest! {
             prop_assert!(lost.is_empty() || journal.progress().borrow().tidy_due || journal.tidy_due().await);
 
             // What is left is written anew; the harm stays for people to look at, and is not found again.
-            if let Some(tidy) = journal.tidy() {
+            if let Some(tidy) = journal.tidy(0) {
                 for n in &found {
                     tidy.append(&[record(*n)]).unwrap();
                 }
@@ -147,7 +147,7 @@ async fn damaged_segments_are_set_aside_and_bounded() {
 
         let (journal, _) = open(dir.path(), roomy());
         assert!(journal.tidy_due().await);
-        let tidy = journal.tidy().unwrap();
+        let tidy = journal.tidy(0).unwrap();
         journal.durable(tidy.finish().unwrap()).await.unwrap();
         journal.close().await;
     }

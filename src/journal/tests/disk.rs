@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -43,7 +44,7 @@ async fn recover(journal: &Journal, alive: &[Vec<u8>]) -> Duration {
         assert!(start.elapsed() < Duration::from_secs(10), "it does not recover: {:?}", journal.progress().borrow());
         let due = tokio::time::timeout(Duration::from_secs(10), journal.tidy_due()).await;
         assert_eq!(due, Ok(true));
-        let Some(tidy) = journal.tidy() else { continue };
+        let Some(tidy) = journal.tidy(0) else { continue };
         if alive.iter().any(|r| tidy.append(&[r]).is_err()) {
             continue;
         }
@@ -163,7 +164,7 @@ async fn more_than_the_disk_share_is_refused_until_everything_alive_is_written_a
             Err(e) => break e,
         }
     };
-    assert!(matches!(&error, AppendError::Full { reason } if reason.contains("a third of its total")), "{error}");
+    assert!(matches!(&error, AppendError::OverShare { .. }) && error.to_string().contains("a third of its total"));
     let last = journal.durable_now();
     recover(&journal, std::slice::from_ref(&record)).await;
     assert!(journal.durable_now() > last);
@@ -205,7 +206,7 @@ async fn a_tidying_that_was_overtaken_by_a_failure_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (journal, _) = open(dir.path(), small());
     journal.0.shared.lock().damaged = true; // due
-    let tidy = journal.tidy().unwrap();
+    let tidy = journal.tidy(0).unwrap();
     faults::refuse(dir.path(), 0, 1);
     let position = tidy.append(&[b"piece"]).unwrap();
     assert!(journal.durable(position).await.is_err());
@@ -216,4 +217,93 @@ async fn a_tidying_that_was_overtaken_by_a_failure_is_refused() {
     journal.close().await;
     let (_, records) = open(dir.path(), small());
     assert_eq!(records, [b"alive"]);
+}
+
+#[tokio::test]
+async fn who_waits_for_room_leaves_some_of_the_share_to_who_cannot() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = open(dir.path(), small());
+    let record = vec![1; 1000];
+    let mut taken = 0;
+    while journal.has_room() {
+        let position = journal.append(&[&record]).unwrap();
+        journal.durable(position).await.unwrap();
+        taken += 1;
+    }
+    assert!(tokio::time::timeout(Duration::from_millis(50), journal.room()).await.is_err());
+    assert!(journal.progress().borrow().tidy_due, "a tidying makes room again");
+    for _ in 0..taken / 4 {
+        journal.append(&[&record]).unwrap();
+    }
+    // The bytes of a tidying are taken from its beginning.
+    let expected = journal.share() * 9 / 10;
+    let tidy = journal.tidy(expected).unwrap();
+    assert!(!journal.has_room());
+    tidy.room().await;
+    tidy.append(&[&record]).unwrap();
+    let finished = tidy.finish().unwrap();
+    let ((), done) = tokio::join!(journal.room(), journal.durable(finished));
+    done.unwrap();
+    assert!(journal.has_room() && journal.trouble().is_none());
+}
+
+/// As the broker uses it: half of the share is alive, everybody who can wait does, and somebody tidies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn under_back_pressure_no_append_is_ever_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = open(dir.path(), small());
+    let alive = (journal.share() / 2 / 1016) as usize;
+    let state = Arc::new(Mutex::new(vec![vec![0; 1000]; alive]));
+    let set = |journal: &Journal, state: &Mutex<Vec<Vec<u8>>>, key: usize, n: u8| {
+        let mut state = state.lock().unwrap();
+        state[key] = vec![n; 1000];
+        journal.append(&[&state[key]])
+    };
+    let tidier = async {
+        loop {
+            journal.tidy_due().await;
+            let Some(tidy) = journal.tidy((alive * 1016) as u64) else { continue };
+            for key in 0..alive {
+                {
+                    let state = state.lock().unwrap();
+                    tidy.append(&[&state[key]]).unwrap();
+                }
+                tidy.room().await;
+                tokio::task::yield_now().await;
+            }
+            journal.durable(tidy.finish().unwrap()).await.unwrap();
+        }
+    };
+    let writers = (0..8_usize).map(|writer| {
+        let (journal, state) = (journal.clone(), state.clone());
+        async move {
+            for n in 0..500_usize {
+                journal.room().await;
+                let position = set(&journal, &state, (writer * 31 + n * 7) % alive, n as u8).unwrap();
+                if n % 16 == 0 {
+                    journal.durable(position).await.unwrap();
+                }
+            }
+        }
+    });
+    tokio::select! {
+        () = tidier => {}
+        _ = futures_util::future::join_all(writers) => {}
+    }
+    assert_eq!(journal.0.shared.meter.errors.get(), 0);
+    assert!(journal.0.shared.meter.tidyings.get() > 10, "{:?}", journal.0.shared.meter.tidyings);
+}
+
+#[tokio::test]
+async fn trouble_lasts_until_everything_alive_is_written_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = open(dir.path(), small());
+    faults::refuse(dir.path(), 0, 1);
+    let position = journal.append(&[b"bad"]).unwrap();
+    assert!(journal.durable(position).await.is_err());
+    assert!(journal.trouble().is_some_and(|reason| reason.contains("refuses this")));
+    assert_eq!(journal.0.shared.meter.failing.get(), 1);
+    assert!(journal.has_room(), "nobody waits for it: the append says why");
+    recover(&journal, &[b"alive".to_vec()]).await;
+    assert_eq!((journal.trouble(), journal.0.shared.meter.failing.get()), (None, 0));
 }

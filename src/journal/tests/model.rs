@@ -126,7 +126,7 @@ impl Run {
     /// One attempt; `true`: everything alive is durable in new segments.
     async fn tidy(&mut self, meanwhile: &[(u8, bool)], finish: bool) -> bool {
         self.journal.0.shared.lock().damaged = true; // due at any time
-        let Some(tidy) = self.journal.tidy() else { return false };
+        let Some(tidy) = self.journal.tidy(0) else { return false };
         for key in 0..KEYS {
             if let Some(value) = fold(&self.changes).get(&key)
                 && tidy.append(&[record(key, Some(*value), 9)]).is_err()

@@ -41,6 +41,7 @@ impl Broker {
         who: Who,
         reaction: &mut Reaction,
     ) -> Result<(), (Reason, &'static str)> {
+        self.begun = None;
         if self.connections.contains_key(&id) {
             return Err((Reason::PROTOCOL_ERROR, "second CONNECT"));
         }
@@ -67,7 +68,11 @@ impl Broker {
                 self.resume(now, slot, link, expiry_s, will, reaction);
                 slot
             }
-            None => self.begin_session(client_id.as_str().into(), who.owner, link, expiry_s, will, reaction)?,
+            None => {
+                let slot = self.begin_session(client_id.as_str().into(), who.owner, link, expiry_s, will, reaction)?;
+                self.begun = Some(slot);
+                slot
+            }
         };
         if reaction.records.is_empty() && self.ended.recently(now, &client_id) {
             reaction.records.push(Record::Time(now));

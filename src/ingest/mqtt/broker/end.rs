@@ -3,7 +3,7 @@
 use super::pot::Booked;
 use super::record::{Message, Millis, Record};
 use super::session::{NEVER, Session, Slot};
-use super::{Broker, ConnectionId, Due, Reaction};
+use super::{Broker, ConnectionId, Due, Past, Reaction};
 use crate::event::topic;
 use crate::ingest::mqtt::topic::Filter;
 
@@ -15,7 +15,24 @@ impl Broker {
         if let Some(&slot) = self.connections.get(&connection) {
             self.detach(now, slot, &mut reaction);
         }
+        self.past.remove(&connection);
         reaction
+    }
+
+    /// Records of a reaction to what this connection said were not taken: nothing more is answered on it, neither what they
+    /// promise nor what the shell still stores. It must end; its client asks again. `connects`: CONNECT was what it said.
+    pub fn unkept(&mut self, connection: ConnectionId, connects: bool) {
+        let Some(&slot) = self.connections.get(&connection) else { return };
+        if connects && self.begun == Some(slot) {
+            // CONNECT was refused with it: nothing of the session has ever been promised, and its will is not due.
+            self.connections.remove(&connection);
+            self.remove_session(slot);
+            return;
+        }
+        self.hand_over(slot);
+        if let Some(connection) = self.sessions.get_mut(slot).and_then(|session| session.connection.as_mut()) {
+            connection.closing = true;
+        }
     }
 
     /// What is due by now: expiry of sessions and retained messages, wills. To be called at [`Self::next_deadline`].
@@ -54,8 +71,18 @@ impl Broker {
     /// Takes the connection off its session, which ends too or waits to be resumed.
     pub(super) fn detach(&mut self, now: Millis, slot: Slot, reaction: &mut Reaction) {
         let Some(session) = self.sessions.get_mut(slot) else { return };
+        let stored: Vec<_> = session.inbound.stored().filter(|_| session.persistent).collect();
+        for (packet_id, name) in stored {
+            if session.inbound.put_upstream(packet_id, name) {
+                reaction.records.push(Record::Stored { session: session.id, packet_id });
+            }
+        }
         if let Some(connection) = session.connection.take() {
             self.connections.remove(&connection.id);
+            let storing: Vec<_> = session.inbound.storing().collect();
+            if !storing.is_empty() {
+                self.past.insert(connection.id, Past { session: session.id, storing });
+            }
         }
         session.outgoing.requeue();
         session.inbound.disconnect();

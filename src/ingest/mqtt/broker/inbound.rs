@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::record::Message;
-use crate::ingest::mqtt::packet::{PacketId, QoS, Reason};
+use super::Unstored;
+use super::record::{Intent, Message};
+use crate::ingest::mqtt::packet::{PacketId, QoS};
 
 /// How far a PUBLISH has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +17,7 @@ pub(super) enum Stage {
     /// It is stored, and those before it are not yet answered.
     Stored,
     /// The same, refused.
-    Refused(Reason),
+    Refused(Unstored),
     /// QoS 2: PUBREC is given, PUBREL not come.
     Received,
 }
@@ -27,8 +28,12 @@ pub(super) struct Incoming {
     pub packet_id: PacketId,
     pub qos: QoS,
     pub stage: Stage,
+    /// See [`super::record::digest`].
+    pub digest: u64,
     /// QoS 2: its name in the outbox. `None`: it never got as far.
     pub name: Option<u64>,
+    /// The outbox has it, but nobody could be answered: only that is left to do when it comes again.
+    pub upstream: bool,
     /// QoS 2 until it is stored: handed to subscribers then. `None` also where it is acknowledged and dropped.
     pub message: Option<Arc<Message>>,
 }
@@ -48,6 +53,10 @@ impl Inbound {
             Some(last) if last.packet_id < id => Err(self.all.len()),
             _ => self.all.binary_search_by_key(&id, |i| i.packet_id),
         }
+    }
+
+    pub fn len(&self) -> usize {
+        self.all.len()
     }
 
     pub fn get_mut(&mut self, id: PacketId) -> Option<&mut Incoming> {
@@ -113,14 +122,37 @@ impl Inbound {
         }
     }
 
-    /// QoS 2 that has a name and is not stored, as it is on disk.
-    pub fn intents(&self) -> impl Iterator<Item = (PacketId, u64)> {
-        self.of_qos_2().filter(|i| i.stage != Stage::Received).filter_map(|i| Some((i.packet_id, i.name?)))
+    /// QoS 2 that has a name and is not answered, as it is on disk.
+    pub fn intents(&self) -> impl Iterator<Item = Intent> {
+        let intent =
+            |i: &Incoming| Some(Intent { packet_id: i.packet_id, name: i.name?, digest: i.digest, stored: i.upstream });
+        self.of_qos_2().filter(|i| i.stage != Stage::Received).filter_map(intent)
     }
 
-    /// QoS 2 that is stored and not released.
-    pub fn received(&self) -> impl Iterator<Item = PacketId> {
-        self.of_qos_2().filter(|i| i.stage == Stage::Received).map(|i| i.packet_id)
+    /// QoS 2 with a name that the shell stores: the packet id, the name.
+    pub fn storing(&self) -> impl Iterator<Item = (PacketId, u64)> {
+        self.of_qos_2().filter(|i| i.stage == Stage::Storing).filter_map(|i| Some((i.packet_id, i.name?)))
+    }
+
+    /// QoS 2 with a name is stored, whether or not anybody can be answered. `true`: that is news.
+    pub fn put_upstream(&mut self, id: PacketId, name: u64) -> bool {
+        let known = self.get_mut(id).filter(|i| i.name == Some(name) && i.stage != Stage::Received);
+        known.is_some_and(|incoming| !std::mem::replace(&mut incoming.upstream, true))
+    }
+
+    /// QoS 2 with a name that is stored, and waits for its turn to be answered.
+    pub fn stored(&self) -> impl Iterator<Item = (PacketId, u64)> {
+        self.of_qos_2().filter(|i| i.stage == Stage::Stored).filter_map(|i| Some((i.packet_id, i.name?)))
+    }
+
+    /// QoS 2 that is stored and not released: the packet id, the digest.
+    pub fn received(&self) -> impl Iterator<Item = (PacketId, u64)> {
+        self.of_qos_2().filter(|i| i.stage == Stage::Received).map(|i| (i.packet_id, i.digest))
+    }
+
+    /// QoS 1 that is not answered: the packet id, the digest.
+    pub fn unanswered_qos_1(&self) -> impl Iterator<Item = (PacketId, u64)> {
+        self.all.iter().filter(|i| i.qos == QoS::AtLeastOnce).map(|i| (i.packet_id, i.digest))
     }
 
     fn of_qos_2(&self) -> impl Iterator<Item = &Incoming> {

@@ -7,6 +7,7 @@ mod connect;
 mod counts;
 mod end;
 mod ended;
+mod handed;
 mod inbound;
 mod outgoing;
 mod packets;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 
 pub use counts::Counts;
 use ended::Ended;
+use handed::Handed;
 pub use pot::GUARANTEED_BYTES;
 use pot::Pot;
 use record::{Message, MessageId, Millis, Record, SessionId};
@@ -38,7 +40,7 @@ use session::{Options, Session, Slot};
 use table::Table;
 pub use tidy::TidyCursor;
 
-use super::packet::{Packet, Reason};
+use super::packet::{Packet, PacketId, Reason};
 use super::topic::retained::Retained;
 use super::topic::subscriptions::Subscriptions;
 
@@ -192,6 +194,28 @@ pub enum Published {
     Pending,
 }
 
+/// Why a message is not stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unstored {
+    /// For a client that can be told.
+    pub reason: Reason,
+    /// The message itself is the reason, so it cannot be stored later either. A client of 3.1.1 must not send it again and
+    /// again, before everything else that it has: it gets its acknowledgement.
+    pub for_good: bool,
+}
+
+impl Unstored {
+    /// Because of the message.
+    pub fn for_good(reason: Reason) -> Self {
+        Self { reason, for_good: true }
+    }
+
+    /// Because of us: it may come again.
+    pub fn for_now(reason: Reason) -> Self {
+        Self { reason, for_good: false }
+    }
+}
+
 /// Session and number: unique for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EventName {
@@ -209,12 +233,17 @@ pub struct Broker {
     limits: Limits,
     sessions: Table,
     connections: HashMap<ConnectionId, Slot>,
+    /// Connections that are over for the broker, while the shell still stores what came on them.
+    past: HashMap<ConnectionId, Past>,
     clients: HashMap<Arc<str>, Slot>,
     by_id: HashMap<SessionId, Slot>,
     subscriptions: Subscriptions<Slot, Options>,
     retained: Retained<Kept>,
     due: BTreeSet<(Millis, Due)>,
     ended: Ended,
+    handed: Handed,
+    /// The session that the last CONNECT began, if it did.
+    begun: Option<Slot>,
     next_session: SessionId,
     next_name: u64,
     next_message: MessageId,
@@ -226,6 +255,14 @@ pub struct Broker {
     targets: Vec<Target>,
     /// The topic of a PUBLISH with an alias.
     no_topic: Arc<str>,
+}
+
+/// What a connection that is over left to be stored.
+#[derive(Debug)]
+struct Past {
+    session: SessionId,
+    /// QoS 2: packet ids and names.
+    storing: Vec<(PacketId, u64)>,
 }
 
 /// What happens by itself at a point in time.
@@ -244,12 +281,15 @@ impl Broker {
             limits,
             sessions: Table::default(),
             connections: HashMap::new(),
+            past: HashMap::new(),
             clients: HashMap::new(),
             by_id: HashMap::new(),
             subscriptions: Subscriptions::new(),
             retained: Retained::new(),
             due: BTreeSet::new(),
             ended: Ended::default(),
+            handed: Handed::default(),
+            begun: None,
             next_session: first,
             next_name: first,
             next_message: 1,
@@ -266,6 +306,12 @@ impl Broker {
         let slot = *self.connections.get(&connection)?;
         let open = self.sessions.get(slot)?.connection.as_ref().is_some_and(|c| !c.closing);
         open.then_some(slot)
+    }
+
+    /// Whether the client has a session that outlives its connections.
+    pub fn keeps(&self, client_id: &str) -> bool {
+        let session = self.clients.get(client_id).and_then(|slot| self.sessions.get(*slot));
+        session.is_some_and(|session| session.persistent)
     }
 
     fn new_session_id(&mut self) -> SessionId {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::inbound::{Incoming, Stage};
 use super::outgoing;
 use super::packets::ack;
-use super::record::{Message, Millis, Record};
+use super::record::{self, Message, Millis, Record};
 use super::session::Slot;
-use super::{Broker, ConnectionId, Denied, EventName, Published, Reaction};
+use super::{Broker, ConnectionId, Denied, EventName, Published, Reaction, Unstored};
 use crate::event::topic;
 use crate::ingest::mqtt::packet::{Packet, PacketId, Publish, QoS, Reason, Version};
 
@@ -48,6 +48,7 @@ impl Broker {
         (published.unwrap_or(Published::Answered), reaction)
     }
 
+    /// By the packet id alone: its topic may be an alias. Taken for one that it is not, it is not refused.
     fn is_intended(&mut self, slot: Slot, publish: &Publish) -> bool {
         let session = self.sessions.get_mut(slot);
         let incoming = session.zip(publish.packet_id).and_then(|(session, id)| session.inbound.get_mut(id));
@@ -78,8 +79,9 @@ impl Broker {
                 return None;
             }
         };
+        let digest = packet_id.map_or(0, |_| record::digest(&topic, &publish.payload));
         if let Some(id) = packet_id
-            && let Some(known) = self.known(now, slot, id, publish.qos, reaction)
+            && let Some(known) = self.known(now, slot, id, publish.qos, digest, reaction)
         {
             return Some(known);
         }
@@ -99,9 +101,13 @@ impl Broker {
             return Some(Published::New { message, name: None });
         };
         match (verdict, message) {
-            (Verdict::Take, Some(message)) => Some(self.begin(now, slot, packet_id, message, reaction)),
+            (Verdict::Take, Some(message)) => {
+                let arrival = Arrival { packet_id, dup: publish.dup, digest };
+                Some(self.begin(now, slot, arrival, message, reaction))
+            }
             (Verdict::Refuse(reason), _) => {
-                self.decline(now, slot, packet_id, publish.qos, Stage::Refused(reason), reaction);
+                let stage = Stage::Refused(Unstored::for_good(reason));
+                self.decline(now, slot, packet_id, publish.qos, stage, reaction);
                 None
             }
             _ => {
@@ -154,37 +160,51 @@ impl Broker {
             };
         }
         if topic::check_name(topic).is_err() {
-            // Of what the decoder lets through that is too many levels. §3.4.2.1 has a code; 3.1.1 does not, and there the
-            // connection ends as for every message that is not taken: an acknowledged one is on disk.
+            // Of what the decoder lets through that is too many levels. §3.4.2.1 has a code; 3.1.1 does not.
             return Verdict::Refuse(Reason::TOPIC_NAME_INVALID);
         }
         if !connection.rules.may_publish(topic) {
+            // 3.1.1 is not told: an acknowledgement, or the end of the connection [MQTT-3.3.5-2], which would bring the
+            // message back before all others.
             return Verdict::Refuse(Reason::NOT_AUTHORIZED);
         }
         Verdict::Take
     }
 
     /// A packet id that is in use: what that means. `None`: it is not, or the QoS 2 packet is stored anew.
-    fn known(&mut self, now: Millis, slot: Slot, id: PacketId, qos: QoS, reaction: &mut Reaction) -> Option<Published> {
+    fn known(
+        &mut self,
+        now: Millis,
+        slot: Slot,
+        id: PacketId,
+        qos: QoS,
+        digest: u64,
+        reaction: &mut Reaction,
+    ) -> Option<Published> {
         let session = self.sessions.get_mut(slot)?;
         let incoming = session.inbound.get_mut(id)?;
-        match (incoming.stage, incoming.qos) {
-            (Stage::Intended, _) if qos == QoS::ExactlyOnce => None,
-            (Stage::Received, _) if qos == QoS::ExactlyOnce => {
+        let same = incoming.qos == qos && (qos == QoS::AtLeastOnce || [0, digest].contains(&incoming.digest));
+        match incoming.stage {
+            Stage::Intended if same => None,
+            Stage::Received if same => {
                 session.inbound.answer_again(id);
                 self.answer(now, slot, reaction);
                 Some(Published::Answered)
             }
-            (Stage::Received | Stage::Intended, _) => {
-                // A client that has forgotten its QoS 2 exchange and counts from 1 again. To close the connection
-                // would bring it back with the same packet, for good.
+            Stage::Received | Stage::Intended => {
+                // A client that has forgotten its QoS 2 exchange and counts from 1 again, whatever [MQTT-2.3.1-4] says: this is
+                // another message, and to acknowledge it for the first would lose it. To close the connection would bring it
+                // back with the same packet, for good.
                 session.inbound.remove(id);
+                if let Some(connection) = session.connection.as_mut() {
+                    connection.quota = connection.quota.saturating_add(1).min(self.limits.receive_max);
+                }
                 if session.persistent {
                     reaction.records.push(Record::Released { session: session.id, packet_id: id });
                 }
                 None
             }
-            (_, same) if same == qos => Some(Published::Pending),
+            _ if same => Some(Published::Pending),
             _ => {
                 // [MQTT-2.2.1-3]: it is not free before the exchange has ended.
                 self.close(slot, Reason::PROTOCOL_ERROR, "packet identifier in use", reaction);
@@ -217,10 +237,11 @@ impl Broker {
         &mut self,
         now: Millis,
         slot: Slot,
-        packet_id: PacketId,
+        arrival: Arrival,
         message: Arc<Message>,
         reaction: &mut Reaction,
     ) -> Published {
+        let Arrival { packet_id, dup, digest } = arrival;
         let room =
             !message.retain || self.may_retain(&message.topic, outgoing::bytes(&message), message.payload.is_empty());
         let version = self.sessions.get(slot).and_then(|s| s.connection.as_ref()).map(|c| c.version);
@@ -231,19 +252,32 @@ impl Broker {
             } else {
                 self.counts.dropped.not_retained += 1;
             }
-            self.decline(now, slot, packet_id, message.qos, Stage::Refused(Reason::QUOTA_EXCEEDED), reaction);
+            let stage = Stage::Refused(Unstored::for_now(Reason::QUOTA_EXCEEDED));
+            self.decline(now, slot, packet_id, message.qos, stage, reaction);
             return Published::Answered;
         }
         if message.qos == QoS::AtLeastOnce {
             let stage = Stage::Storing;
-            let incoming = Incoming { packet_id, qos: message.qos, stage, name: None, message: None };
-            if let Some(session) = self.sessions.get_mut(slot) {
-                session.inbound.put_unanswered(incoming);
+            let incoming =
+                Incoming { packet_id, qos: message.qos, stage, digest, name: None, upstream: false, message: None };
+            let Some(session) = self.sessions.get_mut(slot) else { return Published::Answered };
+            session.inbound.put_unanswered(incoming);
+            // §3.3.1.1: only what was sent before has the flag.
+            if dup && self.handed.take(&session.client_id, packet_id, digest) {
+                // The acknowledgement promises what was written then.
+                reaction.records.push(Record::Time(now));
+            } else {
+                self.deliver(now, &message, Some(slot), reaction);
             }
-            self.deliver(now, &message, Some(slot), reaction);
             return Published::New { message, name: None };
         }
-        let name = self.intend(slot, packet_id, &message, reaction);
+        let name = self.intend(slot, packet_id, digest, &message, reaction);
+        let incoming = self.sessions.get_mut(slot).and_then(|session| session.inbound.get_mut(packet_id));
+        if let Some(incoming) = incoming.filter(|incoming| incoming.upstream) {
+            incoming.stage = Stage::Stored;
+            self.answer(now, slot, reaction);
+            return Published::Answered;
+        }
         Published::New { message, name }
     }
 
@@ -252,23 +286,26 @@ impl Broker {
         &mut self,
         slot: Slot,
         packet_id: PacketId,
+        digest: u64,
         message: &Arc<Message>,
         reaction: &mut Reaction,
     ) -> Option<EventName> {
         let session = self.sessions.get_mut(slot)?;
-        let known = session.inbound.get_mut(packet_id).and_then(|incoming| incoming.name);
+        let known = session.inbound.get_mut(packet_id);
+        let (known, upstream) = known.map_or((None, false), |incoming| (incoming.name, incoming.upstream));
         let name = match known {
             Some(name) => Some(name),
             None if session.persistent => {
                 let name = self.next_name;
                 self.next_name = name.wrapping_add(1);
-                reaction.records.push(Record::Intent { session: session.id, packet_id, name });
+                reaction.records.push(Record::Intent { session: session.id, packet_id, name, digest });
                 Some(name)
             }
             None => None,
         };
         let (stage, message) = (Stage::Storing, Some(message.clone()));
-        session.inbound.put_unanswered(Incoming { packet_id, qos: QoS::ExactlyOnce, stage, name, message });
+        let qos = QoS::ExactlyOnce;
+        session.inbound.put_unanswered(Incoming { packet_id, qos, stage, digest, name, upstream, message });
         name.map(|number| EventName { session: session.id, number })
     }
 
@@ -282,10 +319,12 @@ impl Broker {
         stage: Stage,
         reaction: &mut Reaction,
     ) {
-        self.counts.dropped.not_allowed += u64::from(stage != Stage::Refused(Reason::QUOTA_EXCEEDED));
+        let over = matches!(stage, Stage::Refused(unstored) if unstored.reason == Reason::QUOTA_EXCEEDED);
+        self.counts.dropped.not_allowed += u64::from(!over);
         if let Some(session) = self.sessions.get_mut(slot) {
-            let name = session.inbound.get_mut(packet_id).and_then(|incoming| incoming.name);
-            session.inbound.put_unanswered(Incoming { packet_id, qos, stage, name, message: None });
+            let known = session.inbound.get_mut(packet_id).map(|i| (i.name, i.digest, i.upstream));
+            let (name, digest, upstream) = known.unwrap_or_default();
+            session.inbound.put_unanswered(Incoming { packet_id, qos, stage, digest, name, upstream, message: None });
         }
         self.answer(now, slot, reaction);
     }
@@ -295,10 +334,13 @@ impl Broker {
         &mut self,
         now: Millis,
         connection: ConnectionId,
-        results: &[(PacketId, Result<(), Reason>)],
+        results: &[(PacketId, Result<(), Unstored>)],
     ) -> Reaction {
         let mut reaction = Reaction::default();
-        let Some(slot) = self.slot_of(connection) else { return reaction };
+        let Some(slot) = self.slot_of(connection) else {
+            self.stored_late(connection, results, &mut reaction);
+            return reaction;
+        };
         if let Some(session) = self.sessions.get_mut(slot) {
             for &(id, result) in results {
                 if let Some(incoming) = session.inbound.get_mut(id).filter(|i| i.stage == Stage::Storing) {
@@ -310,6 +352,28 @@ impl Broker {
         reaction
     }
 
+    /// Nobody can be answered any more. That QoS 2 messages are stored counts all the same: the outbox knows their names for a
+    /// while only, and they may come again long after that.
+    fn stored_late(
+        &mut self,
+        connection: ConnectionId,
+        results: &[(PacketId, Result<(), Unstored>)],
+        reaction: &mut Reaction,
+    ) {
+        let attached = self.connections.get(&connection).and_then(|slot| self.sessions.get(*slot));
+        let attached = attached.map(|session| (session.id, session.inbound.storing().collect::<Vec<_>>()));
+        let past = || self.past.get(&connection).map(|past| (past.session, past.storing.clone()));
+        let Some((id, storing)) = attached.or_else(past) else { return };
+        let session = self.by_id.get(&id).and_then(|slot| self.sessions.get_mut(*slot));
+        let Some(session) = session.filter(|session| session.persistent) else { return };
+        for (packet_id, _) in results.iter().filter(|(_, result)| result.is_ok()) {
+            let name = storing.iter().find(|(id, _)| id == packet_id).map(|(_, name)| *name);
+            if name.is_some_and(|name| session.inbound.put_upstream(*packet_id, name)) {
+                reaction.records.push(Record::Stored { session: id, packet_id: *packet_id });
+            }
+        }
+    }
+
     /// Gives the answers that are due.
     fn answer(&mut self, now: Millis, slot: Slot, reaction: &mut Reaction) {
         while let Some(session) = self.sessions.get_mut(slot) {
@@ -317,15 +381,18 @@ impl Broker {
             let Some(connection) = session.connection.as_mut().filter(|c| !c.closing) else { return };
             let Some(incoming) = session.inbound.next_answer() else { return };
             let (packet_id, qos, stage) = (incoming.packet_id, incoming.qos, incoming.stage);
-            let refused = match stage {
-                Stage::Refused(reason) => Some(reason),
+            let refused = match (stage, connection.version) {
+                // It has no negative answer. For one that will never be taken the positive one: the shell has counted it.
+                (Stage::Refused(unstored), Version::V311) if unstored.for_good => None,
+                (Stage::Refused(unstored), Version::V311) => {
+                    // "Taken" would be a lie: the message comes again with a new connection.
+                    self.hand_over(slot);
+                    self.close(slot, unstored.reason, "message refused", reaction);
+                    return;
+                }
+                (Stage::Refused(unstored), Version::V5) => Some(unstored.reason),
                 _ => None,
             };
-            if let (Some(reason), Version::V311) = (refused, connection.version) {
-                // It has no negative answer, and "taken" would be a lie: the message comes again with a new connection.
-                self.close(slot, reason, "message refused", reaction);
-                return;
-            }
             let reason = refused.unwrap_or(Reason::SUCCESS);
             if qos == QoS::AtLeastOnce || refused.is_some() {
                 connection.quota = connection.quota.saturating_add(1).min(self.limits.receive_max);
@@ -354,6 +421,14 @@ impl Broker {
         }
     }
 
+    /// What local subscribers have and the client will send again: they need not get it again.
+    pub(super) fn hand_over(&mut self, slot: Slot) {
+        let Some(session) = self.sessions.get(slot) else { return };
+        for (packet_id, digest) in session.inbound.unanswered_qos_1() {
+            self.handed.note(&session.client_id, packet_id, digest);
+        }
+    }
+
     /// PUBREL: the exchange ends, the packet id is free (MQTT 5.0 §4.3.3).
     pub(super) fn released(&mut self, slot: Slot, packet_id: PacketId, reaction: &mut Reaction) {
         let Some(session) = self.sessions.get_mut(slot) else { return };
@@ -377,6 +452,13 @@ impl Broker {
         }
         reaction.replies.push(Packet::Pubcomp(ack(packet_id, reason)));
     }
+}
+
+/// What counts of a PUBLISH packet besides its message.
+struct Arrival {
+    packet_id: PacketId,
+    dup: bool,
+    digest: u64,
 }
 
 fn message(now: Millis, topic: Arc<str>, publish: &Publish) -> Message {

@@ -34,6 +34,16 @@ pub struct Message {
     pub expires_at: Option<Millis>,
 }
 
+/// Tells whether a packet that comes again under its id is the same message: a client that lost its state begins with id 1
+/// again. Checksums, for nobody gains from a message that looks like another one of his own. 0 means that it is not known.
+pub fn digest(topic: &str, payload: &[u8]) -> u64 {
+    let mut of_topic = crc32fast::Hasher::new();
+    of_topic.update(topic.as_bytes());
+    of_topic.update(&(payload.len() as u64).to_le_bytes());
+    let digest = u64::from(crc32fast::hash(payload)) << 32 | u64::from(of_topic.finalize());
+    digest.max(1)
+}
+
 /// One change of the state. A record that is lost with a power cut was never answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // named after what they do
@@ -61,11 +71,19 @@ pub enum Record {
         filter: String,
     },
     /// A QoS 2 packet was received and is about to be stored upstream under the name `name`: the same packet
-    /// sent again after a crash gets the same name, and the outbox takes it once. Written, not waited for.
+    /// sent again after a crash gets the same name, and the outbox takes it once. On disk before the outbox is asked: after a
+    /// power cut the message would get another name.
     Intent {
         session: SessionId,
         packet_id: PacketId,
         name: u64,
+        /// See [`digest`].
+        digest: u64,
+    },
+    /// It is stored upstream, but its connection was gone by then: sent again, it is handed to subscribers and answered.
+    Stored {
+        session: SessionId,
+        packet_id: PacketId,
     },
     /// It is stored; sent again, it is answered and not stored again.
     Received {
@@ -129,6 +147,18 @@ pub struct Waiting {
     pub received: bool,
 }
 
+/// A QoS 2 packet that is not answered yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // as in the records
+pub struct Intent {
+    pub packet_id: PacketId,
+    pub name: u64,
+    /// See [`digest`].
+    pub digest: u64,
+    /// What [`Record::Stored`] says.
+    pub stored: bool,
+}
+
 /// The whole of a session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)] // as in the records
@@ -142,8 +172,9 @@ pub struct SessionState {
     /// Seconds, as granted last; counted from the end of its connection. `u32::MAX`: never.
     pub expiry_s: u32,
     pub subscriptions: Vec<(FilterOptions, Option<u32>)>,
-    pub intents: Vec<(PacketId, u64)>,
-    pub received: Vec<PacketId>,
+    pub intents: Vec<Intent>,
+    /// With [`digest`].
+    pub received: Vec<(PacketId, u64)>,
     /// In the order of their ids.
     pub queue: Vec<(MessageId, Arc<Message>, Waiting)>,
     /// More than fits one record: what is known of the queue beyond these stays, and the rest follows as `Queued`.

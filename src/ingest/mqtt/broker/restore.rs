@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::inbound::{Inbound, Incoming, Stage};
 use super::outgoing::{Delivery, Outgoing};
 use super::pot::Booked;
-use super::record::{Message, MessageId, Millis, Record, SessionId, SessionState, Waiting};
+use super::record::{Intent, Message, MessageId, Millis, Record, SessionId, SessionState, Waiting};
 use super::session::{Options, Session, Slot, Will};
 use super::{Broker, Due, Reaction};
 use crate::ingest::mqtt::packet::{FilterOptions, PacketId, QoS};
@@ -32,10 +32,18 @@ impl Broker {
             Record::Unsubscribed { session, filter } => self.with(session, |broker, slot| {
                 broker.remove_subscription(slot, &filter, &mut Reaction::default());
             }),
-            Record::Intent { session, packet_id, name } => {
-                self.incoming(session, packet_id, Some(name), Stage::Intended)
-            }
-            Record::Received { session, packet_id } => self.incoming(session, packet_id, None, Stage::Received),
+            Record::Intent { session, packet_id, name, digest } => self.with(session, |broker, slot| {
+                if let Some(session) = broker.sessions.get_mut(slot) {
+                    session.inbound.put(qos_2(packet_id, Stage::Intended, Some(name), digest));
+                }
+            }),
+            Record::Stored { session, packet_id } => self.with(session, |broker, slot| {
+                let incoming = broker.sessions.get_mut(slot).and_then(|s| s.inbound.get_mut(packet_id));
+                if let Some(incoming) = incoming {
+                    incoming.upstream = true;
+                }
+            }),
+            Record::Received { session, packet_id } => self.received(session, packet_id),
             Record::Released { session, packet_id } => self.with(session, |broker, slot| {
                 if let Some(session) = broker.sessions.get_mut(slot) {
                     session.inbound.remove(packet_id);
@@ -47,7 +55,7 @@ impl Broker {
                 }
                 self.next_message = self.next_message.max(id + 1);
                 if let Some((session, packet_id)) = received {
-                    self.incoming(session, packet_id, None, Stage::Received);
+                    self.received(session, packet_id);
                 }
             }
             Record::OutgoingReceived { session, id } => self.with(session, |broker, slot| {
@@ -104,10 +112,12 @@ impl Broker {
         }
     }
 
-    fn incoming(&mut self, session: SessionId, packet_id: PacketId, name: Option<u64>, stage: Stage) {
+    /// The digest is that of the intent.
+    fn received(&mut self, session: SessionId, packet_id: PacketId) {
         self.with(session, |broker, slot| {
             if let Some(session) = broker.sessions.get_mut(slot) {
-                session.inbound.put(Incoming { packet_id, qos: QoS::ExactlyOnce, stage, name, message: None });
+                let digest = session.inbound.get_mut(packet_id).map_or(0, |intended| intended.digest);
+                session.inbound.put(qos_2(packet_id, Stage::Received, None, digest));
             }
         });
     }
@@ -133,13 +143,14 @@ impl Broker {
             self.remove_session(slot);
         }
         let mut inbound = Inbound::default();
-        for (packet_id, name) in state.intents {
-            let (qos, stage) = (QoS::ExactlyOnce, Stage::Intended);
-            inbound.put(Incoming { packet_id, qos, stage, name: Some(name), message: None });
+        for Intent { packet_id, name, digest, stored } in state.intents {
+            inbound.put(qos_2(packet_id, Stage::Intended, Some(name), digest));
+            if stored {
+                inbound.put_upstream(packet_id, name);
+            }
         }
-        for packet_id in state.received {
-            let (qos, stage) = (QoS::ExactlyOnce, Stage::Received);
-            inbound.put(Incoming { packet_id, qos, stage, name: None, message: None });
+        for (packet_id, digest) in state.received {
+            inbound.put(qos_2(packet_id, Stage::Received, None, digest));
         }
         let session = Box::new(Session {
             id: state.session,
@@ -236,4 +247,8 @@ impl Broker {
         change(&mut session.outgoing);
         self.book(slot);
     }
+}
+
+fn qos_2(packet_id: PacketId, stage: Stage, name: Option<u64>, digest: u64) -> Incoming {
+    Incoming { packet_id, qos: QoS::ExactlyOnce, stage, digest, name, upstream: false, message: None }
 }

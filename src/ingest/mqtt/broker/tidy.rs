@@ -10,6 +10,9 @@ use super::{Broker, SUBSCRIPTION_BYTES_MAX};
 /// What a record costs besides texts and payloads, about.
 const RECORD_BYTES: usize = 64;
 
+/// What a QoS 2 message that is not released costs in it, at most.
+const INCOMING_BYTES: usize = 24;
+
 /// How far the tidying has come. Begins with its default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TidyCursor(Position);
@@ -34,6 +37,13 @@ impl Default for Position {
 }
 
 impl Broker {
+    /// Bytes that all pieces of [`Self::tidy`] have together, about; rather too many.
+    pub fn alive_bytes(&self) -> usize {
+        let sessions = self.sessions.from(0).filter(|(_, session)| session.persistent);
+        sessions.map(|(_, session)| state_bytes(session) + session.outgoing.bytes).sum::<usize>()
+            + self.retained.bytes()
+    }
+
     /// The next piece, of some `max_bytes` (more only where one record is larger), and where to go on; `None`: that was
     /// all. Other records may be written between the pieces. Once all are on disk, what was written before the first
     /// may be dropped, the oldest first.
@@ -68,12 +78,21 @@ impl Broker {
     }
 }
 
+/// A session without its queue.
+fn state_bytes(session: &Session) -> usize {
+    RECORD_BYTES
+        + session.subscription_bytes
+        + 16 * session.subscriptions.len()
+        + session.client_id.len()
+        + session.owner.len()
+        + INCOMING_BYTES * session.inbound.len()
+        + session.will.as_ref().map_or(0, |will| outgoing::bytes(&will.message))
+}
+
 /// A session and as much of its queue as there is room for.
 fn tidy_session(slot: Slot, session: &Session, left: usize, records: &mut Vec<Record>, bytes: &mut usize) -> Position {
     let mut state = session.state();
-    let mut size = RECORD_BYTES + session.subscription_bytes + 16 * session.subscriptions.len();
-    size += session.client_id.len() + session.owner.len() + 10 * state.intents.len() + 2 * state.received.len();
-    size += session.will.as_ref().map_or(0, |will| outgoing::bytes(&will.message));
+    let mut size = state_bytes(session);
     debug_assert!(session.subscription_bytes <= SUBSCRIPTION_BYTES_MAX);
     let mut next = Position::Session(slot + 1);
     for delivery in session.waiting() {

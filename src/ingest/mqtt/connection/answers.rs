@@ -3,11 +3,12 @@
 use super::Connection;
 use super::flights::Landed;
 use crate::ingest::identity::{Gate, Identity, Refused};
-use crate::ingest::mqtt::broker::Denied;
+use crate::ingest::mqtt::broker::record::Message;
+use crate::ingest::mqtt::broker::{Denied, Unstored};
 use crate::ingest::mqtt::hub::Effects;
 use crate::ingest::mqtt::metrics::Fate;
-use crate::ingest::mqtt::packet::{Packet, QoS, Reason};
-use crate::ingest::mqtt::upstream::Why;
+use crate::ingest::mqtt::packet::{Packet, PacketId, QoS, Reason, Version};
+use crate::ingest::mqtt::upstream::{Refused as Refusal, Why};
 
 /// Writes down what the broker refused.
 pub(super) fn note(gate: &Gate, identity: &Identity, denied: &[Denied]) {
@@ -31,14 +32,7 @@ impl Connection {
             // The client is not told that it was done; it will ask again.
             return self.end(Reason::IMPLEMENTATION_SPECIFIC, &e.to_string());
         }
-        if after.is_some() {
-            self.promised = self.promised.max(after);
-            let journal = self.seat.journal();
-            if !journal.has_room() {
-                let journal = journal.clone();
-                self.room = Some(Box::pin(async move { journal.room().await }));
-            }
-        }
+        self.promised = self.promised.max(after);
         if !replies.is_empty() {
             if self.promised.is_some_and(|position| position <= self.seat.journal().durable_now()) {
                 self.promised = None;
@@ -96,9 +90,24 @@ impl Connection {
                 ids.iter().for_each(|_| self.shared.counters.ack_seconds(seconds));
             }
         }
-        let result = result.map_err(|refused| refused.reason);
+        let result = result.map_err(|refused| refused.unstored());
         let results: Vec<_> = ids.into_iter().map(|id| (id, result)).collect();
-        let ((), effects) = self.seat.turn(|turn| turn.stored(&results));
+        self.stored(&results);
+    }
+
+    /// Tells the broker what became of messages, and the client what the broker says to that.
+    pub(super) fn stored(&mut self, results: &[(PacketId, Result<(), Unstored>)]) {
+        let ((), effects) = self.seat.turn(|turn| turn.stored(results));
+        let cut = effects.close.is_some();
         self.take_effect(effects);
+        if cut && self.decoder.version() == Some(Version::V311) {
+            self.rest();
+        }
+    }
+
+    /// A message of 3.1.1 will never be stored, and is acknowledged all the same: somebody must know.
+    pub(super) fn note_lost(&self, message: &Message, refused: &Refusal) {
+        let text = format!("client {:?}, topic {:?}: {}", self.origin.client(), message.topic, refused.text);
+        self.shared.gate.refused(&self.identity, &Refused::Event(&text));
     }
 }

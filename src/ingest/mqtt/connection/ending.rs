@@ -22,12 +22,25 @@ const LINGER_MAX: Duration = Duration::from_secs(1);
 /// … or until this much came.
 const LINGER_BYTES_MAX: usize = 1 << 20;
 
+/// A client of 3.1.1 whose message could not be stored now comes back with it at once. A whole site of them would keep the
+/// gateway busy with nothing else.
+const REST: Duration = Duration::from_secs(1);
+
 /// Why, and how far.
 pub struct End {
     /// When it is over in any case.
     pub until: Instant,
+    /// It is not over before.
+    rest: Option<Instant>,
     /// What the client is told; `None`: it was told already, or there is nothing to say.
     farewell: Option<Packet>,
+}
+
+impl End {
+    /// When to look at it again.
+    pub fn next(&self) -> Instant {
+        self.rest.filter(|rest| *rest > Instant::now()).unwrap_or(self.until)
+    }
 }
 
 impl Connection {
@@ -61,7 +74,14 @@ impl Connection {
     fn begin_end(&mut self, farewell: Option<Packet>) {
         if self.end.is_none() {
             self.paused = None;
-            self.end = Some(Box::new(End { until: Instant::now() + FINISH_MAX, farewell }));
+            self.end = Some(Box::new(End { until: Instant::now() + FINISH_MAX, rest: None, farewell }));
+        }
+    }
+
+    /// The end that has begun takes [`REST`] at least.
+    pub(super) fn rest(&mut self) {
+        if let Some(end) = &mut self.end {
+            end.rest.get_or_insert_with(|| Instant::now() + REST);
         }
     }
 
@@ -71,7 +91,8 @@ impl Connection {
         let late = end.until <= Instant::now();
         let finished =
             self.flights.is_empty() && self.results.is_empty() && (self.gone || self.output.waits_for().is_none());
-        if !finished && !late {
+        let rests = !self.gone && end.rest.is_some_and(|rest| rest > Instant::now());
+        if (!finished || rests) && !late {
             return false;
         }
         if let Some(farewell) = end.farewell.take()

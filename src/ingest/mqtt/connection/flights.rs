@@ -30,7 +30,8 @@ pub struct Load {
     pub counts: [u64; 3],
     /// Those that want an answer.
     pub ids: Vec<PacketId>,
-    /// The journal must have written this before the outbox is asked: a QoS 2 message has its name in it.
+    /// This must be on disk before the outbox is asked: a QoS 2 message has its name in it, and after a power cut would get
+    /// another one.
     pub after: Option<Position>,
 }
 
@@ -61,7 +62,7 @@ enum State {
     Refused(Refused),
 }
 
-type Written = Pin<Box<dyn Future<Output = Result<(), JournalError>> + Send>>;
+type Named = Pin<Box<dyn Future<Output = Result<(), JournalError>> + Send>>;
 
 /// See the module.
 #[derive(Default)]
@@ -70,7 +71,7 @@ pub struct Flights {
     /// How many of them are handed over.
     sent: usize,
     bytes: usize,
-    written: Option<Written>,
+    named: Option<Named>,
     /// Since when the disk's queue is full, and when to try again.
     busy: Option<(Instant, Instant)>,
 }
@@ -134,13 +135,11 @@ impl Flights {
             };
             if let Some(position) = *after {
                 let journal = journal.clone();
-                let written = self
-                    .written
-                    .get_or_insert_with(|| Box::pin(async move { journal.written(position).await }))
-                    .as_mut();
-                let Poll::Ready(written) = written.poll(cx) else { return };
-                (self.written, *after) = (None, None);
-                if let Err(e) = written {
+                let named =
+                    self.named.get_or_insert_with(|| Box::pin(async move { journal.durable(position).await })).as_mut();
+                let Poll::Ready(named) = named.poll(cx) else { return };
+                (self.named, *after) = (None, None);
+                if let Err(e) = named {
                     flight.state = State::Refused(Refused::unnamed(&e));
                     continue;
                 }

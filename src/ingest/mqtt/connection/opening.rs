@@ -81,6 +81,18 @@ async fn enter(
     };
     let (client, explains) = (connect.client_id.clone(), connect.request_problem_information);
     let (asked, packet_max) = (connect.keep_alive_s, connect.maximum_packet_size.unwrap_or(u32::MAX));
+    let (new, kept) = (connect.session_expiry_s.is_some_and(|s| s > 0), shared.hub.keeps(&client));
+    let journal = shared.hub.journal();
+    if new && !kept {
+        // Who resumes a session takes from what is alive; a new one adds to it.
+        journal.room().await;
+    }
+    if let Some(reason) = journal.trouble().filter(|_| new || kept) {
+        // Before anything was changed: the old connection and session stay, and the will.
+        let connack = Packet::Connack(Box::new(Connack::refused(Reason::SERVER_UNAVAILABLE)));
+        let why = format!("the journal does not take the session: {reason}");
+        return Err(refuse(&mut arrival.stream, Some((connack, version)), why).await);
+    }
     let seat = shared.hub.enter();
     let who = Who { owner: identity.name().into(), rules: Arc::new(identity.clone()) };
     let ((), effects) = seat.turn(|turn| turn.connect(connect, who));

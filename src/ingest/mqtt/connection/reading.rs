@@ -16,7 +16,7 @@ use super::Connection;
 use super::flights::{Landed, Load};
 use crate::ingest::identity::{self, Wait};
 use crate::ingest::mqtt::broker::record::Message;
-use crate::ingest::mqtt::broker::{EventName, Published};
+use crate::ingest::mqtt::broker::{EventName, Published, Unstored};
 use crate::ingest::mqtt::metrics::Fate;
 use crate::ingest::mqtt::packet::{Packet, PacketError, PacketId, QoS, Reason, Version};
 use crate::ingest::mqtt::transport::Transport;
@@ -169,6 +169,11 @@ impl Connection {
             // After a turn the others come first.
             work.until = if work.weighed.is_empty() { now + pause.unwrap_or_default() } else { now };
             self.answer_pings(&mut work.packets);
+            if work.weighed.front().is_some_and(|first| grows(&first.packet)) && !self.seat.journal().has_room() {
+                let journal = self.seat.journal().clone();
+                self.room = Some(Box::pin(async move { journal.room().await }));
+                self.answer_weighed_pings(&mut work.weighed);
+            }
             self.paused = Some(Box::new(work));
             return;
         }
@@ -190,13 +195,22 @@ impl Connection {
         });
     }
 
+    fn answer_weighed_pings(&mut self, weighed: &mut VecDeque<Weighed>) {
+        let mut pings: VecDeque<_> =
+            weighed.iter().filter(|w| matches!(w.packet, Packet::Pingreq)).map(|_| Packet::Pingreq).collect();
+        weighed.retain(|w| !matches!(w.packet, Packet::Pingreq));
+        self.answer_pings(&mut pings);
+    }
+
     /// Gives packets to the broker under one lock, as many as [`TURN_MAX`] allows, and the messages among them to the disk.
     fn take_in(&mut self, packets: &mut VecDeque<Weighed>, now: Instant) {
         let (counters, output, refused) = (&self.shared.counters, &mut self.output, &mut self.refused);
         let (mut goodbye, mut quota) = (false, None);
-        let (new, effects) = self.seat.turn(|turn| {
+        let room = self.seat.journal().has_room();
+        let (mut new, effects) = self.seat.turn(|turn| {
             let (mut new, begun) = (Vec::new(), Instant::now());
             while begun.elapsed() < TURN_MAX
+                && (room || !packets.front().is_some_and(|next| grows(&next.packet)))
                 && let Some(Weighed { packet, over }) = packets.pop_front()
             {
                 counters.packet_in(&packet);
@@ -230,6 +244,10 @@ impl Connection {
             self.shared.gate.refused(&self.identity, &identity::Refused::Quota(wait));
         }
         let after = effects.after;
+        if effects.unkept.is_some() {
+            // Never acknowledged, so they come again.
+            new.retain(|message| message.id.is_none());
+        }
         self.take_effect(effects);
         if !new.is_empty() {
             self.send_up(new, after, now);
@@ -241,7 +259,7 @@ impl Connection {
 
     /// Makes events of the messages, one append for each lane. Those that stay here, or are refused, are done with.
     fn send_up(&mut self, new: Vec<New>, after: Option<Position>, now: Instant) {
-        let mut done: Vec<(PacketId, Result<(), Reason>)> = Vec::new();
+        let mut done: Vec<(PacketId, Result<(), Unstored>)> = Vec::new();
         let mut loads: Vec<Load> = Vec::new();
         let rules = self.shared.upstream.rules();
         for New { message, name, qos, id } in new {
@@ -262,27 +280,40 @@ impl Connection {
             match put {
                 Ok(Some(at)) => {
                     loads[at].carries(qos, id);
-                    loads[at].after = loads[at].after.or(after.filter(|_| name.is_some()));
+                    if name.is_some() {
+                        // Its name may have been written for an earlier connection.
+                        loads[at].after = loads[at].after.or(after).or_else(|| self.appended());
+                    }
                 }
                 Ok(None) => {
                     self.shared.counters.fate(qos, Fate::Local, 1);
                     done.extend(id.map(|id| (id, Ok(()))));
                 }
                 Err(refused) => {
-                    self.shared.counters.fate(qos, Fate::Refused(refused.why), 1);
-                    done.extend(id.map(|id| (id, Err(refused.reason))));
+                    let untold = self.decoder.version() == Some(Version::V311) || qos == QoS::AtMostOnce;
+                    if untold {
+                        self.note_lost(&message, &refused);
+                    }
+                    let fate =
+                        if untold && id.is_some() { Fate::Lost(refused.why) } else { Fate::Refused(refused.why) };
+                    self.shared.counters.fate(qos, fate, 1);
+                    done.extend(id.map(|id| (id, Err(refused.unstored()))));
                     self.refused.extend(id.map(|id| (id, refused.text)));
                 }
             }
         }
         if !done.is_empty() {
-            let ((), effects) = self.seat.turn(|turn| turn.stored(&done));
-            self.take_effect(effects);
+            self.stored(&done);
         }
         loads.retain(|load| !load.batch.is_empty());
         for load in loads {
             self.launch(load, now);
         }
+    }
+
+    /// Everything that the journal has been given.
+    fn appended(&self) -> Option<Position> {
+        self.seat.journal().append::<&[u8]>(&[]).ok()
     }
 
     fn launch(&mut self, load: Load, now: Instant) {
@@ -294,6 +325,15 @@ impl Connection {
             "too many messages are in memory on their way to the disk; nothing was stored, send it again in a moment";
         let refused = Refused { reason: Reason::QUOTA_EXCEEDED, text: text.to_owned(), why: Why::Busy };
         self.landed(Landed { counts: load.counts, ids: load.ids, at: now, result: Err(refused) });
+    }
+}
+
+/// Whether what is alive may grow by it: then it waits until the journal has room. What makes less of it never waits.
+fn grows(packet: &Packet) -> bool {
+    match packet {
+        Packet::Publish(publish) => publish.qos != QoS::AtMostOnce || publish.retain,
+        Packet::Subscribe(_) => true,
+        _ => false,
     }
 }
 

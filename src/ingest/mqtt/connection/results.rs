@@ -8,7 +8,7 @@ use super::Connection;
 use crate::downlink::commands::{CommandError, Commands, NotStored, answer};
 use crate::ingest::mqtt::broker::record::Message;
 use crate::ingest::mqtt::metrics::Fate;
-use crate::ingest::mqtt::packet::{PacketId, QoS, Reason};
+use crate::ingest::mqtt::packet::{PacketId, QoS, Reason, Version};
 use crate::ingest::mqtt::upstream::{Refused, Why};
 
 /// Answers under way per connection, from which on nothing more is read.
@@ -64,6 +64,9 @@ impl Connection {
         let Settled { qos, id, result } = settled;
         let fate = match &result {
             Ok(()) => Fate::Upstream,
+            Err(refused) if refused.unstored().for_good && self.decoder.version() == Some(Version::V311) => {
+                Fate::Lost(refused.why)
+            }
             Err(refused) => Fate::Refused(refused.why),
         };
         self.shared.counters.fate(qos, fate, 1);
@@ -71,9 +74,7 @@ impl Connection {
         if let Err(refused) = &result {
             self.refused.push((id, refused.text.clone()));
         }
-        let done = [(id, result.map_err(|refused| refused.reason))];
-        let ((), effects) = self.seat.turn(|turn| turn.stored(&done));
-        self.take_effect(effects);
+        self.stored(&[(id, result.map_err(|refused| refused.unstored()))]);
     }
 }
 

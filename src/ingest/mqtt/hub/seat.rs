@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Effects, Hub};
 use crate::ingest::mqtt::broker::record::Millis;
-use crate::ingest::mqtt::broker::{Broker, ConnectionId, Published, Reaction, Who};
+use crate::ingest::mqtt::broker::{Broker, ConnectionId, Published, Reaction, Unstored, Who};
 use crate::ingest::mqtt::packet::{Connect, Packet, PacketId, Publish, Reason};
 use crate::ingest::mqtt::signal::Signal;
 use crate::journal::Journal;
@@ -47,11 +47,14 @@ pub struct Turn<'a> {
     pub(super) now: Millis,
     pub(super) connection: ConnectionId,
     pub(super) all: Reaction,
+    /// CONNECT is among the inputs.
+    pub(super) connects: bool,
 }
 
 impl Turn<'_> {
     /// See [`Broker::connect`].
     pub fn connect(&mut self, connect: Connect, who: Who) {
+        self.connects = true;
         let reaction = self.broker.connect(self.now, self.connection, connect, who);
         self.add(reaction);
     }
@@ -77,7 +80,7 @@ impl Turn<'_> {
     }
 
     /// See [`Broker::stored`].
-    pub fn stored(&mut self, results: &[(PacketId, Result<(), Reason>)]) {
+    pub fn stored(&mut self, results: &[(PacketId, Result<(), Unstored>)]) {
         let reaction = self.broker.stored(self.now, self.connection, results);
         self.add(reaction);
     }

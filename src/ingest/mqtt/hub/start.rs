@@ -16,7 +16,11 @@ const DIR: &str = "mqtt";
 impl Hub {
     /// Opens or makes the journal below `config.node.data_dir`, and restores the broker from it. Blocks on the disk.
     pub fn open(config: &EdgeConfig, clock: &Clock, meters: &Meters) -> Result<Self, OpenError> {
-        let settings = Settings { durable: config.outbox.durability == Durability::Disk, ..Settings::default() };
+        let settings = Settings {
+            durable: config.outbox.durability == Durability::Disk,
+            total_bytes_max: config.mqtt.disk_bytes_max(),
+            ..Settings::default()
+        };
         let mut broker = Broker::new(limits(config), random::bits());
         let dir = config.node.data_dir.join(DIR);
         let shelf = Shelf::open(&dir, settings, meters.of(DIR), clock, |record| broker.restore(record))?;
@@ -24,7 +28,7 @@ impl Hub {
     }
 }
 
-fn limits(config: &EdgeConfig) -> Limits {
+pub(super) fn limits(config: &EdgeConfig) -> Limits {
     let mqtt = &config.mqtt;
     fn clamp<T: TryFrom<u64>>(n: u64, most: T) -> T {
         T::try_from(n).unwrap_or(most)

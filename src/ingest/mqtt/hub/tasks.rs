@@ -15,7 +15,7 @@ use crate::ingest::mqtt::metrics::{Counters, Fate};
 use crate::ingest::mqtt::packet::QoS;
 use crate::ingest::mqtt::sys_topics::{self, SysTopics};
 use crate::ingest::mqtt::upstream::Upstream;
-use crate::journal::Tidy;
+use crate::journal::{AppendError, Tidy};
 use crate::observe::status::{LinkState, Links};
 use crate::outbox::Outbox;
 use crate::sys::tasks::Tasks;
@@ -25,6 +25,12 @@ const TICK_MAX: Duration = Duration::from_secs(60);
 
 /// Bytes of records that are written anew under one lock: a fraction of a millisecond.
 const TIDY_BYTES: usize = 64 << 10;
+
+/// How often it is looked whether a rewriting that did not fit may fit now.
+const LESS_EVERY: Duration = Duration::from_secs(1);
+
+/// After this time it is tried all the same: sizes are estimates, and once an hour an SD card bears.
+const TOO_MUCH_MAX: Duration = Duration::from_secs(3600);
 
 /// How often it is looked at the end whether the last connection is gone.
 const LAST_EVERY: Duration = Duration::from_millis(20);
@@ -92,17 +98,36 @@ impl Hub {
         }
     }
 
-    async fn tidying(self) -> Result<(), Infallible> {
+    pub(super) async fn tidying(self) -> Result<(), Infallible> {
+        let mut too_much = None;
         while self.journal().tidy_due().await {
-            let Some(tidy) = self.journal().tidy() else {
+            if let Some(refused) = too_much.take() {
+                self.wait_for_less(refused).await;
+            }
+            let alive = self.alive_bytes();
+            let Some(tidy) = self.journal().tidy(alive) else {
                 tokio::task::yield_now().await;
                 continue;
             };
             if let Err(reason) = self.write_anew(tidy).await {
                 tracing::warn!(%reason, "the journal of MQTT sessions could not be tidied; tried again later");
+                let over = matches!(&reason, super::Unkept::Append(AppendError::OverShare { .. }));
+                too_much = over.then(|| TooMuch { alive, share: self.journal().share() });
             }
         }
         Ok(())
+    }
+
+    /// A rewriting that did not fit writes a third of the journal for nothing: the next one waits until it may fit.
+    async fn wait_for_less(&self, refused: TooMuch) {
+        let begun = Instant::now();
+        while begun.elapsed() < TOO_MUCH_MAX && !refused.may_fit(self.alive_bytes(), self.journal().share()) {
+            tokio::time::sleep(LESS_EVERY).await;
+        }
+    }
+
+    fn alive_bytes(&self) -> u64 {
+        self.lock().broker.alive_bytes() as u64
     }
 
     async fn write_anew(&self, tidy: Tidy) -> Result<(), super::Unkept> {
@@ -115,11 +140,24 @@ impl Hub {
                 cursor = next;
             }
             // Others want the lock, and the disk's queue is bounded.
-            self.journal().room().await;
+            tidy.room().await;
             tokio::task::yield_now().await;
         }
         let position = tidy.finish()?;
         Ok(self.journal().durable(position).await?)
+    }
+}
+
+/// What did not fit into the journal's share, and this.
+struct TooMuch {
+    alive: u64,
+    share: u64,
+}
+
+impl TooMuch {
+    /// Whether there is noticeably less of it now, or more room.
+    fn may_fit(&self, alive: u64, share: u64) -> bool {
+        alive < self.alive - self.alive / 32 || share > self.share + self.share / 32
     }
 }
 

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{DecodeError, VERSION, kind};
-use crate::ingest::mqtt::broker::record::{Message, Record, SessionState, Waiting};
+use crate::ingest::mqtt::broker::record::{Intent, Message, Record, SessionState, Waiting};
 use crate::ingest::mqtt::packet::{FilterOptions, PacketId, Properties, QoS, RetainHandling};
 
 type Result<T> = std::result::Result<T, DecodeError>;
 
 /// Reads one record, which must be all of `bytes`. Payloads are copied out of them.
 pub fn decode(bytes: &[u8]) -> Result<Record> {
-    let mut r = Read(bytes);
-    match r.byte("version")? {
-        VERSION => {}
-        other => return Err(DecodeError::Version(other)),
+    let mut r = Read(bytes, 0);
+    r.1 = r.byte("version")?;
+    if !(1..=VERSION).contains(&r.1) {
+        return Err(DecodeError::Version(r.1));
     }
     let record = r.record()?;
     match r.0.len() {
@@ -24,7 +24,8 @@ pub fn decode(bytes: &[u8]) -> Result<Record> {
     }
 }
 
-struct Read<'a>(&'a [u8]);
+/// What is left, and the version that it is of.
+struct Read<'a>(&'a [u8], u8);
 
 impl Read<'_> {
     fn record(&mut self) -> Result<Record> {
@@ -43,8 +44,12 @@ impl Read<'_> {
                 Record::Subscribed { session, options, subscription_id }
             }
             kind::UNSUBSCRIBED => Record::Unsubscribed { session: self.id()?, filter: self.text()?.to_owned() },
-            kind::INTENT => Record::Intent { session: self.id()?, packet_id: self.packet_id()?, name: self.number()? },
+            kind::INTENT => {
+                let (session, packet_id) = (self.id()?, self.packet_id()?);
+                Record::Intent { session, packet_id, name: self.number()?, digest: self.digest()? }
+            }
             kind::RECEIVED => Record::Received { session: self.id()?, packet_id: self.packet_id()? },
+            kind::STORED => Record::Stored { session: self.id()?, packet_id: self.packet_id()? },
             kind::RELEASED => Record::Released { session: self.id()?, packet_id: self.packet_id()? },
             kind::QUEUED => {
                 let (id, message) = (self.number()?, Arc::new(self.message()?));
@@ -101,6 +106,11 @@ impl Read<'_> {
         let (id, rest) = self.0.split_first_chunk().ok_or(DecodeError::Short("session id"))?;
         self.0 = rest;
         Ok(u64::from_le_bytes(*id))
+    }
+
+    /// Not known in version 1.
+    fn digest(&mut self) -> Result<u64> {
+        if self.1 == 1 { Ok(0) } else { self.id() }
     }
 
     fn packet_id(&mut self) -> Result<PacketId> {
@@ -202,6 +212,12 @@ impl Read<'_> {
         Ok(Waiting { session, qos, retain, packet_id, subscription_ids: self.list(Self::number32)?, received })
     }
 
+    fn intent(&mut self) -> Result<Intent> {
+        let (packet_id, name, digest) = (self.packet_id()?, self.number()?, self.digest()?);
+        let [stored] = if self.1 == 1 { [false] } else { self.flags("flags of the intent")? };
+        Ok(Intent { packet_id, name, digest, stored })
+    }
+
     fn state(&mut self) -> Result<SessionState> {
         let session = self.id()?;
         let client_id = self.text()?.to_owned();
@@ -218,8 +234,8 @@ impl Read<'_> {
             expires_at,
             expiry_s: self.number32()?,
             subscriptions: self.list(Self::subscription)?,
-            intents: self.list(|r| Ok((r.packet_id()?, r.number()?)))?,
-            received: self.list(Self::packet_id)?,
+            intents: self.list(Self::intent)?,
+            received: self.list(|r| Ok((r.packet_id()?, r.digest()?)))?,
             queue: self.list(|r| Ok((r.number()?, Arc::new(r.message()?), r.waiting()?)))?,
             queue_continues,
             will: self.optional(has_will, |r| {

@@ -1,7 +1,7 @@
 //! Records to bytes. [pure]
 
 use super::{VERSION, kind};
-use crate::ingest::mqtt::broker::record::{Message, Record, SessionState, Waiting};
+use crate::ingest::mqtt::broker::record::{Intent, Message, Record, SessionState, Waiting};
 use crate::ingest::mqtt::packet::{FilterOptions, PacketId, Properties, QoS, RetainHandling};
 
 /// The bytes of a record.
@@ -24,12 +24,15 @@ pub fn encode(record: &Record) -> Vec<u8> {
             w.id(*session);
             w.bytes(filter.as_bytes());
         }
-        Record::Intent { session, packet_id, name } => {
+        Record::Intent { session, packet_id, name, digest } => {
             w.id(*session);
             w.packet_id(*packet_id);
             w.number(*name);
+            w.id(*digest);
         }
-        Record::Received { session, packet_id } | Record::Released { session, packet_id } => {
+        Record::Received { session, packet_id }
+        | Record::Stored { session, packet_id }
+        | Record::Released { session, packet_id } => {
             w.id(*session);
             w.packet_id(*packet_id);
         }
@@ -76,6 +79,7 @@ fn kind_of(record: &Record) -> u8 {
         Record::Unsubscribed { .. } => kind::UNSUBSCRIBED,
         Record::Intent { .. } => kind::INTENT,
         Record::Received { .. } => kind::RECEIVED,
+        Record::Stored { .. } => kind::STORED,
         Record::Released { .. } => kind::RELEASED,
         Record::Queued { .. } => kind::QUEUED,
         Record::OutgoingReceived { .. } => kind::OUTGOING_RECEIVED,
@@ -101,6 +105,7 @@ impl Write {
         self.number(n as u64);
     }
 
+    /// A session's, or a digest.
     fn id(&mut self, id: u64) {
         self.0.extend_from_slice(&id.to_le_bytes());
     }
@@ -187,12 +192,17 @@ impl Write {
         self.count(s.subscriptions.len());
         s.subscriptions.iter().for_each(|(options, id)| self.subscription(options, *id));
         self.count(s.intents.len());
-        for (packet_id, name) in &s.intents {
+        for Intent { packet_id, name, digest, stored } in &s.intents {
             self.packet_id(*packet_id);
             self.number(*name);
+            self.id(*digest);
+            self.flags(&[*stored]);
         }
         self.count(s.received.len());
-        s.received.iter().for_each(|id| self.packet_id(*id));
+        for (packet_id, digest) in &s.received {
+            self.packet_id(*packet_id);
+            self.id(*digest);
+        }
         self.count(s.queue.len());
         for (id, message, waiting) in &s.queue {
             self.number(*id);

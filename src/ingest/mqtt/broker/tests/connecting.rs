@@ -226,3 +226,27 @@ fn a_will_on_a_topic_with_too_many_levels_is_refused_at_once() {
     // Of the codes of 3.1.1 "not authorized" comes nearest.
     assert_eq!(site.refused(with_will(v311("b", true), &wrong, 0), anybody()), Reason::NOT_AUTHORIZED);
 }
+
+#[test]
+fn a_session_that_the_journal_does_not_take_has_never_been() {
+    let mut site = Site::new();
+    for connect in [lasting("a"), v311("b", false), with_will(lasting("c"), "w", 0)] {
+        let a = site.connect(connect);
+        site.broker.unkept(a, true);
+        site.lose(a);
+    }
+    assert_eq!(site.broker.counts().sessions, 0);
+    assert!(site.published.is_empty(), "a will of nobody");
+    // One that was there before stays.
+    let a = site.connect(lasting("a"));
+    site.lose(a);
+    let (a, present) = site.resumes(lasting("a"));
+    site.broker.unkept(a, true);
+    site.lose(a);
+    assert!(present && site.resumes(lasting("a")).1);
+    // And so does one that was taken, and something later was not.
+    let b = site.connect(lasting("b"));
+    site.broker.unkept(b, false);
+    site.lose(b);
+    assert!(site.resumes(lasting("b")).1);
+}

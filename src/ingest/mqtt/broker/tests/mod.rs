@@ -121,6 +121,16 @@ fn filter(filter: &str, qos: QoS) -> FilterOptions {
     FilterOptions { filter: filter.into(), qos, no_local, retain_as_published, retain_handling }
 }
 
+/// The outbox is full.
+fn full() -> Result<(), Unstored> {
+    Err(Unstored::for_now(Reason::QUOTA_EXCEEDED))
+}
+
+/// It cannot be an event.
+fn unfit() -> Result<(), Unstored> {
+    Err(Unstored::for_good(Reason::PAYLOAD_FORMAT_INVALID))
+}
+
 fn ack(id: PacketId) -> Ack {
     packets::ack(id, Reason::SUCCESS)
 }
@@ -235,7 +245,7 @@ impl Site {
         (published, self.shell(reaction))
     }
 
-    fn stored(&mut self, from: ConnectionId, results: &[(PacketId, Result<(), Reason>)]) -> Reaction {
+    fn stored(&mut self, from: ConnectionId, results: &[(PacketId, Result<(), Unstored>)]) -> Reaction {
         let reaction = self.broker.stored(self.now, from, results);
         self.shell(reaction)
     }

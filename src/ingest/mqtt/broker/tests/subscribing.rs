@@ -45,6 +45,8 @@ fn what_is_denied_to_all_comes_through_no_wider_filter() {
     let mut found = site.payloads(a);
     found.sort();
     assert_eq!(found, ["devices/press-8/key", "test/open"], "retained");
+    let hidden = ["test/secret", "$share/g/test/secret", "devices/press-7/key"].map(|f| filter(f, AtLeastOnce));
+    assert_eq!(site.subscribe(a, hidden.into()), [Reason::UNSPECIFIED; 3]);
     for topic in topics {
         site.send(b, message(topic, AtMostOnce, topic));
         site.send(b, message(topic, AtLeastOnce, topic));
@@ -495,4 +497,25 @@ fn a_retained_message_expires() {
     assert_eq!(site.broker.next_deadline(), None);
     site.restart();
     assert_eq!(site.broker.counts().retained, 0);
+}
+
+/// Found by a flood: 5,000 times `#` in one packet, with 5,000 retained messages, stopped the gateway for more than twenty seconds.
+#[test]
+fn a_filter_that_comes_again_and_again_is_searched_for_once_and_only_while_there_is_room() {
+    let mut site = Site::new();
+    let b = site.connect(connect("b"));
+    for n in 0..20 {
+        site.send(b, retain(&format!("t/{n}"), AtLeastOnce, "x"));
+    }
+    let a = site.connect(connect("a"));
+    site.subscribe(a, vec![filter("#", AtLeastOnce); 50]);
+    assert_eq!(site.payloads(a).len(), 20);
+    assert_eq!(site.broker.counts().subscriptions, 1);
+    let c = site.connect(connect("c"));
+    for _ in 0..50 {
+        site.subscribe(c, vec![filter("#", AtMostOnce)]);
+    }
+    let most = super::super::UNRELIABLE_QUEUED_MAX + 20;
+    assert!(site.broker.counts().queued_bytes <= most * 200, "{:?}", site.broker.counts());
+    assert!(site.broker.counts().dropped.slow <= 50 * 20);
 }

@@ -1,6 +1,6 @@
 //! A client that keeps to the standard, and says so where the broker does not.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{Payload, number};
 use crate::ingest::mqtt::broker::ConnectionId;
@@ -20,6 +20,8 @@ pub struct Device {
     pub unacked: Vec<(Publish, bool)>,
     /// QoS 2 received and not released.
     held: BTreeMap<PacketId, Payload>,
+    /// Those of its messages that the broker has handed out and not taken: they come again.
+    pub handed: BTreeSet<Payload>,
     /// Counts sessions, as this client sees them.
     pub session: u32,
 }
@@ -43,6 +45,8 @@ pub struct Link {
     pub under_way: usize,
     /// What the shell stores: packet id, log before it may, name, payload; whether the outbox has it.
     pub storing: Vec<Storing>,
+    /// QoS 1 that the broker has handed out and not answered.
+    pub handed: Vec<(Option<PacketId>, Payload)>,
     /// Planted mistake: the real packet id by the one on the wire.
     pub wire_ids: BTreeMap<PacketId, PacketId>,
 }
@@ -76,6 +80,7 @@ impl Link {
             to_ack: Vec::new(),
             under_way: 0,
             storing: Vec::new(),
+            handed: Vec::new(),
             wire_ids: BTreeMap::new(),
         }
     }
@@ -83,7 +88,16 @@ impl Link {
 
 impl Device {
     pub fn new(name: &'static str, version: Version, window: u16) -> Self {
-        Self { name, version, window, link: None, unacked: Vec::new(), held: BTreeMap::new(), session: 0 }
+        Self {
+            name,
+            version,
+            window,
+            link: None,
+            unacked: Vec::new(),
+            held: BTreeMap::new(),
+            handed: BTreeSet::new(),
+            session: 0,
+        }
     }
 
     pub fn connect(&self, clean: bool, expiry_s: u32) -> Connect {

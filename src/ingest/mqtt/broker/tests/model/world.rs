@@ -1,13 +1,13 @@
 //! A gateway around the broker: connections, a log that is on disk up to a point, an outbox, and crashes.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::device::{Device, Link, Seen, Storing};
 use super::faults::Fault;
 use super::oracle::Oracle;
 use super::{FILTERS, Op, Payload, TOPICS, number};
 use crate::ingest::mqtt::broker::record::{Millis, Record};
-use crate::ingest::mqtt::broker::tests::{anybody, filter, limits, message};
+use crate::ingest::mqtt::broker::tests::{anybody, filter, full, limits, message};
 use crate::ingest::mqtt::broker::{
     Broker, ConnectionId, EventName, Limits, Published, Reaction, TidyCursor, WINDOW_MAX,
 };
@@ -76,6 +76,10 @@ impl World {
             Op::Connect { device, clean, expiry_s } => self.connect(device, clean, expiry_s)?,
             Op::Lose { device } => self.lose(device),
             Op::Disconnect { device, expiry } => self.disconnect(device, expiry),
+            Op::Forget { device } => {
+                self.lose(device);
+                self.devices[device].unacked.clear();
+            }
             Op::Subscribe { device, filter, qos } => self.ask(device, filter, Some(qos)),
             Op::Unsubscribe { device, filter } => self.ask(device, filter, None),
             Op::Publish { device, topic, qos, retain, empty } => self.publish(device, topic, qos, retain, empty),
@@ -103,6 +107,9 @@ impl World {
         if let Some(link) = device.and_then(|d| self.devices[d].link.as_mut()) {
             for mut packet in reaction.replies {
                 // In the order of the reactions.
+                if let Packet::Puback(answer) = &packet {
+                    link.handed.retain(|(id, _)| *id != Some(answer.packet_id));
+                }
                 let needs = link.to_client.back().map_or(needs, |(_, before)| needs.max(*before));
                 if matches!(&packet, Packet::Publish(p) if p.qos != AtMostOnce) {
                     link.under_way += 1;
@@ -118,6 +125,8 @@ impl World {
         if reaction.close.is_some()
             && let Some(device) = device
         {
+            let handed = self.devices[device].link.as_ref().map(|link| link.handed.clone());
+            self.devices[device].handed.extend(handed.into_iter().flatten().map(|(_, payload)| payload));
             self.lose(device);
         }
     }
@@ -237,7 +246,9 @@ impl World {
             (publish.qos, publish.packet_id, number(&publish.payload), publish.retain);
         let topic = *TOPICS.iter().find(|t| ***t == *publish.topic).unwrap();
         let before = self.log.len();
-        if qos != ExactlyOnce && payload != 0 {
+        // It is here already, and comes again only because it was refused.
+        let here = publish.dup && self.devices[device].handed.remove(&payload);
+        if qos != ExactlyOnce && payload != 0 && !here {
             self.oracle.routed(self.now, payload, topic, qos);
         }
         let (published, reaction) = self.broker.publish(self.now, id, publish);
@@ -252,7 +263,10 @@ impl World {
             let reaction = self.broker.publish_own(self.now, (*message).clone(), false);
             self.shell(None, reaction);
         }
-        if retain && qos != ExactlyOnce && !tight && self.is_retained(topic, payload) {
+        if let (AtLeastOnce, Some(link)) = (qos, self.devices[device].link.as_mut()) {
+            link.handed.push((packet_id, payload));
+        }
+        if retain && !here && qos != ExactlyOnce && !tight && self.is_retained(topic, payload) {
             self.oracle.retained(topic, payload, before, self.log.len());
         }
         if let (Some(packet_id), Some(link)) = (packet_id, self.devices[device].link.as_mut()) {
@@ -290,7 +304,7 @@ impl World {
             storing.done |= ok;
             if tell {
                 let storing = link.storing.remove(at);
-                results.push((storing.packet_id, if storing.done { Ok(()) } else { Err(Reason::QUOTA_EXCEEDED) }));
+                results.push((storing.packet_id, if storing.done { Ok(()) } else { full() }));
                 told.push(storing);
                 if link.storing.is_empty() {
                     break;
@@ -304,7 +318,7 @@ impl World {
         }
         let before = self.log.len();
         let session = self.broker.slot_of(id).and_then(|slot| self.broker.sessions.get(slot));
-        let repeated: Vec<_> = session.map(|s| s.inbound.received().collect()).unwrap_or_default();
+        let repeated: Vec<_> = session.map(|s| s.inbound.received().map(|(id, _)| id).collect()).unwrap_or_default();
         let reaction = self.broker.stored(self.now, id, &results);
         // QoS 2 is handed out when PUBREC is given: of these, and of those that had to wait for them.
         let mut handed_out = Vec::new();
@@ -420,7 +434,7 @@ impl World {
         let floor = self.promised.max(self.start);
         let kept = floor + (self.log.len() - floor) * part / 4;
         self.log.truncate(kept);
-        self.devices.iter_mut().for_each(|d| d.link = None);
+        self.devices.iter_mut().for_each(|d| (d.link, d.handed) = (None, BTreeSet::new()));
         self.tidying = None;
         self.given_up += given_up(&self.broker);
         self.broker = self.replayed(kept);
@@ -472,6 +486,7 @@ impl World {
 
     /// Lets everything come to rest, and checks that all promises were kept.
     pub fn settle(&mut self) -> Outcome {
+        self.all_are_awake()?;
         for device in 0..self.devices.len() {
             self.connect(device, false, 1_000)?;
         }
@@ -495,6 +510,20 @@ impl World {
         }
         self.nothing_waits()?;
         self.look_at_retained()
+    }
+
+    /// Who has something to take knows it: else it would wait until its device comes again, which heals that.
+    fn all_are_awake(&self) -> Outcome {
+        for (device, link) in self.devices.iter().enumerate().filter_map(|(n, d)| Some((n, d.link.as_ref()?))) {
+            let session = self.broker.slot_of(link.id).and_then(|slot| self.broker.sessions.get(slot));
+            let Some((session, connection)) = session.and_then(|s| Some((s, s.connection.as_ref()?))) else { continue };
+            let open = session.outgoing.in_flight.len() < connection.window;
+            let waits = !connection.unreliable.messages.is_empty() || open && !session.outgoing.queue.is_empty();
+            if waits && !link.awake {
+                return Err(format!("something waits for device {device}, and nobody has told it"));
+            }
+        }
+        Ok(())
     }
 
     fn nothing_waits(&self) -> Outcome {

@@ -1,4 +1,4 @@
-//! `tidegate config keygen`: a secret key in a file that only its owner can read, and its public text.
+//! `tidegate keys signing`: a secret key in a file that only its owner can read, and its public text.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -9,18 +9,19 @@ use clap::ValueEnum;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use zeroize::Zeroizing;
 
-use super::CliError;
+use super::super::CliError;
 use crate::downlink::artefact::SecretKey;
 use crate::downlink::artefact::keys::SEED_BYTES;
 
 pub(super) const AFTER: &str = "\
 There are three kinds of keys, each for one thing:
-  artefact     signs documents. Its secret belongs on an operator's machine; the cloud must not have it.
-  controller   signs assignments: which gateway runs which document. Its secret is the cloud's.
-  root         signs keyrings, which add and revoke the other two without a visit. Its secret lies in a safe; have two
-               of them in every gateway's file from the start, so that one can revoke the other.
+  artefact    signs documents; its secret is an operator's, and the cloud must not have it
+  controller  signs assignments, which gateway runs which document; its secret is the cloud's
+  root        signs keyrings, which add and revoke the others; its secret lies in a safe
 
-  tidegate config keygen anna.key
+Have two root keys in every gateway's file from the start, so that one can revoke the other without a visit.
+
+  tidegate keys signing anna.key
   tidegate config sign press.toml --key anna.key --version 1 --out press.signed
 
 The file is PKCS#8 in PEM, readable by its owner only. A file that is there is never overwritten.";

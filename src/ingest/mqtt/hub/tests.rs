@@ -1,0 +1,72 @@
+//! The hub with a journal that is too small.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::config::EdgeConfig;
+use crate::ingest::mqtt::packet::QoS;
+use crate::journal::{Meter, Meters, Settings};
+use crate::observe::metrics::Metrics;
+use crate::sys::clock::Clock;
+
+/// A third of it is 128 KiB.
+const SETTINGS: Settings = Settings { durable: true, segment_bytes_max: 64 << 10, total_bytes_max: 384 << 10 };
+
+fn open(dir: &Path) -> (Hub, Meter) {
+    let meter = Meters::new(&Metrics::default()).of("mqtt");
+    let mut broker = Broker::new(start::limits(&EdgeConfig::default()), 1);
+    let restore = |record| broker.restore(record);
+    let shelf = Shelf::open(dir, SETTINGS, meter.clone(), &Clock::system(), restore).unwrap();
+    (Hub::new(broker, shelf), meter)
+}
+
+fn retained(n: u8, payload: Vec<u8>) -> Message {
+    let (topic, payload) = (n.to_string().into(), Bytes::from(payload));
+    Message { topic, qos: QoS::AtLeastOnce, retain: true, payload, properties: None, expires_at: None }
+}
+
+async fn eventually(what: &str, is: impl Fn() -> bool) {
+    for _ in 0..2000 {
+        if is() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not within 20 s: {what}");
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_written_anew_only_when_there_is_less_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (hub, meter) = open(dir.path());
+    let tidying = async {
+        let Ok(()) = hub.clone().tidying().await;
+    };
+    let story = async {
+        for n in 0..20 {
+            hub.publish_soon(retained(n, vec![n; 10_000]));
+        }
+        assert!(hub.journal().trouble().is_some());
+        eventually("a rewriting was tried", || meter.errors.get() >= 3).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let (written, errors) = (meter.written_bytes.get(), meter.errors.get());
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!((meter.written_bytes.get(), meter.errors.get()), (written, errors), "it writes for nothing");
+        assert!(hub.journal().trouble().is_some());
+        for n in 0..15 {
+            hub.publish_soon(retained(n, Vec::new()));
+        }
+        eventually("it works again", || hub.journal().trouble().is_none()).await;
+        hub.publish(retained(30, vec![1; 10]), true).await.unwrap();
+    };
+    tokio::select! {
+        () = tidying => {}
+        () = story => {}
+    }
+    hub.close().await;
+    drop(hub);
+    assert_eq!(open(dir.path()).0.counts().retained, 6);
+}
