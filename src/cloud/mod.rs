@@ -21,6 +21,7 @@ mod lane;
 mod line;
 mod meters;
 pub mod policy;
+pub mod rollout;
 pub mod sinks;
 mod store;
 mod stream;

@@ -21,6 +21,8 @@ pub struct Machine {
     pub(super) next_number: u64,
     reports_sent: u64,
     reports_due: Millis,
+    /// The cloud asks for the last decision again.
+    is_asked_again: bool,
 }
 
 /// What is lost with the process.
@@ -114,6 +116,7 @@ impl Machine {
             next_number: 1,
             reports_sent: 0,
             reports_due: 0,
+            is_asked_again: false,
             record,
         }
     }
@@ -168,12 +171,16 @@ impl Machine {
     fn take(&mut self, now: Millis, input: Input) {
         match input {
             Input::Offered(assigned) => {
+                self.note_repetition(assigned.number);
                 let newest = self.pending.map_or(0, |p| p.number).max(self.record.settled);
                 if assigned.number > newest {
                     self.pending = Some(assigned);
                 }
             }
-            Input::Rejected { number, detail } => self.rejected(number, detail),
+            Input::Rejected { number, detail } => {
+                self.note_repetition(number);
+                self.rejected(number, detail);
+            }
             Input::SlotWritten { number } => self.slot_written(number),
             Input::SlotNotWritten { number, detail } => self.slot_not_written(number, detail),
             Input::Persisted { write } => self.persisted(now, write),
@@ -212,6 +219,12 @@ impl Machine {
             | Input::Disconnected { .. }
             | Input::Tick => {}
         }
+    }
+
+    /// An assignment that comes again after it was decided asks what became of it: the cloud may have lost the report.
+    fn note_repetition(&mut self, number: u64) {
+        let decided = self.record.last.as_ref().filter(|last| last.number == number);
+        self.is_asked_again |= decided.is_some_and(|last| !self.record.reports.contains(last));
     }
 
     /// What follows from time and from what has become known.
@@ -389,6 +402,10 @@ impl Machine {
     fn send_reports(&mut self, now: Millis) {
         if !self.running.proof.connected {
             return;
+        }
+        let last = self.record.last.as_ref().filter(|last| last.seq < self.disk.durable_reports);
+        if let Some(last) = last.filter(|_| std::mem::take(&mut self.is_asked_again)) {
+            self.actions.push(Action::Report(last.clone()));
         }
         if self.reports_due <= now {
             self.reports_sent = 0;

@@ -46,7 +46,9 @@
 //! record that says so. When a record cannot be written nobody knows which one is on disk; it is written again until
 //! that succeeds, and no slot is touched before.
 //!
-//! **Reports** are kept in the record until acknowledged, and are sent again at every connection and now and then.
+//! **Reports** are kept in the record until acknowledged, and are sent again at every connection and now and then. The last
+//! one is kept beyond that, and told again when the same assignment comes again: after a start, or because the cloud
+//! sends it again to a node that it has not heard of.
 
 mod machine;
 mod proof;

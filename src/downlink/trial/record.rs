@@ -5,7 +5,8 @@
 //! config     number u64 · place u8 (0 local, 1 slot A, 2 slot B) · digest [32] when in a slot
 //! candidate  config · stage u8 · starts u8 · attempts u8 · turns u8 · grounded u8 · used_ms u64 · failure u8 [failure]
 //! failure    reason u8 · detail (length u16 · UTF-8)
-//! reports    next seq u64 · dropped u64 · count u8 · { seq u64 · number u64 · outcome u8 · failure u8 [failure] }
+//! reports    next seq u64 · dropped u64 · count u8 · { report } · last u8 [report]
+//! report     seq u64 · number u64 · outcome u8 · failure u8 [failure]
 //! ```
 //! All numbers are little-endian. At most [`RECORD_BYTES_MAX`].
 
@@ -249,6 +250,8 @@ pub struct Record {
     pub reports_dropped: u64,
     /// Reports that wait for their acknowledgement, the oldest first.
     pub reports: VecDeque<Report>,
+    /// What was decided last: told again when the cloud asks by assigning the same number again.
+    pub last: Option<Report>,
 }
 
 impl Default for Record {
@@ -261,6 +264,7 @@ impl Default for Record {
             next_report: 1,
             reports_dropped: 0,
             reports: VecDeque::new(),
+            last: None,
         }
     }
 }
@@ -284,7 +288,11 @@ impl Record {
             self.reports.remove(success.unwrap_or(0));
             self.reports_dropped = self.reports_dropped.saturating_add(1);
         }
-        self.reports.push_back(Report { seq: self.next_report, number, outcome, failure });
+        let report = Report { seq: self.next_report, number, outcome, failure };
+        if outcome != Outcome::Fallback {
+            self.last = Some(report.clone());
+        }
+        self.reports.push_back(report);
         self.next_report = self.next_report.saturating_add(1);
     }
 
@@ -305,12 +313,9 @@ impl Record {
         out.u64(self.next_report);
         out.u64(self.reports_dropped);
         out.u8(u8::try_from(self.reports.len()).unwrap_or(u8::MAX));
-        for r in &self.reports {
-            out.u64(r.seq);
-            out.u64(r.number);
-            out.u8(index(&Outcome::ALL, &r.outcome));
-            out.failure(r.failure.as_ref());
-        }
+        self.reports.iter().for_each(|r| out.report(r));
+        out.u8(u8::from(self.last.is_some()));
+        self.last.iter().for_each(|r| out.report(r));
         let crc = crc32fast::hash(&out.0);
         out.0.extend_from_slice(&crc.to_le_bytes());
         out.0
@@ -355,6 +360,13 @@ impl Writer {
                 self.0.extend_from_slice(&digest);
             }
         }
+    }
+
+    fn report(&mut self, report: &Report) {
+        self.u64(report.seq);
+        self.u64(report.number);
+        self.u8(index(&Outcome::ALL, &report.outcome));
+        self.failure(report.failure.as_ref());
     }
 
     fn failure(&mut self, failure: Option<&Failure>) {
@@ -442,11 +454,8 @@ impl<'a> Reader<'a> {
         let candidate = self.candidate()?;
         let (next_report, reports_dropped) = (self.u64()?, self.u64()?);
         let count = self.u8()?;
-        let report = |from: &mut Self| {
-            let (seq, number) = (from.u64()?, from.u64()?);
-            Some(Report { seq, number, outcome: from.one(&Outcome::ALL)?, failure: from.failure()? })
-        };
-        let reports: VecDeque<Report> = (0..count).map(|_| report(self)).collect::<Option<_>>()?;
+        let reports: VecDeque<Report> = (0..count).map(|_| self.report()).collect::<Option<_>>()?;
+        let last = if self.bool()? { Some(self.report()?) } else { None };
         (reports.len() <= REPORTS_MAX).then_some(Record {
             committed,
             settled,
@@ -454,7 +463,13 @@ impl<'a> Reader<'a> {
             next_report,
             reports_dropped,
             reports,
+            last,
         })
+    }
+
+    fn report(&mut self) -> Option<Report> {
+        let (seq, number) = (self.u64()?, self.u64()?);
+        Some(Report { seq, number, outcome: self.one(&Outcome::ALL)?, failure: self.failure()? })
     }
 }
 

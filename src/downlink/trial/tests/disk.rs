@@ -135,14 +135,12 @@ fn answer(slots: &Slots, action: Action) -> Vec<Input> {
         }
         Action::Probe { probe } => vec![Input::ProbeAcknowledged { probe }],
         Action::CheckHealth { check } => vec![Input::Healthy { check }],
-        Action::Report(report) => {
-            say(&format!("R {} {}", report.number, report.seq));
-            vec![Input::ReportAcknowledged { seq: report.seq }]
-        }
+        Action::Report(report) => vec![Input::ReportAcknowledged { seq: report.seq }],
     }
 }
 
-fn run_child(dir: &Path, life: Duration) -> Vec<Vec<u64>> {
+/// What it said was committed, and decided.
+fn run_child(dir: &Path, life: Duration) -> Vec<(u64, u64)> {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "downlink::trial::tests::disk::child", "--ignored", "--nocapture", "--test-threads=1"])
         .env(CHILD_DIR, dir)
@@ -158,26 +156,24 @@ fn run_child(dir: &Path, life: Duration) -> Vec<Vec<u64>> {
     child.wait().unwrap();
     // The last line may be cut.
     let ended = said.len().saturating_sub(1);
-    let wanted = said.iter().take(ended).filter(|l| l.starts_with("C ") || l.starts_with("R "));
-    wanted.map(|l| l.split(' ').skip(1).map_while(|n| n.parse().ok()).collect()).collect()
+    let settled = said.iter().take(ended).filter_map(|l| l.strip_prefix("C "));
+    settled.filter_map(|l| l.split_once(' ')).map(|(c, s)| (c.parse().unwrap(), s.parse().unwrap())).collect()
 }
 
 #[test]
 fn kill_9_at_any_moment_leaves_what_can_be_loaded() {
     let dir = tempfile::tempdir().unwrap();
     let slots = Slots::open(dir.path()).unwrap();
-    let (mut settled, mut trials) = (0, 0);
+    let (mut committed, mut settled, mut trials) = (0, 0, 0);
     for round in 0..ROUNDS {
-        for said in run_child(dir.path(), Duration::from_micros(round * 997 % 30_000)) {
-            if let [committed, through] = said[..] {
-                assert!(committed <= through || works(committed));
-                settled = settled.max(committed);
-            }
+        for (c, s) in run_child(dir.path(), Duration::from_micros(round * 997 % 30_000)) {
+            (committed, settled) = (committed.max(c), settled.max(s));
         }
         let found = slots.find().unwrap();
         let record = found.record.clone().unwrap().unwrap_or_default();
         trials += u64::from(record.candidate.is_some());
         assert!(record.committed.number == 0 || works(record.committed.number));
+        assert!(record.committed.number >= committed && record.settled >= settled, "round {round}: {record:?}");
         let (_, actions) = Machine::start(Policy::default(), &found, 0);
         // Counted before it is loaded, or loaded.
         for action in &actions {
@@ -189,5 +185,5 @@ fn kill_9_at_any_moment_leaves_what_can_be_loaded() {
         let told: Vec<u64> = record.reports.iter().map(|r| r.number).collect();
         assert!(told.iter().all(|n| *n <= record.settled), "{told:?}");
     }
-    assert!(settled > 20 && trials > 0, "the children did something: {settled}, killed in a trial: {trials}");
+    assert!(settled > 0 && trials > 0, "the children did something: {settled}, killed in a trial: {trials}");
 }

@@ -1,7 +1,9 @@
 //! Stories that the random histories tell too seldom, or whose way matters and not only the end.
 
 use super::world::{DiskFault, Document, Kind, World};
-use crate::downlink::trial::{Outcome, Place, Policy, Reason, Status};
+use crate::downlink::trial::{
+    Action, Config, Found, Input, Machine, Outcome, Place, Policy, Reason, Record, Slot, Status, Stored,
+};
 
 const MINUTE: u64 = 60_000;
 
@@ -152,4 +154,103 @@ fn a_newer_document_ends_the_wait_of_one_whose_trial_nobody_could_judge() {
     world.run(5 * MINUTE);
     let superseded = (1, Outcome::Superseded, Some(Reason::NotConnected));
     assert_eq!(outcomes(&world), [superseded, (2, Outcome::Committed, None)]);
+}
+
+#[test]
+fn the_cloud_that_lost_a_report_gets_it_again_by_assigning_the_same_again() {
+    let mut world = world();
+    world.offer(1, document(Kind::NotConnected, 0));
+    world.run(3 * MINUTE);
+    let told = std::mem::take(&mut world.oracle.seen);
+    world.crash();
+    world.run(MINUTE);
+    assert!(!told.is_empty() && world.oracle.seen == told);
+}
+
+#[test]
+fn a_link_that_comes_back_in_the_control_time_of_a_trial_without_one_blames_nobody() {
+    let mut world = World::new(Policy::default());
+    world.link = false;
+    world.offer(1, good());
+    world.run(90_000);
+    world.link = true;
+    world.run(5 * MINUTE);
+    assert_eq!(outcomes(&world), [(1, Outcome::Committed, None)]);
+}
+
+#[test]
+fn a_modem_that_takes_longer_than_the_confirm_time_after_a_power_cut_blames_nobody() {
+    let mut world = world();
+    world.offer(1, good());
+    while world.machine.running() == Place::Local {
+        world.act();
+        world.answer(0);
+    }
+    world.link = false;
+    world.crash();
+    world.run(95_000);
+    world.link = true;
+    world.run(5 * MINUTE);
+    assert_eq!(outcomes(&world), [(1, Outcome::Committed, None)]);
+}
+
+#[test]
+fn a_restart_gives_a_trial_no_new_time() {
+    let mut world = world();
+    world.offer(1, document(Kind::NotConnected, 0));
+    world.run(60_000);
+    world.crash();
+    let trials = |world: &World| world.machine.record().candidate.as_ref().map(|c| c.attempts);
+    world.run(10_000);
+    assert_eq!(trials(&world), Some(1));
+    // Over after 85 s in all; the restart makes it a trial that proves nothing, and the next one begins.
+    world.run(35_000);
+    assert_eq!(trials(&world), Some(2));
+}
+
+#[test]
+fn an_answer_to_a_probe_of_the_configuration_before_proves_nothing() {
+    let mut world = World::new(Policy::default());
+    world.link = false;
+    world.offer(1, document(Kind::NotAcknowledged, 0));
+    world.run(5 * MINUTE);
+    world.link = true;
+    world.connect();
+    world.answer(0);
+    world.act();
+    let late = world.answers.pop().unwrap();
+    assert!(matches!(late, Input::ProbeAcknowledged { .. }));
+    world.link = false;
+    for _ in 0..240 {
+        if world.machine.running() == Place::Local {
+            world.run(10_000);
+        }
+    }
+    assert_ne!(world.machine.running(), Place::Local);
+    world.link = true;
+    world.run(1000);
+    world.give(late);
+    world.run(60 * MINUTE);
+    assert_eq!(outcomes(&world), [(1, Outcome::Reverted, Some(Reason::NotAcknowledged))]);
+}
+
+#[test]
+fn a_committed_document_that_cannot_be_applied_leaves_the_local_file_until_it_can() {
+    let digest = [5; 32];
+    let place = Place::Slot { slot: Slot::A, digest };
+    let record = Record { committed: Config { number: 3, place }, settled: 3, ..Record::default() };
+    let found = Found { record: Ok(Some(record)), slots: [Some(Stored { number: 3, digest }), None] };
+    let (mut machine, actions) = Machine::start(Policy::default(), &found, 0);
+    assert_eq!(actions, [Action::Apply { generation: 1, place }]);
+    let in_use = || "port 1883 is in use".to_owned();
+    let actions = machine.handle(0, Input::NotApplied { generation: 1, detail: in_use() });
+    assert!(actions.contains(&Action::Apply { generation: 2, place: Place::Local }), "{actions:?}");
+    let failure = machine.record().reports[0].failure.clone().unwrap();
+    assert_eq!((failure.reason, failure.detail), (Reason::NotApplied, in_use()));
+    machine.handle(0, Input::Applied { generation: 2 });
+    let retry = machine.deadline().unwrap();
+    let actions = machine.handle(retry, Input::Tick);
+    assert!(actions.contains(&Action::Apply { generation: 3, place }), "{actions:?}");
+    machine.handle(retry, Input::Applied { generation: 3 });
+    assert_eq!((machine.running(), machine.record().reports.len()), (place, 1));
 }

@@ -159,7 +159,7 @@ fn run_all(steps: &[Step], just: bool, crash_at: Option<(usize, bool)>) -> World
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(4000), max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(3000), max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_a_proven_configuration_is_committed_and_runs(steps in steps()) {
@@ -174,7 +174,7 @@ proptest! {
 
 proptest! {
     // Each history is played once for every durable step in it, before and after that step.
-    #![proptest_config(ProptestConfig { cases: cases(4000) / 10, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(3000) / 10, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
     fn every_crash_of_every_history_ends_well(steps in prop::collection::vec(prop_oneof![

@@ -283,7 +283,13 @@ impl World {
     /// Gives one of the answers that wait.
     pub fn answer(&mut self, which: usize) {
         if !self.answers.is_empty() {
-            let input = self.answers.remove(which % self.answers.len());
+            let is_link = |input: &Input| matches!(input, Input::Connected { .. } | Input::Disconnected { .. });
+            let mut which = which % self.answers.len();
+            // What one task sees of the link comes in its order.
+            if is_link(&self.answers[which]) {
+                which = self.answers.iter().position(is_link).unwrap();
+            }
+            let input = self.answers.remove(which);
             self.give(input);
         }
     }

@@ -81,7 +81,7 @@ async fn enter(
     };
     let (client, explains) = (connect.client_id.clone(), connect.request_problem_information);
     let (asked, packet_max) = (connect.keep_alive_s, connect.maximum_packet_size.unwrap_or(u32::MAX));
-    if let Some(why) = unkeepable(&shared, &connect).await {
+    if let Err(why) = place_for(&shared, &connect).await {
         let connack = Packet::Connack(Box::new(Connack::refused(Reason::SERVER_UNAVAILABLE)));
         return Err(refuse(&mut arrival.stream, Some((connack, version)), why).await);
     }
@@ -134,6 +134,21 @@ async fn enter(
         connection.end(Reason::SERVER_SHUTTING_DOWN, "the gateway is shutting down");
     }
     Ok(connection)
+}
+
+/// The journal can take what the session of `connect` will be; before anything is changed: the old connection and session
+/// stay, and the will. The error is why it cannot.
+async fn place_for(shared: &Shared, connect: &Connect) -> Result<(), String> {
+    let new = connect.session_expiry_s.is_some_and(|s| s > 0);
+    let (kept, journal) = (shared.hub.keeps(&connect.client_id), shared.hub.journal());
+    if new && !kept {
+        // Who resumes a session takes from what is alive; a new one adds to it.
+        journal.room().await;
+    }
+    match journal.trouble().filter(|_| new || kept) {
+        Some(reason) => Err(format!("the journal does not take the session: {reason}")),
+        None => Ok(()),
+    }
 }
 
 async fn arrive(shared: &Shared, kind: Kind, stream: TcpStream) -> Result<Arrival, Unopened> {
@@ -206,19 +221,6 @@ async fn identify(
     let instead = shared.hub.takes_over(&connect.client_id, identity.name());
     let guard = shared.gate.enter(&identity, instead).map_err(denied)?;
     Ok((identity, guard))
-}
-
-/// Waits until the journal has room for a new session. Why a session cannot be kept is found out before anything is changed:
-/// the old connection, its session and its will stay.
-async fn unkeepable(shared: &Shared, connect: &Connect) -> Option<String> {
-    let (new, kept) = (connect.session_expiry_s.is_some_and(|s| s > 0), shared.hub.keeps(&connect.client_id));
-    let journal = shared.hub.journal();
-    if new && !kept {
-        // Who resumes one takes from what is alive.
-        journal.room().await;
-    }
-    let reason = journal.trouble().filter(|_| new || kept)?;
-    Some(format!("the journal does not take the session: {reason}"))
 }
 
 /// MQTT 5.0 §3.2.2.2, table 3-1.

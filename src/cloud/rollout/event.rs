@@ -1,0 +1,230 @@
+//! What the log holds. [pure]
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{BATCH_MAX, ID_BYTES_MAX, Plan, PlanError, REASON_BYTES_MAX, UnixMs};
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(from = "String", into = "String")]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// As text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+
+            fn is_valid(&self) -> bool {
+                !self.0.is_empty() && self.0.len() <= ID_BYTES_MAX
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(text.into())
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                Self(text.into())
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.0.as_ref().to_owned()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+id! {
+    /// A gateway's name.
+    NodeId
+}
+id! {
+    /// A roll-out's name.
+    RolloutId
+}
+
+/// SHA-256 of what is rolled out; as text in hex.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Digest(pub [u8; 32]);
+
+/// A text that is not a digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a digest is 64 hex digits")]
+pub struct NotADigest;
+
+impl TryFrom<String> for Digest {
+    type Error = NotADigest;
+
+    fn try_from(text: String) -> Result<Self, NotADigest> {
+        let mut bytes = [0; 32];
+        if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(NotADigest);
+        }
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            let pair = text.get(2 * i..2 * i + 2).ok_or(NotADigest)?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| NotADigest)?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> Self {
+        digest.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// One entry of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Event {
+    /// When, on the clock of whoever appended it.
+    pub at_ms: UnixMs,
+    /// Who.
+    pub by: Author,
+    /// What.
+    pub what: What,
+}
+
+/// Who appended an event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Author {
+    /// A process that has, or had, the lead.
+    Controller {
+        /// Its claim's.
+        epoch: u64,
+        /// Another one for every start of a process: of two that claim the same epoch one has it.
+        name: String,
+    },
+    /// Somebody at the interface.
+    Operator {
+        /// Who.
+        name: String,
+    },
+}
+
+/// What a node says about an assignment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It runs.
+    Success,
+    /// It was refused, or taken back. It outweighs a success of the same number, whichever comes first.
+    Failure,
+}
+
+/// A node's report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeReport {
+    /// Which node.
+    pub node: NodeId,
+    /// Which assignment.
+    pub number: u64,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// Why, for operators.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+/// What happened or is ordered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[allow(missing_docs)] // `rollout`, `nodes`, `wave`, `reason` say what they are
+pub enum What {
+    /// A controller takes the lead with its author's epoch.
+    Claimed,
+    /// A roll-out of `target` (`None`: what the node has by itself) is drafted.
+    Created { rollout: RolloutId, target: Option<Digest>, plan: Plan },
+    /// Nodes join: a draft, a running roll-out, or one that is completed and stands.
+    Enrolled { rollout: RolloutId, nodes: Vec<NodeId> },
+    /// Its first wave begins.
+    Started { rollout: RolloutId },
+    /// This wave begins.
+    Advanced { rollout: RolloutId, wave: usize },
+    /// An operator approves that this wave begins.
+    Approved { rollout: RolloutId, wave: usize },
+    /// An operator declares this wave, which has begun, passed: neither successes nor soak are waited for.
+    Passed { rollout: RolloutId, wave: usize },
+    /// Nothing more is exposed.
+    Paused { rollout: RolloutId, reason: String },
+    /// It goes on; failures so far are accepted.
+    Resumed { rollout: RolloutId },
+    /// It is over, and exposed nodes are put back.
+    Aborted { rollout: RolloutId, reason: String },
+    /// It is over, and stands.
+    Completed { rollout: RolloutId },
+    /// Nodes have spoken.
+    Reported { reports: Vec<NodeReport> },
+    /// Nodes that were exposed and have not been seen for long.
+    Absent { rollout: RolloutId, nodes: Vec<NodeId> },
+    /// Nodes are gone for good.
+    Departed { nodes: Vec<NodeId> },
+    /// Nodes get something outside of any roll-out. One that is in a roll-out that is not over is passed over.
+    Assigned { nodes: Vec<NodeId>, target: Option<Digest> },
+    /// Numbers go on above this: for a log that was lost and begins anew while nodes remember.
+    Raised { index: u64 },
+}
+
+/// Why an event can be no event.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Too many at once.
+    #[error("an event names at most {BATCH_MAX} nodes, not {0}: append several")]
+    Batch(usize),
+    /// Empty or too long.
+    #[error("an id has 1 to {ID_BYTES_MAX} bytes")]
+    Id,
+    /// Too long.
+    #[error("a reason has at most {REASON_BYTES_MAX} bytes")]
+    Reason,
+    /// The plan.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+}
+
+impl What {
+    /// Checks the limits; what does not keep them is void for every reader.
+    pub fn check(&self) -> Result<(), Malformed> {
+        let nodes = |nodes: &[NodeId]| match nodes {
+            _ if nodes.len() > BATCH_MAX => Err(Malformed::Batch(nodes.len())),
+            _ if nodes.iter().all(NodeId::is_valid) => Ok(()),
+            _ => Err(Malformed::Id),
+        };
+        let reason = |text: &str| if text.len() <= REASON_BYTES_MAX { Ok(()) } else { Err(Malformed::Reason) };
+        match self {
+            Self::Created { rollout, plan, .. } => {
+                plan.check()?;
+                if rollout.is_valid() { Ok(()) } else { Err(Malformed::Id) }
+            }
+            Self::Enrolled { nodes: n, .. }
+            | Self::Absent { nodes: n, .. }
+            | Self::Departed { nodes: n }
+            | Self::Assigned { nodes: n, .. } => nodes(n),
+            Self::Reported { reports } if reports.len() > BATCH_MAX => Err(Malformed::Batch(reports.len())),
+            Self::Reported { reports } => reports.iter().try_for_each(|r| reason(&r.reason)),
+            Self::Paused { reason: text, .. } | Self::Aborted { reason: text, .. } => reason(text),
+            _ => Ok(()),
+        }
+    }
+}

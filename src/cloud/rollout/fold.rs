@@ -1,0 +1,416 @@
+//! The state as a fold over the log. [pure]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::event::{Author, Digest, Event, Malformed, NodeId, NodeReport, RolloutId, What};
+use super::progress::{Progress, Stage};
+use super::waves::Rollout;
+use super::{ACTIVE_MAX, MEMBERS_MAX, NODES_MAX, Plan, ROLLOUTS_MAX, UnixMs};
+
+/// What a node is to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// Grows with every assignment of this node.
+    pub number: u64,
+    /// `None`: what the node has by itself.
+    pub target: Option<Digest>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Node {
+    /// 0: nothing was ever assigned.
+    number: u64,
+    target: Option<Digest>,
+    /// The roll-out that has it, while that is not over.
+    rollout: Option<RolloutId>,
+}
+
+/// Why an event changed nothing. It stays in the log; every reader finds it void.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Void {
+    /// Another controller has the lead.
+    #[error("epoch {epoch} of {name} is not the lead's: {lead_name} has it with epoch {lead}")]
+    Fenced {
+        /// The author's.
+        epoch: u64,
+        /// The author.
+        name: String,
+        /// The lead's.
+        lead: u64,
+        /// Who has it.
+        lead_name: String,
+    },
+    /// Only a controller, or only an operator does this.
+    #[error("this is not the author's to decide")]
+    Author,
+    /// It breaks a limit.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// There is no such roll-out, or it is forgotten.
+    #[error("there is no roll-out {0}")]
+    Unknown(RolloutId),
+    /// The id is taken.
+    #[error("roll-out {0} exists with another content: take another id")]
+    Exists(RolloutId),
+    /// It has happened already, or the stage does not allow it.
+    #[error("roll-out {0} is not at that point")]
+    Stage(RolloutId),
+    /// Too few successes, too many failures, no approval, or the soak is not over.
+    #[error("roll-out {0} may not go on yet")]
+    NotYet(RolloutId),
+    /// It has no members.
+    #[error("roll-out {0} has no nodes: enrol some")]
+    Empty(RolloutId),
+    /// Too many roll-outs.
+    #[error("{ACTIVE_MAX} roll-outs are not over: abort one, or wait")]
+    TooMany,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct Rollouts {
+    /// Events read, and the number of the last one's assignments.
+    index: u64,
+    epoch: u64,
+    lead: String,
+    rollouts: BTreeMap<RolloutId, Rollout>,
+    nodes: BTreeMap<NodeId, Node>,
+    /// Nodes that have not reported on their assignment.
+    outstanding: BTreeSet<NodeId>,
+}
+
+impl Rollouts {
+    /// Applies the next event of the log. Gives the nodes whose assignment is to be sent: it is new, or the node spoke of
+    /// an older one.
+    pub fn apply(&mut self, event: &Event) -> Result<Vec<NodeId>, Void> {
+        self.index = self.index.saturating_add(1);
+        event.what.check()?;
+        self.check_author(event)?;
+        let at_ms = event.at_ms;
+        match &event.what {
+            What::Claimed => Ok(self.claim(&event.by)),
+            What::Created { rollout, target, plan } => self.create(rollout, *target, plan),
+            What::Enrolled { rollout, nodes } => self.enrol(rollout, nodes, at_ms),
+            What::Started { rollout } => self.begin(rollout, 0, at_ms),
+            What::Advanced { rollout, wave } => {
+                self.expect_ready(rollout, Some(*wave), at_ms)?;
+                self.begin(rollout, *wave, at_ms)
+            }
+            What::Approved { rollout, wave } => self.change(rollout, at_ms, |r| r.approve(*wave)),
+            What::Passed { rollout, wave } => self.change(rollout, at_ms, |r| r.pass(*wave)),
+            What::Paused { rollout, reason } => self.change(rollout, at_ms, |r| {
+                let is_new = r.stage.is_active() && r.paused.is_none();
+                if is_new {
+                    r.paused = Some(reason.clone());
+                }
+                is_new
+            }),
+            What::Resumed { rollout } => {
+                self.change(rollout, at_ms, Rollout::resume)?;
+                Ok(self.expose(rollout, at_ms))
+            }
+            What::Aborted { rollout, reason } => self.abort(rollout, reason),
+            What::Completed { rollout } => {
+                self.expect_ready(rollout, None, at_ms)?;
+                self.complete(rollout)
+            }
+            What::Reported { reports } => Ok(self.report(reports, at_ms)),
+            What::Absent { rollout, nodes } => self.change(rollout, at_ms, |r| {
+                nodes.iter().for_each(|node| r.miss(node));
+                true
+            }),
+            What::Departed { nodes } => Ok(self.depart(nodes, at_ms)),
+            What::Assigned { nodes, target } => Ok(self.assign(nodes, *target)),
+            What::Raised { index } => {
+                self.index = self.index.max(*index);
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    fn check_author(&self, event: &Event) -> Result<(), Void> {
+        use What::{
+            Aborted, Absent, Advanced, Approved, Assigned, Claimed, Completed, Created, Departed, Enrolled, Passed,
+            Paused, Raised, Reported, Resumed, Started,
+        };
+        match (&event.by, &event.what) {
+            // Facts and orders need no lead.
+            (_, Reported { .. } | Enrolled { .. } | Departed { .. }) => Ok(()),
+            (Author::Controller { epoch, .. }, Claimed) if *epoch > self.epoch => Ok(()),
+            (Author::Controller { epoch, name }, _) if *epoch != self.epoch || *name != self.lead => {
+                let (lead, lead_name) = (self.epoch, self.lead.clone());
+                Err(Void::Fenced { epoch: *epoch, name: name.clone(), lead, lead_name })
+            }
+            (
+                Author::Controller { .. },
+                Advanced { .. } | Completed { .. } | Absent { .. } | Aborted { .. } | Paused { .. },
+            ) => Ok(()),
+            (
+                Author::Operator { .. },
+                Created { .. }
+                | Started { .. }
+                | Approved { .. }
+                | Passed { .. }
+                | Paused { .. }
+                | Resumed { .. }
+                | Aborted { .. }
+                | Assigned { .. }
+                | Raised { .. },
+            ) => Ok(()),
+            _ => Err(Void::Author),
+        }
+    }
+
+    fn claim(&mut self, by: &Author) -> Vec<NodeId> {
+        if let Author::Controller { epoch, name } = by {
+            (self.epoch, self.lead) = (*epoch, name.clone());
+        }
+        Vec::new()
+    }
+
+    fn create(&mut self, id: &RolloutId, target: Option<Digest>, plan: &Plan) -> Result<Vec<NodeId>, Void> {
+        if let Some(known) = self.rollouts.get(id) {
+            let is_same = known.target == target && known.plan == *plan;
+            return Err(if is_same { Void::Stage(id.clone()) } else { Void::Exists(id.clone()) });
+        }
+        if self.rollouts.values().filter(|r| r.stage.is_active()).count() >= ACTIVE_MAX {
+            return Err(Void::TooMany);
+        }
+        if self.rollouts.len() >= ROLLOUTS_MAX {
+            let over = self.rollouts.iter().filter(|(_, r)| !r.stage.is_active());
+            let oldest = over.min_by_key(|(_, r)| r.created).map(|(id, _)| id.clone());
+            oldest.map(|id| self.rollouts.remove(&id));
+        }
+        self.rollouts.insert(id.clone(), Rollout::new(id.clone(), self.index, target, plan.clone()));
+        Ok(Vec::new())
+    }
+
+    fn enrol(&mut self, id: &RolloutId, nodes: &[NodeId], at_ms: UnixMs) -> Result<Vec<NodeId>, Void> {
+        let rollout = self.rollouts.get_mut(id).ok_or_else(|| Void::Unknown(id.clone()))?;
+        match rollout.stage {
+            Stage::Draft | Stage::Running => {}
+            Stage::Completed => return Ok(self.join_standing(id, nodes)),
+            Stage::Aborted { .. } => return Err(Void::Stage(id.clone())),
+        }
+        for name in nodes {
+            if rollout.member_count() >= MEMBERS_MAX
+                || (!self.nodes.contains_key(name) && self.nodes.len() >= NODES_MAX)
+            {
+                rollout.held += 1;
+                continue;
+            }
+            let node = self.nodes.entry(name.clone()).or_default();
+            match &node.rollout {
+                None => {
+                    node.rollout = Some(id.clone());
+                    rollout.enrol(name);
+                }
+                Some(other) if other != id => rollout.held += 1,
+                Some(_) => {}
+            }
+        }
+        Ok(self.expose(id, at_ms))
+    }
+
+    /// Late joiners of a roll-out that is completed.
+    fn join_standing(&mut self, id: &RolloutId, nodes: &[NodeId]) -> Vec<NodeId> {
+        let Some((created, target)) = self.rollouts.get(id).map(|r| (r.created, r.target)) else { return Vec::new() };
+        let mut changed = Vec::new();
+        for name in nodes {
+            if !self.nodes.contains_key(name) && self.nodes.len() >= NODES_MAX {
+                continue;
+            }
+            let node = self.nodes.entry(name.clone()).or_default();
+            if node.rollout.is_none() && node.number < created {
+                self.set(name, target);
+                changed.push(name.clone());
+            }
+        }
+        changed
+    }
+
+    fn begin(&mut self, id: &RolloutId, wave: usize, at_ms: UnixMs) -> Result<Vec<NodeId>, Void> {
+        let rollout = self.rollouts.get_mut(id).ok_or_else(|| Void::Unknown(id.clone()))?;
+        if wave == 0 && rollout.stage != Stage::Draft {
+            return Err(Void::Stage(id.clone()));
+        }
+        // Later all may have departed; a wave without nodes begins, so that the controller's decision counts.
+        if wave == 0 && rollout.member_count() == 0 {
+            return Err(Void::Empty(id.clone()));
+        }
+        rollout.begin(wave);
+        Ok(self.expose(id, at_ms))
+    }
+
+    /// Whether the roll-out may go on to `wave`, or be completed.
+    fn expect_ready(&self, id: &RolloutId, wave: Option<usize>, at_ms: UnixMs) -> Result<(), Void> {
+        let rollout = self.rollouts.get(id).ok_or_else(|| Void::Unknown(id.clone()))?;
+        if rollout.stage != Stage::Running || rollout.next_wave().map(|(next, _)| next) != wave {
+            return Err(Void::Stage(id.clone()));
+        }
+        let soaked = rollout.soaked_at_ms().is_some_and(|due| due <= at_ms);
+        if rollout.may_go_on() && soaked { Ok(()) } else { Err(Void::NotYet(id.clone())) }
+    }
+
+    /// Changes a roll-out that is not over; `false`: it was so already.
+    fn change(
+        &mut self,
+        id: &RolloutId,
+        at_ms: UnixMs,
+        change: impl FnOnce(&mut Rollout) -> bool,
+    ) -> Result<Vec<NodeId>, Void> {
+        let rollout = self.rollouts.get_mut(id).ok_or_else(|| Void::Unknown(id.clone()))?;
+        if !rollout.stage.is_active() || !change(rollout) {
+            return Err(Void::Stage(id.clone()));
+        }
+        rollout.count_soak(at_ms);
+        Ok(Vec::new())
+    }
+
+    fn expose(&mut self, id: &RolloutId, at_ms: UnixMs) -> Vec<NodeId> {
+        let Some(rollout) = self.rollouts.get_mut(id) else { return Vec::new() };
+        let nodes = &self.nodes;
+        let exposed = rollout.expose(self.index, |node| nodes.get(node).and_then(|n| n.target));
+        rollout.count_soak(at_ms);
+        let target = rollout.target;
+        exposed.iter().for_each(|node| self.set(node, target));
+        exposed
+    }
+
+    fn abort(&mut self, id: &RolloutId, reason: &str) -> Result<Vec<NodeId>, Void> {
+        let rollout = self.rollouts.get_mut(id).ok_or_else(|| Void::Unknown(id.clone()))?;
+        if !rollout.stage.is_active() {
+            return Err(Void::Stage(id.clone()));
+        }
+        let (members, exposed) = rollout.end(Stage::Aborted { reason: reason.to_owned() });
+        self.release(&members);
+        for (node, base) in &exposed {
+            self.set(node, *base);
+        }
+        Ok(exposed.into_iter().map(|(node, _)| node).collect())
+    }
+
+    fn complete(&mut self, id: &RolloutId) -> Result<Vec<NodeId>, Void> {
+        let rollout = self.rollouts.get_mut(id).ok_or_else(|| Void::Unknown(id.clone()))?;
+        let (members, _) = rollout.end(Stage::Completed);
+        self.release(&members);
+        Ok(Vec::new())
+    }
+
+    fn release(&mut self, members: &[NodeId]) {
+        for name in members {
+            if let Some(node) = self.nodes.get_mut(name) {
+                node.rollout = None;
+            }
+        }
+    }
+
+    fn report(&mut self, reports: &[NodeReport], at_ms: UnixMs) -> Vec<NodeId> {
+        let (mut again, mut counted) = (Vec::new(), BTreeSet::new());
+        for report in reports {
+            let Some(node) = self.nodes.get(&report.node) else { continue };
+            if report.number == node.number {
+                self.outstanding.remove(&report.node);
+            } else if report.number < node.number {
+                again.push(report.node.clone());
+            }
+            if let Some(rollout) = node.rollout.as_ref().and_then(|id| self.rollouts.get_mut(id)) {
+                rollout.report(report);
+                counted.extend(node.rollout.clone());
+            }
+        }
+        self.count_soaks(&counted, at_ms);
+        again
+    }
+
+    fn count_soaks(&mut self, ids: &BTreeSet<RolloutId>, at_ms: UnixMs) {
+        for id in ids {
+            if let Some(rollout) = self.rollouts.get_mut(id) {
+                rollout.count_soak(at_ms);
+            }
+        }
+    }
+
+    fn depart(&mut self, nodes: &[NodeId], at_ms: UnixMs) -> Vec<NodeId> {
+        let mut counted = BTreeSet::new();
+        for name in nodes {
+            self.outstanding.remove(name);
+            let Some(id) = self.nodes.remove(name).and_then(|n| n.rollout) else { continue };
+            if let Some(rollout) = self.rollouts.get_mut(&id) {
+                rollout.depart(name);
+                counted.insert(id);
+            }
+        }
+        self.count_soaks(&counted, at_ms);
+        Vec::new()
+    }
+
+    fn assign(&mut self, nodes: &[NodeId], target: Option<Digest>) -> Vec<NodeId> {
+        let mut changed = Vec::new();
+        for name in nodes {
+            let room = self.nodes.len() < NODES_MAX || self.nodes.contains_key(name);
+            if room && self.nodes.entry(name.clone()).or_default().rollout.is_none() {
+                self.set(name, target);
+                changed.push(name.clone());
+            }
+        }
+        changed
+    }
+
+    fn set(&mut self, name: &NodeId, target: Option<Digest>) {
+        if let Some(node) = self.nodes.get_mut(name) {
+            (node.number, node.target) = (self.index, target);
+            self.outstanding.insert(name.clone());
+        }
+    }
+
+    /// What a node is to run; `None`: nothing was assigned to it.
+    pub fn assignment(&self, node: &NodeId) -> Option<Assignment> {
+        let node = self.nodes.get(node).filter(|n| n.number != 0)?;
+        Some(Assignment { number: node.number, target: node.target })
+    }
+
+    /// Nodes that have not reported on their assignment: what a new controller sends again.
+    pub fn outstanding(&self) -> impl Iterator<Item = &NodeId> {
+        self.outstanding.iter()
+    }
+
+    /// Events read, void ones included.
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// The lead's epoch and name; a claim takes a higher one. Whoever is not named here has not got the lead.
+    pub fn lead(&self) -> (u64, &str) {
+        (self.epoch, &self.lead)
+    }
+
+    /// A roll-out in numbers.
+    pub fn progress(&self, id: &RolloutId) -> Option<Progress> {
+        self.rollouts.get(id).map(Rollout::progress)
+    }
+
+    /// All that are remembered.
+    pub fn ids(&self) -> impl Iterator<Item = &RolloutId> {
+        self.rollouts.keys()
+    }
+
+    #[cfg(test)]
+    pub(super) fn plan_of(&self, id: &RolloutId) -> &Plan {
+        &self.rollouts[id].plan
+    }
+
+    /// The roll-out that a node is in, while that is not over.
+    pub fn rollout_of(&self, node: &NodeId) -> Option<&RolloutId> {
+        self.nodes.get(node)?.rollout.as_ref()
+    }
+
+    /// Exposed nodes of a roll-out that have not reported and are not absent.
+    pub fn silent(&self, id: &RolloutId) -> impl Iterator<Item = &NodeId> {
+        self.rollouts.get(id).into_iter().flat_map(Rollout::silent)
+    }
+
+    pub(super) fn active(&self) -> impl Iterator<Item = (&RolloutId, &Rollout)> {
+        self.rollouts.iter().filter(|(_, r)| r.stage.is_active())
+    }
+}

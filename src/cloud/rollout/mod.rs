@@ -1,0 +1,100 @@
+//! Roll-outs: something new goes to many gateways in waves, and stops where it fails. One [`Rollouts`] per kind of thing
+//! (configuration, each model).
+//!
+//! ```text
+//! operator                                 controller (one at a time)                       nodes
+//!    │ Created, Enrolled…, Started             │ Claimed (epoch)                              │
+//!    │ Approved, Paused, Resumed, Aborted      │ Advanced, Completed, Aborted, Absent         │ reports
+//!    ▼                                         ▼ Reported ◄───────────────────────────────────┘
+//! ═══╧═════════════════════════════════════════╧═══ one log, `control/rollouts`: its order decides ═════►
+//!                      │ read back by every process
+//!                      ▼
+//!            Rollouts::apply ──► state ──► assignment(node): number, target ──► inbox
+//!                                  └─────► decide(now): what the controller appends next
+//!
+//!                   Started               Advanced                 Advanced          Completed
+//!          ┌───────┐       ┌────────────────┐      ┌────────────────┐      ┌───────┐        ┌───────────┐
+//!  Created │ Draft ├──────►│ wave 0:  1 %   ├─────►│ wave 1:  10 %  ├─ … ─►│ 100 % ├───────►│ Completed │
+//!          └───┬───┘       └───────┬────────┘      └───────┬────────┘      └───┬───┘        └───────────┘
+//!              └───────────────────┴── Aborted: every exposed node is put back ┴─► Aborted
+//! ```
+//!
+//! **The log decides.** The state is a fold over it, and nothing else: whoever has read as far has the same. A decision is
+//! one event; the fold checks it again (stage, wave, thresholds, soak, approval, epoch) and treats what does not hold as
+//! [`Void`]. So a controller may die between any two writes, append twice, or be one of two: the first valid event counts.
+//! A controller acts on an event only after it has read it back.
+//!
+//! **Numbers.** The number of a node's assignment is the place in the log of the event that changed it. It is a function of
+//! the log, grows for every node, and never means two things. A new controller sends what [`Rollouts::outstanding`]
+//! names; sending again is harmless. A stale controller can only send what the log once said, with a lower number.
+//!
+//! **Fencing.** [`What::Claimed`] takes the lead with a higher epoch. Decisions of any other controller are void from there
+//! on. Facts (reports) and operators' orders need no lead.
+//!
+//! **Waves.** Nodes stand in line by BLAKE3 of the roll-out's id and their own: the same line on every process, another one
+//! for every roll-out. A wave exposes the first `ceil(share × members)` of it, at least one. A late joiner takes its
+//! place in the line and is exposed at once when the wave allows one more; never is a larger part exposed than the wave's.
+//!
+//! **Advance** when `max(1, successes_share_min × (exposed − absent))` nodes have succeeded, for `soak_ms` without a break, the
+//! next wave is approved where it needs that, and failures are within the threshold. Counts are of the whole roll-out. A
+//! node that has succeeded and fails later counts as failed; reports may come twice and in any order. A node that the
+//! controller has not seen for long is [`What::Absent`] until it reports; weeks later it finds its assignment in its inbox. An
+//! operator may declare a wave passed ([`What::Passed`]) when nodes do not come back.
+//!
+//! **Stop** when more than `failures_max` nodes, or more than `failures_share_max` of the exposed ones, have failed, or so
+//! many that enough cannot succeed any more: aborted with revert, or paused, as the plan says. An operator who resumes
+//! accepts the failures so far. Abort puts every exposed node back to what it had, under a higher number.
+//!
+//! **Overlap.** A node is in at most one roll-out that is not over. A second one that enrols it passes it over and counts
+//! it ([`Progress::held`]); it can be enrolled again when the first one is over. To supersede a roll-out, abort it first.
+//! A roll-out that is completed stands: a node enrolled later gets its target at once, unless it has something newer.
+//!
+//! **Time** is the wall clock of whoever appends; a clock that is wrong by more than the soak shortens or holds a wave.
+
+mod decide;
+mod event;
+mod fold;
+mod plan;
+mod progress;
+mod waves;
+
+#[cfg(test)]
+mod tests;
+
+pub use event::{Author, Digest, Event, NodeId, NodeReport, RolloutId, Verdict, What};
+pub use fold::{Assignment, Rollouts, Void};
+pub use plan::{OnFailure, Plan, PlanError, Wave};
+pub use progress::{Progress, Stage};
+
+/// Milliseconds since 1970-01-01T00:00:00Z.
+pub type UnixMs = u64;
+
+/// Most nodes of one roll-out: what DESIGN §8's fleet is planned for. About 30 MB in memory (`tests/size.rs`).
+pub const MEMBERS_MAX: usize = 100_000;
+
+/// Most nodes in all roll-outs together.
+pub const NODES_MAX: usize = 400_000;
+
+/// Most roll-outs of a kind that are not over.
+pub const ACTIVE_MAX: usize = 8;
+
+/// Most roll-outs that are remembered; one more forgets the oldest that is over.
+pub const ROLLOUTS_MAX: usize = 64;
+
+/// Most nodes or reports in one event: with the longest names and reasons it fits a message of 1 MiB.
+pub const BATCH_MAX: usize = 1_000;
+
+/// Longest id of a node or roll-out, in bytes.
+pub const ID_BYTES_MAX: usize = 128;
+
+/// Longest reason, in bytes.
+pub const REASON_BYTES_MAX: usize = 512;
+
+/// Failures whose reasons are kept for operators.
+pub const FAILURES_KEPT: usize = 100;
+
+/// A share of nodes, in parts per million.
+pub type Ppm = u32;
+
+/// All of them.
+pub const ALL_PPM: Ppm = 1_000_000;

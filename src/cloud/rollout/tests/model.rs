@@ -1,0 +1,150 @@
+//! What a roll-out may do, told in the simplest way from the events alone: sets of nodes and what each of them has.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::cloud::rollout::{ALL_PPM, Author, Digest, Event, NodeId, RolloutId, Rollouts, Stage, Void, What};
+
+#[derive(Default)]
+pub struct Model {
+    /// What every node was assigned last.
+    has: BTreeMap<NodeId, Option<Digest>>,
+    /// What every number means.
+    meaning: BTreeMap<(NodeId, u64), Option<Digest>>,
+    /// By roll-out: its exposed nodes and what they had before.
+    exposed: BTreeMap<RolloutId, BTreeMap<NodeId, Option<Digest>>>,
+    pub members: BTreeMap<RolloutId, BTreeSet<NodeId>>,
+    waves: BTreeMap<RolloutId, usize>,
+    lead: (u64, String),
+}
+
+impl Model {
+    /// What a node was told, by whomever, must be what the log said at that place.
+    pub fn sent(&self, node: &NodeId, number: u64, target: Option<Digest>) {
+        assert_eq!(self.meaning.get(&(node.clone(), number)), Some(&target), "{node} {number}");
+    }
+
+    /// After `event` gave `result` and `state`; the event's place in the log is the state's index.
+    pub fn check(&mut self, event: &Event, result: &Result<Vec<NodeId>, Void>, state: &Rollouts) {
+        let needs_lead = matches!(
+            event.what,
+            What::Advanced { .. }
+                | What::Completed { .. }
+                | What::Absent { .. }
+                | What::Aborted { .. }
+                | What::Paused { .. }
+        );
+        if let Author::Controller { epoch, name } = &event.by {
+            let is_lead = self.lead == (*epoch, name.clone());
+            assert!(is_lead || !needs_lead || matches!(result, Err(Void::Fenced { .. })), "{event:?} {result:?}");
+            if matches!(event.what, What::Claimed) {
+                assert_eq!(result.is_ok(), *epoch > self.lead.0);
+                if result.is_ok() {
+                    self.lead = (*epoch, name.clone());
+                }
+            }
+        }
+        let Ok(changed) = result else { return };
+        match &event.what {
+            What::Enrolled { rollout, nodes } => self.enrolled(rollout, nodes, changed, state),
+            What::Started { rollout } => self.exposes(rollout, 0, changed, state),
+            What::Advanced { rollout, wave } => {
+                assert_eq!(self.waves.get(rollout).map(|w| w + 1), Some(*wave), "waves come one after the other");
+                self.exposes(rollout, *wave, changed, state);
+            }
+            What::Resumed { rollout } => {
+                let wave = self.waves.get(rollout).copied().unwrap_or(0);
+                self.exposes(rollout, wave, changed, state);
+            }
+            What::Aborted { rollout, .. } => self.aborted(rollout, changed, state),
+            What::Completed { rollout } => {
+                assert!(changed.is_empty());
+                self.exposed.remove(rollout);
+                self.members.remove(rollout);
+            }
+            What::Assigned { nodes, target } => {
+                let free: Vec<_> = nodes.iter().filter(|n| !self.members.values().any(|m| m.contains(n))).collect();
+                assert!(changed.iter().eq(free));
+                changed.iter().for_each(|node| self.gets(node, *target, state));
+            }
+            What::Departed { nodes } => {
+                for node in nodes {
+                    self.has.remove(node);
+                    self.members.values_mut().for_each(|m| m.retain(|n| n != node));
+                    self.exposed.values_mut().for_each(|e| e.retain(|n, _| n != node));
+                }
+            }
+            // What is sent again means what it meant.
+            What::Reported { .. } => {}
+            _ => assert!(changed.is_empty(), "{event:?} changes {changed:?}"),
+        }
+    }
+
+    fn gets(&mut self, node: &NodeId, target: Option<Digest>, state: &Rollouts) {
+        let assignment = state.assignment(node).unwrap();
+        assert_eq!((assignment.number, assignment.target), (state.index(), target), "{node}");
+        let newest = self.meaning.keys().filter(|(n, _)| n == node).map(|(_, number)| *number).max();
+        assert!(newest.is_none_or(|n| n < assignment.number), "the numbers of {node} grow");
+        self.meaning.insert((node.clone(), assignment.number), target);
+        self.has.insert(node.clone(), target);
+    }
+
+    fn enrolled(&mut self, id: &RolloutId, nodes: &[NodeId], changed: &[NodeId], state: &Rollouts) {
+        let progress = state.progress(id).unwrap();
+        if progress.stage == Stage::Completed {
+            changed.iter().for_each(|node| self.gets(node, progress.target, state));
+            return;
+        }
+        for node in nodes {
+            if !self.members.values().any(|m| m.contains(node)) {
+                self.members.entry(id.clone()).or_default().insert(node.clone());
+            }
+        }
+        let wave = self.waves.get(id).copied().unwrap_or(0);
+        self.exposes(id, wave, changed, state);
+    }
+
+    fn exposes(&mut self, id: &RolloutId, wave: usize, changed: &[NodeId], state: &Rollouts) {
+        let progress = state.progress(id).unwrap();
+        if changed.is_empty() && progress.stage == Stage::Draft {
+            return;
+        }
+        self.waves.insert(id.clone(), wave);
+        assert!(changed.is_empty() || progress.paused.is_none(), "a paused roll-out exposes nobody");
+        for node in changed {
+            assert!(self.members.get(id).is_some_and(|m| m.contains(node)));
+            let base = self.has.get(node).copied().flatten();
+            let before = self.exposed.entry(id.clone()).or_default().insert(node.clone(), base);
+            assert_eq!(before, None, "{node} is exposed twice");
+            self.gets(node, progress.target, state);
+        }
+        let members = self.members.get(id).map_or(0, BTreeSet::len);
+        let exposed = self.exposed.get(id).map_or(0, BTreeMap::len);
+        let share = u64::from(state.plan_of(id).waves[wave].share_ppm) as f64 / f64::from(ALL_PPM);
+        let most = ((members as f64 * share).ceil() as usize).max(1);
+        assert!(
+            changed.is_empty() || exposed <= most,
+            "{exposed} of {members} are exposed in wave {wave}: at most {most}"
+        );
+        assert_eq!(progress.members, members);
+    }
+
+    fn aborted(&mut self, id: &RolloutId, changed: &[NodeId], state: &Rollouts) {
+        let exposed = self.exposed.remove(id).unwrap_or_default();
+        let put_back: BTreeSet<_> = changed.iter().collect();
+        assert!(exposed.keys().collect::<BTreeSet<_>>() == put_back, "every exposed node is put back, and no other");
+        for (node, base) in exposed {
+            self.gets(&node, base, state);
+        }
+        self.members.remove(id);
+    }
+
+    /// How many nodes a roll-out that is not over has exposed.
+    pub fn exposed(&self, id: &RolloutId) -> usize {
+        self.exposed.get(id).map_or(0, BTreeMap::len)
+    }
+
+    /// Nodes that something was assigned to.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeId> {
+        self.has.keys()
+    }
+}

@@ -1,0 +1,225 @@
+//! A log, two controllers that read it at their own pace and die, operators, inboxes, and gateways that come and go.
+
+use std::collections::BTreeMap;
+
+use super::model::Model;
+use crate::cloud::rollout::{
+    Assignment, Author, Digest, Event, NodeId, NodeReport, Plan, RolloutId, Rollouts, Verdict, What,
+};
+
+#[derive(Default)]
+pub struct Controller {
+    state: Rollouts,
+    read: usize,
+    /// What it has claimed.
+    claimed: Option<(u64, String)>,
+    lives: u32,
+}
+
+#[derive(Clone, Default)]
+pub struct Gateway {
+    pub online: bool,
+    /// The newest assignment it has decided.
+    pub number: u64,
+    pub running: Option<Digest>,
+    last: Option<NodeReport>,
+}
+
+#[derive(Default)]
+pub struct World {
+    pub log: Vec<Event>,
+    pub truth: Rollouts,
+    pub model: Model,
+    pub controllers: [Controller; 2],
+    pub gateways: BTreeMap<NodeId, Gateway>,
+    /// Newest wins, even when it is old news.
+    inbox: BTreeMap<NodeId, Assignment>,
+    reports: Vec<NodeReport>,
+    pub now: u64,
+}
+
+pub fn node(n: u8) -> NodeId {
+    NodeId::from(format!("gateway-{n}"))
+}
+
+pub fn rollout(n: u8) -> RolloutId {
+    RolloutId::from(format!("rollout-{n}"))
+}
+
+/// What a target does: byte 0 is the part of the nodes, of 8, on which it fails.
+pub fn works(target: Option<Digest>, node: &NodeId) -> bool {
+    target.is_none_or(|Digest(bytes)| {
+        let dice = node.as_str().bytes().fold(bytes[1], |sum, b| sum.wrapping_mul(31).wrapping_add(b));
+        dice % 8 >= bytes[0]
+    })
+}
+
+pub fn target(failing: u8, variant: u8) -> Digest {
+    let mut bytes = [0; 32];
+    (bytes[0], bytes[1]) = (failing, variant);
+    Digest(bytes)
+}
+
+impl World {
+    pub fn append(&mut self, by: Author, what: What) {
+        let event = Event { at_ms: self.now, by, what };
+        // Through its text, as the log has it.
+        let event: Event = serde_json::from_str(&serde_json::to_string(&event).unwrap()).unwrap();
+        let result = self.truth.apply(&event);
+        self.model.check(&event, &result, &self.truth);
+        self.log.push(event);
+    }
+
+    pub fn operator(&mut self, what: What) {
+        self.append(Author::Operator { name: "ada".into() }, what);
+    }
+
+    pub fn create(&mut self, n: u8, target: Option<Digest>, plan: Plan) {
+        self.operator(What::Created { rollout: rollout(n), target, plan });
+    }
+
+    pub fn enrol(&mut self, n: u8, nodes: impl Iterator<Item = u8>) {
+        let nodes = self.install(nodes);
+        self.operator(What::Enrolled { rollout: rollout(n), nodes });
+    }
+
+    /// Gateways are there and online; those that were are as they were.
+    pub fn install(&mut self, nodes: impl Iterator<Item = u8>) -> Vec<NodeId> {
+        let nodes: Vec<NodeId> = nodes.map(node).collect();
+        for name in &nodes {
+            self.gateways.entry(name.clone()).or_insert_with(|| Gateway { online: true, ..Gateway::default() });
+        }
+        nodes
+    }
+
+    /// Reads on, and sends what has changed, which may be old news.
+    pub fn read(&mut self, c: usize, most: usize) {
+        for _ in 0..most {
+            let controller = &mut self.controllers[c];
+            let Some(event) = self.log.get(controller.read) else { return };
+            controller.read += 1;
+            let changed = controller.state.apply(event).unwrap_or_default();
+            self.send(c, changed);
+        }
+    }
+
+    fn send(&mut self, c: usize, nodes: Vec<NodeId>) {
+        if !self.believes_to_lead(c) {
+            return;
+        }
+        for name in nodes {
+            if let Some(assignment) = self.controllers[c].state.assignment(&name) {
+                self.model.sent(&name, assignment.number, assignment.target);
+                self.inbox.insert(name, assignment);
+            }
+        }
+    }
+
+    pub fn resend(&mut self, c: usize) {
+        let nodes = self.controllers[c].state.outstanding().cloned().collect();
+        self.send(c, nodes);
+    }
+
+    pub fn believes_to_lead(&self, c: usize) -> bool {
+        let Controller { state, claimed, .. } = &self.controllers[c];
+        claimed.as_ref().is_some_and(|(epoch, name)| state.lead() == (*epoch, name))
+    }
+
+    pub fn claim(&mut self, c: usize) {
+        let controller = &mut self.controllers[c];
+        let name = format!("cloud-{c}-{}", controller.lives);
+        let epoch = controller.state.lead().0 + 1;
+        controller.claimed = Some((epoch, name.clone()));
+        self.append(Author::Controller { epoch, name }, What::Claimed);
+    }
+
+    /// `rogue`: it does not look whether it has the lead.
+    pub fn decide(&mut self, c: usize, rogue: bool) {
+        if !rogue && !self.believes_to_lead(c) {
+            return;
+        }
+        let Controller { state, claimed, .. } = &self.controllers[c];
+        let Some((epoch, name)) = claimed.clone() else { return };
+        for what in state.decide(self.now) {
+            self.append(Author::Controller { epoch, name: name.clone() }, what);
+        }
+    }
+
+    pub fn absent(&mut self, c: usize) {
+        let Controller { state, claimed, .. } = &self.controllers[c];
+        let Some((epoch, name)) = claimed.clone() else { return };
+        let gone = |n: &&NodeId| self.gateways.get(*n).is_none_or(|g| !g.online);
+        let silent: Vec<_> =
+            state.ids().map(|id| (id.clone(), state.silent(id).filter(gone).cloned().collect())).collect();
+        for (rollout, nodes) in silent {
+            self.append(Author::Controller { epoch, name: name.clone() }, What::Absent { rollout, nodes });
+        }
+    }
+
+    /// The process ends and is started again, with nothing.
+    pub fn die(&mut self, c: usize) {
+        let lives = self.controllers[c].lives + 1;
+        self.controllers[c] = Controller { lives, ..Controller::default() };
+    }
+
+    /// A controller appends a node's report; unacknowledged, it comes again.
+    pub fn take_report(&mut self, c: usize, which: usize, acknowledged: bool) {
+        if self.reports.is_empty() {
+            return;
+        }
+        let which = which % self.reports.len();
+        let report = if acknowledged { self.reports.swap_remove(which) } else { self.reports[which].clone() };
+        let (epoch, name) = self.controllers[c].claimed.clone().unwrap_or_default();
+        self.append(Author::Controller { epoch, name }, What::Reported { reports: vec![report] });
+    }
+
+    pub fn lose_report(&mut self, which: usize) {
+        if !self.reports.is_empty() {
+            self.reports.swap_remove(which % self.reports.len());
+        }
+    }
+
+    /// A gateway that is online reads its inbox; what it has decided before is answered with what it said then.
+    pub fn deliver(&mut self, name: &NodeId) {
+        let (Some(gateway), Some(assignment)) = (self.gateways.get_mut(name), self.inbox.get(name)) else { return };
+        if !gateway.online {
+            return;
+        }
+        if assignment.number > gateway.number {
+            gateway.number = assignment.number;
+            let works = works(assignment.target, name);
+            if works {
+                gateway.running = assignment.target;
+            }
+            let verdict = if works { Verdict::Success } else { Verdict::Failure };
+            let (number, reason) = (assignment.number, "not-connected".to_owned());
+            gateway.last = Some(NodeReport { node: name.clone(), number, verdict, reason });
+        }
+        self.reports.extend(gateway.last.clone());
+    }
+
+    /// Everybody is there and does what is to be done, until nothing changes; the soaks are over.
+    pub fn ends_well(&mut self) {
+        self.read(0, usize::MAX);
+        self.claim(0);
+        self.gateways.values_mut().for_each(|g| g.online = true);
+        for _ in 0..200 {
+            let before = self.log.len();
+            self.read(0, usize::MAX);
+            self.resend(0);
+            let names: Vec<NodeId> = self.gateways.keys().cloned().collect();
+            let waiting: Vec<NodeId> = self.controllers[0].state.outstanding().cloned().collect();
+            names.iter().filter(|n| waiting.contains(n)).for_each(|n| self.deliver(n));
+            while !self.reports.is_empty() {
+                self.take_report(0, 0, true);
+            }
+            self.read(0, usize::MAX);
+            self.now += 100 * 3_600_000;
+            self.decide(0, false);
+            if self.log.len() == before {
+                return;
+            }
+        }
+        panic!("it does not end: {:?}", self.log.last());
+    }
+}

@@ -1,0 +1,266 @@
+//! One roll-out: the line of its members and the counts of its waves. [pure]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::event::{Digest, NodeId, NodeReport, RolloutId, Verdict};
+use super::plan::{Plan, Wave, share_of};
+use super::progress::{Progress, Stage};
+use super::{ALL_PPM, FAILURES_KEPT, UnixMs};
+
+/// A node's place in the line.
+pub(super) type Place = (u64, NodeId);
+
+#[derive(Clone, Debug)]
+struct Member {
+    /// Its assignment's; 0: it waits in the line.
+    number: u64,
+    /// What it had before.
+    base: Option<Digest>,
+    verdict: Option<Verdict>,
+    absent: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Rollout {
+    id: RolloutId,
+    /// Its place in the log.
+    pub created: u64,
+    pub target: Option<Digest>,
+    pub plan: Plan,
+    pub stage: Stage,
+    pub paused: Option<String>,
+    pub wave: usize,
+    approved: BTreeSet<usize>,
+    passed: Option<usize>,
+    members: BTreeMap<Place, Member>,
+    waiting: BTreeSet<Place>,
+    member_count: usize,
+    pub held: usize,
+    exposed: usize,
+    succeeded: usize,
+    failed: usize,
+    /// Failures that an operator has accepted by resuming.
+    accepted: usize,
+    absent: usize,
+    enough_since_ms: Option<UnixMs>,
+    failures: Vec<(NodeId, String)>,
+}
+
+impl Rollout {
+    pub fn new(id: RolloutId, created: u64, target: Option<Digest>, plan: Plan) -> Self {
+        Self {
+            id,
+            created,
+            target,
+            plan,
+            stage: Stage::Draft,
+            paused: None,
+            wave: 0,
+            approved: BTreeSet::new(),
+            passed: None,
+            members: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            member_count: 0,
+            held: 0,
+            exposed: 0,
+            succeeded: 0,
+            failed: 0,
+            accepted: 0,
+            absent: 0,
+            enough_since_ms: None,
+            failures: Vec::new(),
+        }
+    }
+
+    fn place(&self, node: &NodeId) -> Place {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.id.as_str().as_bytes()).update(&[0]).update(node.as_str().as_bytes());
+        let [a, b, c, d, e, f, g, h, ..] = *hasher.finalize().as_bytes();
+        (u64::from_be_bytes([a, b, c, d, e, f, g, h]), node.clone())
+    }
+
+    pub fn member_count(&self) -> usize {
+        self.member_count
+    }
+
+    /// Puts a node into the line.
+    pub fn enrol(&mut self, node: &NodeId) {
+        let place = self.place(node);
+        let member = Member { number: 0, base: None, verdict: None, absent: false };
+        if self.members.insert(place.clone(), member).is_none() {
+            self.waiting.insert(place);
+            self.member_count += 1;
+        }
+    }
+
+    /// The next nodes of the line that the wave allows; `base` tells what a node has.
+    pub fn expose(&mut self, number: u64, base: impl Fn(&NodeId) -> Option<Digest>) -> Vec<NodeId> {
+        let mut nodes = Vec::new();
+        if self.stage != Stage::Running || self.paused.is_some() {
+            return nodes;
+        }
+        let allowed = self.allowed();
+        while self.exposed < allowed {
+            let Some(place) = self.waiting.pop_first() else { break };
+            if let Some(member) = self.members.get_mut(&place) {
+                (member.number, member.base) = (number, base(&place.1));
+                self.exposed += 1;
+                nodes.push(place.1);
+            }
+        }
+        nodes
+    }
+
+    /// Most nodes that the wave exposes.
+    fn allowed(&self) -> usize {
+        let share = self.plan.waves.get(self.wave).map_or(ALL_PPM, |w| w.share_ppm);
+        share_of(share, self.member_count).max(1)
+    }
+
+    /// Counts a report; one about another number than the exposure's is none.
+    pub fn report(&mut self, report: &NodeReport) {
+        let place = self.place(&report.node);
+        let Some(member) = self.members.get_mut(&place) else { return };
+        if member.number == 0 || member.number != report.number {
+            return;
+        }
+        if std::mem::take(&mut member.absent) {
+            self.absent -= 1;
+        }
+        if member.verdict >= Some(report.verdict) {
+            return;
+        }
+        let before = member.verdict.replace(report.verdict);
+        match report.verdict {
+            Verdict::Success => self.succeeded += 1,
+            Verdict::Failure => {
+                self.failed += 1;
+                self.succeeded -= usize::from(before == Some(Verdict::Success));
+                if self.failures.len() < FAILURES_KEPT {
+                    self.failures.push((report.node.clone(), report.reason.clone()));
+                }
+            }
+        }
+    }
+
+    /// An exposed node that has not reported is not waited for until it does.
+    pub fn miss(&mut self, node: &NodeId) {
+        let place = self.place(node);
+        let Some(member) = self.members.get_mut(&place) else { return };
+        if member.number != 0 && member.verdict.is_none() && !std::mem::replace(&mut member.absent, true) {
+            self.absent += 1;
+        }
+    }
+
+    /// A node is gone; its failure stays counted.
+    pub fn depart(&mut self, node: &NodeId) {
+        let place = self.place(node);
+        let Some(member) = self.members.remove(&place) else { return };
+        self.waiting.remove(&place);
+        self.member_count -= 1;
+        if member.number != 0 && member.verdict != Some(Verdict::Failure) {
+            self.exposed -= 1;
+            self.succeeded -= usize::from(member.verdict == Some(Verdict::Success));
+            self.absent -= usize::from(member.absent);
+        }
+    }
+
+    pub fn approve(&mut self, wave: usize) -> bool {
+        wave < self.plan.waves.len() && self.approved.insert(wave)
+    }
+
+    /// Only the wave that has begun can be declared passed.
+    pub fn pass(&mut self, wave: usize) -> bool {
+        self.stage == Stage::Running && self.wave == wave && self.passed.replace(wave) != Some(wave)
+    }
+
+    pub fn resume(&mut self) -> bool {
+        self.accepted = self.failed;
+        self.paused.take().is_some()
+    }
+
+    /// The wave begins; its soak as well.
+    pub fn begin(&mut self, wave: usize) {
+        (self.stage, self.wave, self.enough_since_ms) = (Stage::Running, wave, None);
+    }
+
+    /// To be called after every change of the counts.
+    pub fn count_soak(&mut self, at_ms: UnixMs) {
+        let enough = self.stage == Stage::Running && self.succeeded >= self.needed();
+        self.enough_since_ms = enough.then(|| self.enough_since_ms.unwrap_or(at_ms));
+    }
+
+    fn needed(&self) -> usize {
+        share_of(self.plan.successes_share_min_ppm, self.exposed.saturating_sub(self.absent + self.accepted)).max(1)
+    }
+
+    /// Whether too many nodes have failed, or so many that enough cannot succeed any more.
+    pub fn is_past_threshold(&self) -> bool {
+        let failed = self.failed - self.accepted.min(self.failed);
+        if failed > 0 && self.exposed.saturating_sub(self.failed + self.absent) < self.needed() {
+            return true;
+        }
+        let share = u64::try_from(failed).unwrap_or(u64::MAX).saturating_mul(ALL_PPM.into());
+        let exposed = u64::try_from(self.exposed).unwrap_or(u64::MAX);
+        failed > usize::try_from(self.plan.failures_max).unwrap_or(usize::MAX)
+            || share > exposed.saturating_mul(self.plan.failures_share_max_ppm.into())
+    }
+
+    /// When the wave has soaked; `None`: it is not known yet.
+    pub fn soaked_at_ms(&self) -> Option<UnixMs> {
+        if self.passed == Some(self.wave) {
+            return Some(0);
+        }
+        Some(self.enough_since_ms?.saturating_add(self.plan.waves.get(self.wave)?.soak_ms))
+    }
+
+    /// Whether the wave after this one may begin, or the roll-out end, but for the soak.
+    pub fn may_go_on(&self) -> bool {
+        self.stage == Stage::Running && self.paused.is_none() && !self.is_past_threshold() && !self.waits_for_approval()
+    }
+
+    pub fn next_wave(&self) -> Option<(usize, &Wave)> {
+        let next = self.wave + 1;
+        self.plan.waves.get(next).map(|wave| (next, wave))
+    }
+
+    fn waits_for_approval(&self) -> bool {
+        self.next_wave().is_some_and(|(next, wave)| wave.approval && !self.approved.contains(&next))
+    }
+
+    /// Lets all members go; gives the exposed ones and what they had.
+    pub fn end(&mut self, stage: Stage) -> (Vec<NodeId>, Vec<(NodeId, Option<Digest>)>) {
+        (self.stage, self.paused) = (stage, None);
+        self.waiting.clear();
+        let members = std::mem::take(&mut self.members);
+        let exposed =
+            members.iter().filter(|(_, m)| m.number != 0).map(|((_, node), m)| (node.clone(), m.base)).collect();
+        (members.into_keys().map(|(_, node)| node).collect(), exposed)
+    }
+
+    /// Exposed nodes that have not reported; to tell which are absent.
+    pub fn silent(&self) -> impl Iterator<Item = &NodeId> {
+        let silent = |m: &Member| m.number != 0 && m.verdict.is_none() && !m.absent;
+        self.members.iter().filter(move |(_, m)| silent(m)).map(|((_, node), _)| node)
+    }
+
+    pub fn progress(&self) -> Progress {
+        Progress {
+            stage: self.stage.clone(),
+            target: self.target,
+            paused: self.paused.clone(),
+            wave: self.wave,
+            waves: self.plan.waves.len(),
+            members: self.member_count,
+            held: self.held,
+            exposed: self.exposed,
+            succeeded: self.succeeded,
+            failed: self.failed,
+            absent: self.absent,
+            needed: self.needed(),
+            enough_since_ms: self.enough_since_ms,
+            waits_for_approval: self.stage == Stage::Running && self.waits_for_approval(),
+            failures: self.failures.clone(),
+        }
+    }
+}
