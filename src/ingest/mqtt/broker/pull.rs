@@ -68,7 +68,7 @@ impl Broker {
                 _ => session.outgoing.len() < connection.window && connection.unreliable.messages.is_empty(),
             };
             let reliable = pull.options.qos != QoS::AtMostOnce;
-            if !room && !(anyway && reliable) {
+            if !(room || anyway && reliable) {
                 return;
             }
             anyway = false;
