@@ -81,6 +81,33 @@ async fn a_slow_consumer_disturbs_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_says_is_heard_while_much_waits_for_it() {
+    const MESSAGES: usize = 200;
+    let gate = Gate::start(|c| {
+        c.mqtt.unmapped = tidegate::config::edge::Unmapped::Local;
+        c.mqtt.max_queued_bytes = 32 << 20;
+    });
+    let mut reader = gate.connect(Options::new("reader")).await;
+    reader.subscribe("t", 0).await;
+    let mut publisher = gate.connect(Options::new("publisher")).await;
+    // 20 MB: the kernel keeps some 4 MB of it for a client that does not read, the others wait in the broker.
+    let payload = vec![b'x'; 100_000];
+    for _ in 0..MESSAGES {
+        publisher.publish_and_wait("t", &payload).await;
+    }
+    reader.write(&[0xC0, 0]).await;
+    // From here on there is always something to deliver, until there is nothing.
+    let mut before = 0;
+    while let Reply::Publish { .. } = reader.next().await {
+        before += 1;
+    }
+    assert!(before < MESSAGES / 2, "the PINGREQ was read after {before} of {MESSAGES} messages");
+    for _ in before..MESSAGES {
+        assert_eq!(reader.next().await.payload().len(), payload.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn beyond_the_cap_connections_wait_and_are_served_later() {
     let gate = Gate::start(|c| c.mqtt.max_connections = 1);
     let first = gate.connect(Options::new("a")).await;

@@ -84,6 +84,8 @@ struct Connection {
     refused: Vec<(PacketId, String)>,
     /// The broker may have something for the client.
     wanting: bool,
+    /// Something was delivered after what was last taken in.
+    delivered: bool,
     timer: Pin<Box<Sleep>>,
     end: Option<Box<End>>,
     /// Nothing more can be written to the client.
@@ -142,7 +144,10 @@ impl Connection {
                 return Poll::Ready(Input::Written(written));
             }
         }
-        if self.wanting && self.end.is_none() && self.output.has_room() {
+        // By turns with what the client says: while messages keep coming its acknowledgements would stay unread, and messages
+        // that it has long taken would fill its queue until others are dropped.
+        let deliver = self.wanting && self.end.is_none() && self.output.has_room();
+        if deliver && !self.delivered {
             return Poll::Ready(Input::Deliver);
         }
         if let Some(room) = &mut self.room
@@ -157,6 +162,9 @@ impl Connection {
             && let Poll::Ready(read) = reading::poll_read(&mut self.stream, cx, &mut self.input)
         {
             return Poll::Ready(Input::Read(read));
+        }
+        if deliver {
+            return Poll::Ready(Input::Deliver);
         }
         if let Some(deadline) = self.deadline()
             && deadline < self.timer.deadline()
@@ -216,10 +224,17 @@ impl Connection {
             Input::Deliver => {
                 let ((), effects) = self.seat.turn(|turn| turn.take(output::BYTES_MAX));
                 self.wanting = !effects.replies.is_empty();
+                self.delivered = true;
                 self.take_effect(effects);
             }
-            Input::Turn => self.resume(),
-            Input::Read(read) => self.read(read),
+            Input::Turn => {
+                self.delivered = false;
+                self.resume();
+            }
+            Input::Read(read) => {
+                self.delivered = false;
+                self.read(read);
+            }
             Input::Timer => self.timer(),
         }
     }

@@ -122,6 +122,7 @@ async fn enter(
         room: None,
         refused: Vec::new(),
         wanting: true,
+        delivered: false,
         timer: Box::pin(sleep(TIMER_IDLE)),
         end: None,
         gone: false,
