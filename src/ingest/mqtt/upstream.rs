@@ -122,7 +122,12 @@ impl From<AppendError> for Refused {
 impl Refused {
     /// For the broker.
     pub fn unstored(&self) -> Unstored {
-        Unstored { reason: self.reason, for_good: matches!(self.why, Why::Unfit | Why::TooLarge) }
+        Unstored {
+            reason: self.reason,
+            for_good: matches!(self.why, Why::Unfit | Why::TooLarge),
+            // A full outbox has looked: what it knows by its name needs no room.
+            unsure: matches!(self.why, Why::Busy | Why::Disk | Why::Closed),
+        }
     }
 
     /// The journal did not take what must be there before the message.

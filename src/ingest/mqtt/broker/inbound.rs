@@ -32,6 +32,8 @@ pub(super) struct Incoming {
     pub digest: u64,
     /// QoS 2: its name in the outbox. `None`: it never got as far.
     pub name: Option<u64>,
+    /// It had its name before this connection: the outbox may have it, though nobody heard of it.
+    pub again: bool,
     /// The outbox has it, but nobody could be answered: only that is left to do when it comes again.
     pub upstream: bool,
     /// QoS 2 until it is stored: handed to subscribers then. `None` also where it is acknowledged and dropped.

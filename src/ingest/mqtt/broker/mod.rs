@@ -202,17 +202,19 @@ pub struct Unstored {
     /// The message itself is the reason, so it cannot be stored later either. A client of 3.1.1 must not send it again and
     /// again, before everything else that it has: it gets its acknowledgement.
     pub for_good: bool,
+    /// Nobody looked whether it is there: of a message that was sent before, an earlier sending may be.
+    pub unsure: bool,
 }
 
 impl Unstored {
     /// Because of the message.
     pub fn for_good(reason: Reason) -> Self {
-        Self { reason, for_good: true }
+        Self { reason, for_good: true, unsure: false }
     }
 
     /// Because of us: it may come again.
     pub fn for_now(reason: Reason) -> Self {
-        Self { reason, for_good: false }
+        Self { reason, for_good: false, unsure: false }
     }
 }
 

@@ -258,8 +258,8 @@ impl Broker {
         }
         if message.qos == QoS::AtLeastOnce {
             let stage = Stage::Storing;
-            let incoming =
-                Incoming { packet_id, qos: message.qos, stage, digest, name: None, upstream: false, message: None };
+            let (qos, again, upstream) = (message.qos, false, false);
+            let incoming = Incoming { packet_id, qos, stage, digest, name: None, again, upstream, message: None };
             let Some(session) = self.sessions.get_mut(slot) else { return Published::Answered };
             session.inbound.put_unanswered(incoming);
             // §3.3.1.1: only what was sent before has the flag.
@@ -293,6 +293,7 @@ impl Broker {
         let session = self.sessions.get_mut(slot)?;
         let known = session.inbound.get_mut(packet_id);
         let (known, upstream) = known.map_or((None, false), |incoming| (incoming.name, incoming.upstream));
+        let again = known.is_some();
         let name = match known {
             Some(name) => Some(name),
             None if session.persistent => {
@@ -305,7 +306,7 @@ impl Broker {
         };
         let (stage, message) = (Stage::Storing, Some(message.clone()));
         let qos = QoS::ExactlyOnce;
-        session.inbound.put_unanswered(Incoming { packet_id, qos, stage, digest, name, upstream, message });
+        session.inbound.put_unanswered(Incoming { packet_id, qos, stage, digest, name, again, upstream, message });
         name.map(|number| EventName { session: session.id, number })
     }
 
@@ -324,7 +325,8 @@ impl Broker {
         if let Some(session) = self.sessions.get_mut(slot) {
             let known = session.inbound.get_mut(packet_id).map(|i| (i.name, i.digest, i.upstream));
             let (name, digest, upstream) = known.unwrap_or_default();
-            session.inbound.put_unanswered(Incoming { packet_id, qos, stage, digest, name, upstream, message: None });
+            let (again, message) = (false, None);
+            session.inbound.put_unanswered(Incoming { packet_id, qos, stage, digest, name, again, upstream, message });
         }
         self.answer(now, slot, reaction);
     }
@@ -381,6 +383,7 @@ impl Broker {
             let Some(connection) = session.connection.as_mut().filter(|c| !c.closing) else { return };
             let Some(incoming) = session.inbound.next_answer() else { return };
             let (packet_id, qos, stage) = (incoming.packet_id, incoming.qos, incoming.stage);
+            let sent_before = incoming.again;
             let refused = match (stage, connection.version) {
                 // It has no negative answer. For one that will never be taken the positive one: the shell has counted it.
                 (Stage::Refused(unstored), Version::V311) if unstored.for_good => None,
@@ -388,6 +391,12 @@ impl Broker {
                     // "Taken" would be a lie: the message comes again with a new connection.
                     self.hand_over(slot);
                     self.close(slot, unstored.reason, "message refused", reaction);
+                    return;
+                }
+                (Stage::Refused(unstored), Version::V5) if unstored.unsure && sent_before => {
+                    // Its client would send what it takes for refused as a new message. So it keeps its name, and comes again.
+                    self.hand_over(slot);
+                    self.close(slot, unstored.reason, "nobody can tell whether the message is stored", reaction);
                     return;
                 }
                 (Stage::Refused(unstored), Version::V5) => Some(unstored.reason),

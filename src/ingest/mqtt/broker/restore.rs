@@ -250,5 +250,5 @@ impl Broker {
 }
 
 fn qos_2(packet_id: PacketId, stage: Stage, name: Option<u64>, digest: u64) -> Incoming {
-    Incoming { packet_id, qos: QoS::ExactlyOnce, stage, digest, name, upstream: false, message: None }
+    Incoming { packet_id, qos: QoS::ExactlyOnce, stage, digest, name, again: false, upstream: false, message: None }
 }

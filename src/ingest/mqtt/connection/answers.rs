@@ -7,7 +7,7 @@ use crate::ingest::mqtt::broker::record::Message;
 use crate::ingest::mqtt::broker::{Denied, Unstored};
 use crate::ingest::mqtt::hub::Effects;
 use crate::ingest::mqtt::metrics::Fate;
-use crate::ingest::mqtt::packet::{Packet, PacketId, QoS, Reason, Version};
+use crate::ingest::mqtt::packet::{Packet, PacketId, QoS, Reason};
 use crate::ingest::mqtt::upstream::{Refused as Refusal, Why};
 
 /// Writes down what the broker refused.
@@ -100,7 +100,7 @@ impl Connection {
         let ((), effects) = self.seat.turn(|turn| turn.stored(results));
         let cut = effects.close.is_some();
         self.take_effect(effects);
-        if cut && self.decoder.version() == Some(Version::V311) {
+        if cut {
             self.rest();
         }
     }

@@ -22,7 +22,7 @@ const LINGER_MAX: Duration = Duration::from_secs(1);
 /// … or until this much came.
 const LINGER_BYTES_MAX: usize = 1 << 20;
 
-/// A client of 3.1.1 whose message could not be stored now comes back with it at once. A whole site of them would keep the
+/// A client that cannot be told that its message could not be stored now comes back with it at once. A whole site of them would keep the
 /// gateway busy with nothing else.
 const REST: Duration = Duration::from_secs(1);
 

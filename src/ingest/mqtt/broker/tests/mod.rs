@@ -126,6 +126,11 @@ fn full() -> Result<(), Unstored> {
     Err(Unstored::for_now(Reason::QUOTA_EXCEEDED))
 }
 
+/// The outbox has not looked at it.
+fn busy() -> Result<(), Unstored> {
+    Err(Unstored { unsure: true, ..Unstored::for_now(Reason::QUOTA_EXCEEDED) })
+}
+
 /// It cannot be an event.
 fn unfit() -> Result<(), Unstored> {
     Err(Unstored::for_good(Reason::PAYLOAD_FORMAT_INVALID))

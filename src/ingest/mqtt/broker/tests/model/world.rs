@@ -7,7 +7,7 @@ use super::faults::Fault;
 use super::oracle::Oracle;
 use super::{FILTERS, Op, Payload, TOPICS, number};
 use crate::ingest::mqtt::broker::record::{Millis, Record};
-use crate::ingest::mqtt::broker::tests::{anybody, filter, full, limits, message};
+use crate::ingest::mqtt::broker::tests::{anybody, busy, filter, full, limits, message};
 use crate::ingest::mqtt::broker::{
     Broker, ConnectionId, EventName, Limits, Published, Reaction, TidyCursor, WINDOW_MAX,
 };
@@ -304,7 +304,10 @@ impl World {
             storing.done |= ok;
             if tell {
                 let storing = link.storing.remove(at);
-                results.push((storing.packet_id, if storing.done { Ok(()) } else { full() }));
+                let there = storing.name.is_some_and(|name| self.outbox_names.contains(&name));
+                // A full outbox knows what it has; a busy one has not looked.
+                let refused = if there || pick % 2 == 1 { busy() } else { full() };
+                results.push((storing.packet_id, if storing.done { Ok(()) } else { refused }));
                 told.push(storing);
                 if link.storing.is_empty() {
                     break;
