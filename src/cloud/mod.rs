@@ -116,5 +116,5 @@ fn the_sink(config: &CloudConfig) -> Result<&FilesSink, StartError> {
 fn own(sink: &FilesSink) -> Result<DirLock, StartError> {
     let failed = |source| StartError::Directory { dir: sink.dir.clone(), source };
     files::create_dir_durable(&sink.dir).map_err(failed)?;
-    DirLock::take(&sink.dir).map_err(failed)?.ok_or_else(|| StartError::InUse(sink.dir.clone()))
+    DirLock::claim(&sink.dir).map_err(failed)?.ok_or_else(|| StartError::InUse(sink.dir.clone()))
 }

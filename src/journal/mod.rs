@@ -156,7 +156,7 @@ impl Journal {
         }
         let failed = |e: std::io::Error| OpenError::Io { dir: dir.to_owned(), reason: e.to_string() };
         files::create_dir_durable(dir).map_err(failed)?;
-        let lock = DirLock::take(dir).map_err(failed)?.ok_or_else(|| OpenError::InUse { dir: dir.to_owned() })?;
+        let lock = DirLock::claim(dir).map_err(failed)?.ok_or_else(|| OpenError::InUse { dir: dir.to_owned() })?;
         let restored = restore::restore(dir, each)?;
         meter.damaged.inc_by(restored.damaged);
         let shared = Arc::new(Shared::new(settings.clone(), meter.clone()));

@@ -40,7 +40,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -73,9 +73,6 @@ const STORES_PER_LANE: u64 = 8;
 
 /// Most lanes open at once: each has a thread. A configuration may have fewer.
 const OPEN_MAX: usize = 64;
-
-/// A process that was just killed, or one that was forked and not yet replaced, may hold the lock for a moment.
-const LOCK_WAIT_MAX: Duration = Duration::from_millis(400);
 
 /// Closing waits so long for the disk at most.
 const CLOSE_MAX: Duration = Duration::from_secs(10);
@@ -420,18 +417,10 @@ fn no_place(what: &str, dir: &Path, error: &std::io::Error) -> OpenError {
 
 /// Takes the right to be the only process in `data`.
 fn lock(data: &Path) -> Result<DirLock, OpenError> {
-    let start = Instant::now();
-    loop {
-        match DirLock::take(data) {
-            Ok(Some(lock)) => return Ok(lock),
-            Ok(None) if start.elapsed() < LOCK_WAIT_MAX => std::thread::sleep(LOCK_WAIT_MAX / 20),
-            Ok(None) => {
-                return Err(OpenError(format!(
-                    "{} is in use by another running process; stop it, or give this one its own node.data_dir",
-                    data.display()
-                )));
-            }
-            Err(e) => return Err(no_place("lock", data, &e)),
-        }
-    }
+    DirLock::claim(data).map_err(|e| no_place("lock", data, &e))?.ok_or_else(|| {
+        OpenError(format!(
+            "{} is in use by another running process; stop it, or give this one its own node.data_dir",
+            data.display()
+        ))
+    })
 }

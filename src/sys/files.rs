@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Makes the names in `dir` durable (fsync of the directory).
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
@@ -98,7 +99,21 @@ pub struct DirLock {
     _file: File,
 }
 
+/// A process that was just killed, or one that was forked and not yet replaced, may hold a lock for a moment.
+const LOCK_WAIT_MAX: Duration = Duration::from_millis(400);
+
 impl DirLock {
+    /// As [`DirLock::take`], but waits for who may hold it for a moment only. Blocks.
+    pub fn claim(dir: &Path) -> io::Result<Option<Self>> {
+        let start = Instant::now();
+        loop {
+            match Self::take(dir)? {
+                None if start.elapsed() < LOCK_WAIT_MAX => std::thread::sleep(LOCK_WAIT_MAX / 20),
+                taken => return Ok(taken),
+            }
+        }
+    }
+
     /// Takes the lock on `dir` by its file `lock`. `Ok(None)`: another process holds it.
     pub fn take(dir: &Path) -> io::Result<Option<Self>> {
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("lock"))?;

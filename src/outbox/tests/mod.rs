@@ -8,6 +8,7 @@ mod power;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
