@@ -31,8 +31,8 @@ const PAUSE_MS_IN_CI: u64 = 1200;
 const RATE_IN_CI: u64 = 2000;
 
 /// The Pulsar broker is killed in every so-manieth round (0: never), and so not in CI, where `kill_nine` does it. A kill under full load now and
-/// then leaves Pulsar 4.0.7 a ledger that it cannot recover ("Error while recovering ledger error code: -10", once in
-/// 19 kills here): then the gateway keeps everything, retries and says so, and nothing can be counted.
+/// then leaves Pulsar 4.0.7 a ledger that it cannot recover ("Error while recovering ledger error code: -10", seen
+/// once in a campaign here): then the gateway keeps everything, retries and says so, and nothing can be counted.
 const BROKER_EVERY: u64 = 10;
 const READY: Duration = Duration::from_secs(60);
 

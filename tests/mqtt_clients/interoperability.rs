@@ -1,5 +1,5 @@
 //! Eclipse Paho's interoperability suites, where TIDEGATE_TEST_PAHO names a checkout of eclipse/paho.mqtt.testing:
-//! its licence is not ours, no package registry has it, and it takes minutes.
+//! its licence is not ours, we know of no package registry that has it, and it takes minutes.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -17,11 +17,10 @@ fn start(gate: &Gate, suite: &str, checkout: &std::path::Path) -> Running {
 }
 
 #[test]
+#[ignore = "takes three minutes and a checkout of eclipse/paho.mqtt.testing in TIDEGATE_TEST_PAHO"]
 fn the_interoperability_suites_of_eclipse_paho() {
-    let Some(checkout) = std::env::var_os("TIDEGATE_TEST_PAHO").map(PathBuf::from) else {
-        println!("not run: TIDEGATE_TEST_PAHO names no checkout of eclipse/paho.mqtt.testing");
-        return;
-    };
+    let checkout = std::env::var_os("TIDEGATE_TEST_PAHO").map(PathBuf::from);
+    let checkout = checkout.expect("TIDEGATE_TEST_PAHO names a checkout of eclipse/paho.mqtt.testing");
     // One gateway each: they use the same topics and client ids.
     let deny = "deny_subscribe = [\"test/nosubscribe\"]";
     let (old, new) = (Gate::with(deny), Gate::with(deny));
