@@ -19,7 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("downlink", &["journal", "pulsar", "config", "event", "sys", "observe", "security"]),
     ("ingest", &["outbox", "journal", "downlink", "config", "event", "sys", "observe", "security"]),
     ("uplink", &["outbox", "pulsar", "config", "event", "sys", "observe", "security"]),
-    ("cloud", &["pulsar", "config", "event", "sys", "observe", "security"]),
+    ("cloud", &["downlink", "pulsar", "config", "event", "sys", "observe", "security"]),
     (
         "app",
         &[
@@ -66,6 +66,7 @@ const PURE: &[&str] = &[
     "src/downlink/commands/core",
     "src/downlink/commands/core.rs",
     "src/downlink/commands/topics.rs",
+    "src/downlink/report.rs",
     "src/downlink/trial/machine.rs",
     "src/downlink/trial/mod.rs",
     "src/downlink/trial/proof.rs",

@@ -3,4 +3,5 @@
 
 pub mod artefact;
 pub mod commands;
+pub mod report;
 pub mod trial;

@@ -3,6 +3,9 @@
 /// Namespace of the lanes' topics, below the tenant.
 pub const TELEMETRY: &str = "telemetry";
 
+/// Namespace of inboxes, commands, reports and roll-outs.
+pub const CONTROL: &str = "control";
+
 /// Message property: `node.incarnation.lane`.
 pub const STREAM: &str = "tg_stream";
 /// Message property: the event's sequence in its stream, in decimal.
@@ -36,6 +39,31 @@ pub fn lane_topic(tenant: &str, lane: &str) -> String {
 /// Topic for events of a lane that could not be stored.
 pub fn dead_topic(tenant: &str, lane: &str) -> String {
     format!("persistent://{tenant}/{TELEMETRY}/{lane}-dead")
+}
+
+/// Topic with a node's full desired state; the newest message counts.
+pub fn inbox_topic(tenant: &str, node: &str) -> String {
+    format!("persistent://{tenant}/{CONTROL}/inbox-{node}")
+}
+
+/// Topic with the commands for a node's devices; each counts until the node has taken it or it expires.
+pub fn commands_topic(tenant: &str, node: &str) -> String {
+    format!("persistent://{tenant}/{CONTROL}/commands-{node}")
+}
+
+/// Topic with what all nodes say about themselves and their assignments; keyed by node.
+pub fn reports_topic(tenant: &str) -> String {
+    format!("persistent://{tenant}/{CONTROL}/reports")
+}
+
+/// Topic with the log of configuration's roll-outs: its order decides, and nothing of it may be lost.
+pub fn rollouts_topic(tenant: &str) -> String {
+    format!("persistent://{tenant}/{CONTROL}/rollouts")
+}
+
+/// Topic with the signed documents and keyrings.
+pub fn documents_topic(tenant: &str) -> String {
+    format!("persistent://{tenant}/{CONTROL}/documents")
 }
 
 /// One partition of a partitioned topic.

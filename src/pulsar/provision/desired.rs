@@ -5,8 +5,6 @@ use std::time::Duration;
 use crate::config::CloudConfig;
 use crate::pulsar::names;
 
-/// Namespace of inboxes, reports and roll-outs.
-pub const CONTROL: &str = "control";
 /// Namespace of model updates and packs.
 pub const MODELS: &str = "models";
 
@@ -128,7 +126,7 @@ impl Desired {
             names,
             namespaces: vec![
                 namespace(names::TELEMETRY, retention, false),
-                namespace(CONTROL, Retention { minutes: -1, megabytes: CONTROL_MB }, true),
+                namespace(names::CONTROL, Retention { minutes: -1, megabytes: CONTROL_MB }, true),
                 // A pack is useless when its first chunks are gone; packs are deleted whole, by whoever retires a version.
                 namespace(MODELS, Retention { minutes: -1, megabytes: -1 }, true),
             ],
