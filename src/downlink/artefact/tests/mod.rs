@@ -29,6 +29,7 @@ fn downlink() -> Downlink {
         artefact_keys: vec![text(ARTEFACT)],
         controller_keys: vec![text(CONTROLLER)],
         revoked: vec![],
+        ..Downlink::default()
     }
 }
 
