@@ -1,5 +1,6 @@
 //! Tests of what is pushed: the format against its specification, and everything that must be refused.
 
+mod commands;
 mod envelope;
 mod flips;
 mod judging;
