@@ -1,6 +1,7 @@
 //! Wiring only: builds edge and cloud from their configuration, in the order in which they must start,
 //! and stops them in the order in which nothing is lost.
 
+mod keeper;
 mod live;
 
 use std::net::SocketAddr;
@@ -9,12 +10,17 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
 
+use keeper::{Keeper, Parts};
 use live::Live;
 
 use crate::cloud;
-use crate::config::{CloudConfig, ConfigErrors, EdgeConfig, Warning};
+use crate::config::{CloudConfig, EdgeConfig, OwnFile};
 use crate::downlink::commands::Commands;
+use crate::downlink::keeper::{Begun, Inbox, Status, Store, begin, inbox, meters as downlink_meters};
+use crate::downlink::link::{self, Link};
+use crate::downlink::trial::{Found, Machine, Place};
 use crate::ingest::accept::BindError;
 use crate::ingest::bridge::Bridging;
 use crate::ingest::http::{Gateway, Listener};
@@ -46,8 +52,15 @@ const STOP_REST_MAX: Duration = Duration::from_secs(1);
 /// Exit code after a second signal: 128 + SIGINT, as shells say it.
 const EXIT_ABRUPT: i32 = 130;
 
-/// Reads the configuration once more.
-pub type Reread = Box<dyn Fn() -> Result<(EdgeConfig, Vec<Warning>), ConfigErrors> + Send + Sync>;
+/// Where an edge's configuration comes from.
+pub struct Source {
+    /// The gateway's own file.
+    pub own: OwnFile,
+    /// Reads it once more.
+    pub again: keeper::Reread,
+    /// Nothing pushed counts this time.
+    pub local_only: bool,
+}
 
 /// Why a process ended, other than by being asked to.
 #[derive(Debug, thiserror::Error)]
@@ -63,24 +76,97 @@ pub enum AppError {
     Failed(String),
 }
 
-/// Runs an edge until it is asked to stop. Returns when everything is on disk and closed. On SIGHUP `again` reads the
-/// configuration once more, and what can take effect at once does.
-pub fn edge(config: EdgeConfig, logs: Logs, again: Reread) -> Result<(), AppError> {
+/// Runs an edge until it is asked to stop. Returns when everything is on disk and closed. What runs follows from the record
+/// of pushed configuration. On SIGHUP the gateway's own file is read once more, and what can take effect at once does.
+pub fn edge(source: Source, logs: Logs) -> Result<(), AppError> {
     // Ports before anything slow: a mistake in the address shows at once. A taken port may be free a moment later,
-    // when the process before this one has ended.
+    // when the process before this one has ended. Nothing pushed can change an address; and a start that fails here
+    // is not counted as one of a document on trial.
     let unavailable = |e: BindError| AppError::Unavailable(e.to_string());
-    let http = Listener::bind(&config.http).map_err(unavailable)?.beside(config.mqtt.max_connections);
-    let mqtt = mqtt::Listener::bind(&config.mqtt, config.http.max_connections).map_err(unavailable)?;
-    run(run_edge(config, http, mqtt, logs, again))
+    let own = source.own.alone();
+    let http = Listener::bind(&own.http).map_err(unavailable)?.beside(own.mqtt.max_connections);
+    let mqtt = mqtt::Listener::bind(&own.mqtt, own.http.max_connections).map_err(unavailable)?;
+    let begun = Choice::make(&source)?;
+    if begun.begun.config.log != own.log {
+        logs.set(&begun.begun.config.log).map_err(AppError::Setup)?;
+    }
+    run(run_edge(source, begun, http, mqtt, logs))
+}
+
+/// What an edge starts with.
+struct Choice {
+    begun: Begun,
+    /// `None`: started with --local.
+    store: Option<Arc<Store>>,
+    /// When the time of the trial's machine began.
+    origin: Instant,
+}
+
+impl Choice {
+    fn make(source: &Source) -> Result<Self, AppError> {
+        let own = &source.own;
+        let (policy, origin) = (keeper::policy(own.alone()), Instant::now());
+        if source.local_only {
+            tracing::warn!(
+                "started with --local: the gateway's own file runs alone; what was pushed does not count, and nothing pushed is taken, until a start without it"
+            );
+            let nothing = Found { record: Ok(None), slots: [None, None] };
+            let (machine, _) = Machine::start(policy, &nothing, 0);
+            return Ok(Self { begun: Begun::local(machine, own), store: None, origin });
+        }
+        let store = Store::open(&own.alone().node.data_dir).map_err(|e| AppError::Unavailable(e.to_string()))?;
+        let begun = begin(own, &store, policy, live::check).map_err(|e| {
+            let dir = store.dir().display();
+            AppError::Unavailable(format!(
+                "cannot tell from {dir} what is to run: {e}; --local runs the own file alone"
+            ))
+        })?;
+        Ok(Self { begun, store: Some(Arc::new(store)), origin })
+    }
+
+    /// Whom it believes, and what it took before.
+    fn inbox(&self, own: &OwnFile) -> Result<Inbox, AppError> {
+        let settled = self.begun.machine.record().settled;
+        let (accepted, keyring) = match &self.store {
+            Some(store) => (store.accepted(), store.keyring()),
+            None => (None, None),
+        };
+        let accepted = accepted.unwrap_or_else(|| inbox::accepted_after_loss(settled));
+        let node = &own.alone().node.id;
+        let (inbox, refused) = Inbox::new(node, &own.alone().downlink, keyring, accepted)
+            .map_err(|e| AppError::Setup(format!("downlink: {e}")))?;
+        if let Some(refusal) = refused {
+            tracing::warn!(%refusal, "the stored keyring does not count any more");
+        }
+        Ok(inbox)
+    }
+
+    fn say(&self) {
+        self.begun.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        let record = self.begun.machine.record();
+        let number = record.committed.number;
+        match (self.begun.place, &record.candidate) {
+            (Place::Slot { .. }, Some(candidate)) if candidate.config.place == self.begun.place => {
+                tracing::warn!(number = candidate.config.number, "started with a pushed document that is on trial");
+            }
+            (Place::Slot { .. }, _) => tracing::info!(number, "started with a pushed document over the own file"),
+            (Place::Local, _) if record.committed.place != Place::Local => {
+                tracing::error!(number, "the committed document cannot be used: the gateway's own file runs alone");
+            }
+            (Place::Local, _) => {}
+        }
+    }
 }
 
 async fn run_edge(
-    config: EdgeConfig,
+    source: Source,
+    choice: Choice,
     http: Listener,
     mqtt: mqtt::Listener,
     logs: Logs,
-    again: Reread,
 ) -> Result<(), AppError> {
+    let config = choice.begun.config.clone();
+    choice.say();
     let (stop, hang_up) = (Stop::listen()?, listen(SignalKind::hangup())?);
     let (clock, metrics, links) = (Clock::system(), Metrics::default(), Links::default());
     let (ingest, uplink) = (Tasks::new(), Tasks::new());
@@ -106,7 +192,10 @@ async fn run_edge(
         tasks: ingest.clone(),
         uplink_tasks: uplink.clone(),
         config: config.clone(),
+        unsure: false,
     };
+    let status = Status::default();
+    let inbox = choice.inbox(&source.own)?;
     commands.start(&ingest);
     commands.publish_to(&ingest, Arc::new(hub.clone()));
     let around = Surroundings {
@@ -129,8 +218,8 @@ async fn run_edge(
             router,
             outbox: outbox.clone(),
             links,
-            clock,
-            metrics,
+            clock: clock.clone(),
+            metrics: metrics.clone(),
             http: config.http.clone(),
             max_event: config.outbox.max_event,
             commands: commands.clone(),
@@ -139,10 +228,20 @@ async fn run_edge(
             tls,
             bridges: live.bridging.reports(),
             ready: Arc::new(AtomicBool::new(true)),
+            downlink: status.clone(),
         },
     );
     say_started(&config, address);
-    ingest.spawn("reload", live.follow(hang_up, again));
+    // With the uplink's tasks: it says good-bye after the way in has stopped.
+    let (link, heard) = Link::start(&uplink, clock.clone(), link::Meters::new(&metrics));
+    let Choice { begun, store, origin } = choice;
+    let Source { own, again, .. } = source;
+    let meters = downlink_meters::Meters::new(&metrics);
+    let commands_kept = commands.clone();
+    let parts =
+        Parts { live, own, again, begun, store, inbox, link, status, meters, clock, commands: commands_kept, origin };
+    let (keeper, ears) = Keeper::new(parts);
+    ingest.spawn("configuration", keeper.run(hang_up, heard, ears));
     stop.requested(&[&ingest, &uplink]).await;
     // Stop accepting, finish what is in flight and commit it; then the uplink; the outbox last.
     let in_time = ingest.stop(STOP_INGEST_MAX).await & uplink.stop(STOP_UPLINK_MAX).await;

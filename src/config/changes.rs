@@ -46,6 +46,24 @@ impl Changes {
         }
     }
 
+    /// All that can take effect at once is to be put into effect, whatever differs.
+    pub fn all_at_once(&mut self) {
+        let at_restart = std::mem::take(&mut self.at_restart);
+        *self = Self { at_restart, ..Self::everything() };
+    }
+
+    fn everything() -> Self {
+        Self {
+            lanes: true,
+            mappings: true,
+            bridges: true,
+            uplink: true,
+            downlink: true,
+            log_level: true,
+            at_restart: Vec::new(),
+        }
+    }
+
     /// Names of what takes effect at once.
     pub fn at_once(&self) -> Vec<&'static str> {
         let all = [

@@ -24,6 +24,25 @@ pub struct Begun {
     pub inputs: VecDeque<Input>,
     /// To be done before that.
     pub actions: VecDeque<Action>,
+    /// Reports from this one on were decided since the process started.
+    pub decided_from: u64,
+}
+
+impl Begun {
+    /// The own file alone, whatever is on disk.
+    pub fn local(machine: Machine, own: &OwnFile) -> Self {
+        Self {
+            machine,
+            config: own.alone().clone(),
+            place: Place::Local,
+            // The machine has asked for it first of all.
+            generation: 1,
+            warnings: Vec::new(),
+            inputs: VecDeque::new(),
+            actions: VecDeque::new(),
+            decided_from: 1,
+        }
+    }
 }
 
 /// Takes up what is on disk, and goes from one configuration to the next until one can be started; the own file is the
@@ -37,6 +56,7 @@ pub fn begin(
     check: impl Fn(&EdgeConfig) -> Result<(), String>,
 ) -> io::Result<Begun> {
     let found = store.slots().find()?;
+    let decided_from = found.record.as_ref().ok().and_then(Option::as_ref).map_or(1, |record| record.next_report);
     let (mut machine, actions) = Machine::start(policy, &found, 0);
     let mut actions = VecDeque::from(actions);
     let (mut inputs, mut later) = (VecDeque::new(), VecDeque::new());
@@ -59,7 +79,16 @@ pub fn begin(
                     match loaded {
                         Ok((config, warnings)) => {
                             later.append(&mut actions);
-                            return Ok(Begun { machine, config, place, generation, warnings, inputs, actions: later });
+                            return Ok(Begun {
+                                machine,
+                                config,
+                                place,
+                                generation,
+                                warnings,
+                                inputs,
+                                actions: later,
+                                decided_from,
+                            });
                         }
                         Err(detail) => {
                             tracing::error!(reason = detail, "a pushed document cannot be used");

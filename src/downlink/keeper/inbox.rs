@@ -101,6 +101,16 @@ impl Inbox {
         let Judgement { keyring, state } = judge(bytes, &situation);
         let mut refused = Vec::new();
         let keyring = keyring.and_then(|keyring| keyring.map_err(|refusal| refused.push(refusal)).ok());
+        // What was taken before it expired is not refused for coming again afterwards.
+        let state = match state {
+            Err(Refusal::Expired { what, expires_at, now }) => {
+                match judge(bytes, &Situation { now: None, trust: &self.trust, node: &self.node, accepted }).state {
+                    Err(replayed @ Refusal::Replayed { .. }) => Err(replayed),
+                    _ => Err(Refusal::Expired { what, expires_at, now }),
+                }
+            }
+            state => state,
+        };
         let asks = match state {
             Ok(offer) if offer.accepted.number == taken.number && offer.accepted != taken => {
                 refused.push(Refusal::NumberReused { number: taken.number });
