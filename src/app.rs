@@ -1,6 +1,7 @@
 //! Wiring only: builds edge and cloud from their configuration, in the order in which they must start,
 //! and stops them in the order in which nothing is lost.
 
+mod choice;
 mod keeper;
 mod live;
 
@@ -9,19 +10,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::Instant;
-
-use keeper::{Keeper, Parts};
+use choice::{Choice, Kept};
 use live::Live;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cloud;
 use crate::config::{CloudConfig, EdgeConfig, OwnFile};
 use crate::downlink::commands::Commands;
-use crate::downlink::keeper::{Begun, Inbox, Status, Store, begin, inbox, meters as downlink_meters};
-use crate::downlink::link::{self, Link};
-use crate::downlink::trial::{Found, Machine, Place};
-use crate::ingest::accept::BindError;
+use crate::downlink::keeper::Status;
 use crate::ingest::bridge::Bridging;
 use crate::ingest::http::{Gateway, Listener};
 use crate::ingest::identity::Gate;
@@ -82,106 +78,26 @@ pub fn edge(source: Source, logs: Logs) -> Result<(), AppError> {
     // Ports before anything slow: a mistake in the address shows at once. A taken port may be free a moment later,
     // when the process before this one has ended. Nothing pushed can change an address; and a start that fails here
     // is not counted as one of a document on trial.
-    let unavailable = |e: BindError| AppError::Unavailable(e.to_string());
     let own = source.own.alone();
     let http = Listener::bind(&own.http).map_err(unavailable)?.beside(own.mqtt.max_connections);
     let mqtt = mqtt::Listener::bind(&own.mqtt, own.http.max_connections).map_err(unavailable)?;
-    let begun = Choice::make(&source)?;
-    if begun.begun.config.log != own.log {
-        logs.set(&begun.begun.config.log).map_err(AppError::Setup)?;
+    let choice = Choice::make(&source)?;
+    if choice.begun.config.log != own.log {
+        logs.set(&choice.begun.config.log).map_err(AppError::Setup)?;
     }
-    run(run_edge(source, begun, http, mqtt, logs))
+    run(run_edge(source, choice, Ports { http, mqtt }, logs))
 }
 
-/// What an edge starts with.
-struct Choice {
-    begun: Begun,
-    /// `None`: started with --local.
-    store: Option<Arc<Store>>,
-    /// When the time of the trial's machine began.
-    origin: Instant,
-}
-
-impl Choice {
-    fn make(source: &Source) -> Result<Self, AppError> {
-        let own = &source.own;
-        let (policy, origin) = (keeper::policy(own.alone()), Instant::now());
-        if source.local_only {
-            tracing::warn!(
-                "started with --local: the gateway's own file runs alone; what was pushed does not count, and nothing pushed is taken, until a start without it"
-            );
-            let nothing = Found { record: Ok(None), slots: [None, None] };
-            let (machine, _) = Machine::start(policy, &nothing, 0);
-            return Ok(Self { begun: Begun::local(machine, own), store: None, origin });
-        }
-        let store = Store::open(&own.alone().node.data_dir).map_err(|e| AppError::Unavailable(e.to_string()))?;
-        let begun = begin(own, &store, policy, live::check).map_err(|e| {
-            let dir = store.dir().display();
-            AppError::Unavailable(format!(
-                "cannot tell from {dir} what is to run: {e}; --local runs the own file alone"
-            ))
-        })?;
-        Ok(Self { begun, store: Some(Arc::new(store)), origin })
-    }
-
-    /// Whom it believes, and what it took before.
-    fn inbox(&self, own: &OwnFile) -> Result<Inbox, AppError> {
-        let settled = self.begun.machine.record().settled;
-        let (accepted, keyring) = match &self.store {
-            Some(store) => (store.accepted(), store.keyring()),
-            None => (None, None),
-        };
-        let accepted = accepted.unwrap_or_else(|| inbox::accepted_after_loss(settled));
-        let node = &own.alone().node.id;
-        let (inbox, refused) = Inbox::new(node, &own.alone().downlink, keyring, accepted)
-            .map_err(|e| AppError::Setup(format!("downlink: {e}")))?;
-        if let Some(refusal) = refused {
-            tracing::warn!(%refusal, "the stored keyring does not count any more");
-        }
-        Ok(inbox)
-    }
-
-    fn say(&self) {
-        self.begun.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        let record = self.begun.machine.record();
-        let number = record.committed.number;
-        match (self.begun.place, &record.candidate) {
-            (Place::Slot { .. }, Some(candidate)) if candidate.config.place == self.begun.place => {
-                tracing::warn!(number = candidate.config.number, "started with a pushed document that is on trial");
-            }
-            (Place::Slot { .. }, _) => tracing::info!(number, "started with a pushed document over the own file"),
-            (Place::Local, _) if record.committed.place != Place::Local => {
-                tracing::error!(number, "the committed document cannot be used: the gateway's own file runs alone");
-            }
-            (Place::Local, _) => {}
-        }
-    }
-}
-
-async fn run_edge(
-    source: Source,
-    choice: Choice,
-    http: Listener,
-    mqtt: mqtt::Listener,
-    logs: Logs,
-) -> Result<(), AppError> {
+async fn run_edge(source: Source, choice: Choice, ports: Ports, logs: Logs) -> Result<(), AppError> {
+    let Ports { http, mqtt } = ports;
     let config = choice.begun.config.clone();
     choice.say();
     let (stop, hang_up) = (Stop::listen()?, listen(SignalKind::hangup())?);
     let (clock, metrics, links) = (Clock::system(), Metrics::default(), Links::default());
     let (ingest, uplink) = (Tasks::new(), Tasks::new());
-    let gate = Gate::start(&ingest, &config, clock.clone(), &metrics).map_err(|e| AppError::Setup(e.to_string()))?;
-    let tls = server_tls(&config, &ingest, &clock, &metrics).map_err(|e| AppError::Setup(e.to_string()))?;
-    let outbox = Outbox::open(&config, &clock, &metrics).map_err(|e| AppError::Unavailable(e.to_string()))?;
-    let router = Router::new(&config.lanes, &outbox).map_err(|e| AppError::Setup(e.to_string()))?;
-    let journals = Meters::new(&metrics);
-    let results = Arc::new(router.clone());
-    let commands = Commands::open(&config, &clock, &metrics, journals.of("commands"), results)
-        .map_err(|e| AppError::Unavailable(e.to_string()))?;
-    let hub = Hub::open(&config, &clock, &journals).map_err(|e| AppError::Unavailable(e.to_string()))?;
-    let upstream = Upstream::new(&config, &router, clock.clone());
-    let local = Local::new(hub.clone(), &config);
-    let bridging = Bridging::new(upstream.clone(), local.clone(), clock.clone(), &metrics);
+    let gate = Gate::start(&ingest, &config, clock.clone(), &metrics).map_err(setup)?;
+    let tls = server_tls(&config, &ingest, &clock, &metrics).map_err(setup)?;
+    let State { outbox, router, commands, hub, upstream, local, bridging } = State::open(&config, &clock, &metrics)?;
     let mut live = Live {
         outbox: outbox.clone(),
         router: router.clone(),
@@ -195,7 +111,6 @@ async fn run_edge(
         unsure: false,
     };
     let status = Status::default();
-    let inbox = choice.inbox(&source.own)?;
     commands.start(&ingest);
     commands.publish_to(&ingest, Arc::new(hub.clone()));
     let around = Surroundings {
@@ -208,7 +123,7 @@ async fn run_edge(
         gate: gate.clone(),
         tls: tls.clone(),
     };
-    live.start().await.map_err(|e| AppError::Setup(e.to_string()))?;
+    live.start().await.map_err(setup)?;
     mqtt.start(&ingest, around, &metrics);
     let address = http.local_addr();
     http.start(
@@ -232,16 +147,8 @@ async fn run_edge(
         },
     );
     say_started(&config, address);
-    // With the uplink's tasks: it says good-bye after the way in has stopped.
-    let (link, heard) = Link::start(&uplink, clock.clone(), link::Meters::new(&metrics));
-    let Choice { begun, store, origin } = choice;
-    let Source { own, again, .. } = source;
-    let meters = downlink_meters::Meters::new(&metrics);
-    let commands_kept = commands.clone();
-    let parts =
-        Parts { live, own, again, begun, store, inbox, link, status, meters, clock, commands: commands_kept, origin };
-    let (keeper, ears) = Keeper::new(parts);
-    ingest.spawn("configuration", keeper.run(hang_up, heard, ears));
+    let parts = Kept { live, status, clock, commands: commands.clone() };
+    choice.keep(source, parts, &metrics, hang_up)?;
     stop.requested(&[&ingest, &uplink]).await;
     // Stop accepting, finish what is in flight and commit it; then the uplink; the outbox last.
     let in_time = ingest.stop(STOP_INGEST_MAX).await & uplink.stop(STOP_UPLINK_MAX).await;
@@ -249,6 +156,46 @@ async fn run_edge(
     hub.close().await;
     outbox.close().await;
     ended(&[&ingest, &uplink], in_time)
+}
+
+/// What an edge keeps on disk, and what reads and writes it.
+struct State {
+    outbox: Outbox,
+    router: Router,
+    commands: Commands,
+    hub: Hub,
+    upstream: Upstream,
+    local: Local,
+    bridging: Bridging,
+}
+
+impl State {
+    fn open(config: &EdgeConfig, clock: &Clock, metrics: &Metrics) -> Result<Self, AppError> {
+        let outbox = Outbox::open(config, clock, metrics).map_err(unavailable)?;
+        let router = Router::new(&config.lanes, &outbox).map_err(setup)?;
+        let journals = Meters::new(metrics);
+        let results = Arc::new(router.clone());
+        let commands = Commands::open(config, clock, metrics, journals.of("commands"), results).map_err(unavailable)?;
+        let hub = Hub::open(config, clock, &journals).map_err(unavailable)?;
+        let upstream = Upstream::new(config, &router, clock.clone());
+        let local = Local::new(hub.clone(), config);
+        let bridging = Bridging::new(upstream.clone(), local.clone(), clock.clone(), metrics);
+        Ok(Self { outbox, router, commands, hub, upstream, local, bridging })
+    }
+}
+
+/// Where an edge listens.
+struct Ports {
+    http: Listener,
+    mqtt: mqtt::Listener,
+}
+
+fn setup(e: impl std::fmt::Display) -> AppError {
+    AppError::Setup(e.to_string())
+}
+
+fn unavailable(e: impl std::fmt::Display) -> AppError {
+    AppError::Unavailable(e.to_string())
 }
 
 fn say_started(config: &EdgeConfig, http: SocketAddr) {
@@ -276,7 +223,7 @@ fn server_tls(
 
 /// Runs the cloud mode until it is asked to stop. Returns when what it held is stored and acknowledged.
 pub fn cloud(config: CloudConfig) -> Result<(), AppError> {
-    let listener = cloud::api::Listener::bind(&config.http).map_err(|e| AppError::Unavailable(e.to_string()))?;
+    let listener = cloud::api::Listener::bind(&config.http).map_err(unavailable)?;
     run(run_cloud(config, listener))
 }
 
@@ -284,8 +231,7 @@ async fn run_cloud(config: CloudConfig, listener: cloud::api::Listener) -> Resul
     let stop = Stop::listen()?;
     let tasks = Tasks::new();
     let address = config.http.listen;
-    cloud::start(&tasks, &config, listener, Clock::system(), &Metrics::default())
-        .map_err(|e| AppError::Setup(e.to_string()))?;
+    cloud::start(&tasks, &config, listener, Clock::system(), &Metrics::default()).map_err(setup)?;
     tracing::info!(pulsar = config.pulsar.service, http = %address, version = env!("CARGO_PKG_VERSION"), "cloud started");
     stop.requested(&[&tasks]).await;
     let in_time = tasks.stop(STOP_CLOUD_MAX).await;

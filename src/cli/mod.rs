@@ -7,6 +7,7 @@ mod devices;
 mod keys;
 mod outbox;
 pub mod provision;
+mod pushed;
 mod run;
 mod tail;
 

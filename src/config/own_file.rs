@@ -21,7 +21,10 @@ pub struct OwnFile {
 impl OwnFile {
     /// Reads `path` (without one: the defaults) and what `env` overrides. It must be right alone.
     pub fn load(path: Option<&Path>, env: Env) -> Result<Self, ConfigErrors> {
-        let document = Document::load(path)?;
+        Self::of(Document::load(path)?, env)
+    }
+
+    pub(super) fn of(document: Document, env: Env) -> Result<Self, ConfigErrors> {
         let (config, warnings) = EdgeConfig::read(&document, &env)?;
         Ok(Self { document, env, config, warnings })
     }
@@ -39,6 +42,13 @@ impl OwnFile {
     /// With `document` over it. Looks at the files that are named.
     pub fn with(&self, document: Pushed<'_>) -> Result<Overlaid, ConfigErrors> {
         overlay::read(self.document.clone(), document, &self.env, CheckedOn::Gateway)
+    }
+}
+
+/// No text: it may hold a token.
+impl std::fmt::Debug for OwnFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OwnFile").field("node", &self.config.node.id).finish_non_exhaustive()
     }
 }
 
