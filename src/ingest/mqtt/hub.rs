@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::broker::record::{Message, Millis};
 use super::broker::{Broker, ConnectionId, Counts, Denied, LastWill, Notice, Reaction};
-use super::packet::{Packet, Reason};
+use super::packet::{Packet, PacketId, Reason};
 use super::shelf::Shelf;
 use super::signal::Signal;
 use crate::journal::{AppendError, Journal, JournalError, Position};
@@ -62,6 +62,8 @@ pub struct Effects {
     pub replies: Vec<Packet>,
     /// See [`Reaction::denied`].
     pub denied: Vec<Denied>,
+    /// See [`Reaction::words`].
+    pub words: Vec<(PacketId, &'static str)>,
     /// See [`Reaction::close`].
     pub close: Option<(Reason, &'static str)>,
     /// Something waits to be taken.
@@ -167,8 +169,8 @@ impl Hub {
         let mut turn = Turn { broker: &mut state.broker, now, connection, all: Reaction::default(), connects: false };
         let result = work(&mut turn);
         let Turn { all, connects, .. } = turn;
-        let Reaction { records, replies, wake, kick, published, denied, notices, close } = all;
-        let mut effects = Effects { replies, close, denied, ..Effects::default() };
+        let Reaction { records, replies, wake, kick, published, denied, notices, words, close } = all;
+        let mut effects = Effects { replies, close, denied, words, ..Effects::default() };
         if !records.is_empty() {
             // Under the lock: the journal has the changes in the order in which they were made.
             match self.0.shelf.append(&records) {
@@ -220,6 +222,11 @@ fn tell(notice: &Notice) {
             messages,
             "as much waits in all MQTT sessions as may (mqtt.max_total_bytes): the oldest messages of this one were dropped, \
              which has the most"
+        ),
+        Notice::NoRoom { what, client_id } => tracing::warn!(
+            %client_id,
+            what,
+            "as much is kept for MQTT clients besides messages that wait as may be, or as many retained messages: refused"
         ),
         Notice::NearlyFull { bytes, bytes_max } => tracing::warn!(
             bytes,

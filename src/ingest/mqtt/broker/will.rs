@@ -22,6 +22,7 @@ impl Broker {
                 due_at: will.and_then(|will| will.due_at),
             });
         }
+        self.book(slot);
     }
 
     /// The connection has ended: the will is due now, or after its delay [MQTT-3.1.2-8].
@@ -33,9 +34,9 @@ impl Broker {
             self.publish_will(now, slot, reaction);
             return;
         }
-        let will = Will { message: will.message.clone(), delay_s: will.delay_s, due_at: Some(due_at) };
+        let will = Will::new(will.message.clone(), will.delay_s, Some(due_at));
         self.due.insert((due_at, Due::Will(session.id)));
-        self.set_will(slot, Some(Box::new(will)), reaction);
+        self.set_will(slot, Some(will), reaction);
     }
 
     /// Publishes the will if there is one.
