@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, mpsc};
 
 use super::broker::record::{Message, Millis};
@@ -18,6 +19,7 @@ use super::broker::{Broker, ConnectionId, Counts, Denied, LastWill, Notice, Reac
 use super::packet::{Packet, PacketId, Reason};
 use super::shelf::Shelf;
 use super::signal::Signal;
+use crate::ingest::http::budget::{Budget, Lease};
 use crate::journal::{AppendError, Journal, JournalError, Position};
 
 pub use collector::Collector;
@@ -27,6 +29,9 @@ pub use tasks::Work;
 /// Wills that wait to go upstream. When a whole site loses its power they
 /// come all at once; beyond this they are given up and counted.
 const PUBLISHED_MAX: usize = 10_240;
+
+/// The same in bytes: more than all connections' wills have where these are of usual size, up to a kilobyte and a half.
+const PUBLISHED_BYTES_MAX: u64 = 16 << 20;
 
 /// Closing waits so long for the disk at most.
 const CLOSE_MAX: Duration = Duration::from_secs(10);
@@ -41,9 +46,11 @@ struct Inner {
     next_connection: AtomicU64,
     /// The next deadline came nearer.
     sooner: Notify,
-    published: mpsc::Sender<LastWill>,
+    published: mpsc::Sender<(LastWill, Lease)>,
+    /// See [`PUBLISHED_BYTES_MAX`].
+    published_bytes: Budget,
     /// Until the tasks are started.
-    unstored: Mutex<Option<mpsc::Receiver<LastWill>>>,
+    unstored: Mutex<Option<mpsc::Receiver<(LastWill, Lease)>>>,
 }
 
 struct State {
@@ -83,6 +90,7 @@ impl Hub {
             next_connection: AtomicU64::new(1),
             sooner: Notify::new(),
             published,
+            published_bytes: Budget::new(PUBLISHED_BYTES_MAX, Gauge::default()),
             unstored: Mutex::new(Some(unstored)),
         }));
         hub.own(|broker, now| broker.restored(now));
@@ -200,8 +208,8 @@ impl Hub {
         }
         notices.iter().for_each(tell);
         for will in published {
-            if let Err(e) = self.0.published.try_send(will) {
-                let topic = e.into_inner().message.topic.clone();
+            let (topic, mut lease) = (will.message.topic.clone(), self.0.published_bytes.lease());
+            if lease.grow(will.bytes).is_err() || self.0.published.try_send((will, lease)).is_err() {
                 tracing::error!(%topic, "too many wills at once: this one does not go upstream");
             }
         }

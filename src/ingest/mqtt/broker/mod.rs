@@ -186,6 +186,8 @@ pub struct LastWill {
     pub client_id: Arc<str>,
     /// The client's identity; empty: anonymous.
     pub owner: Arc<str>,
+    /// What the message costs in memory.
+    pub bytes: usize,
 }
 
 /// What somebody may not do.

@@ -42,7 +42,9 @@ impl Broker {
     /// Publishes the will if there is one.
     pub(super) fn publish_will(&mut self, now: Millis, slot: Slot, reaction: &mut Reaction) {
         let Some(session) = self.sessions.get(slot) else { return };
-        let Some(message) = session.will.as_ref().map(|will| will.message.clone()) else { return };
+        let Some((message, bytes)) = session.will.as_ref().map(|will| (will.message.clone(), will.bytes)) else {
+            return;
+        };
         let (client_id, owner) = (session.client_id.clone(), session.owner.clone());
         let expiry_s = message.properties.as_ref().and_then(|p| p.message_expiry_s);
         let message = match expiry_s {
@@ -56,7 +58,7 @@ impl Broker {
         };
         self.counts.wills += 1;
         self.deliver(now, &message, Some(slot), reaction);
-        reaction.published.push(LastWill { message, client_id, owner });
+        reaction.published.push(LastWill { message, client_id, owner, bytes });
         // Last: a power cut in between repeats the will and does not lose it.
         self.set_will(slot, None, reaction);
     }

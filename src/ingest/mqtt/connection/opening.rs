@@ -112,6 +112,7 @@ async fn enter(
         heard: Instant::now(),
         input,
         input_lease: None,
+        packet_since: None,
         paused: None,
         undecoded: false,
         flights: Flights::default(),
