@@ -133,9 +133,13 @@ impl Hub {
         self.lock().open.is_empty()
     }
 
-    /// Ends all connections.
+    /// Ends all connections, because the gateway stops.
     pub fn disconnect_all(&self, reason: Reason) {
-        let open: Vec<_> = self.lock().open.values().cloned().collect();
+        let open: Vec<_> = {
+            let mut state = self.lock();
+            state.broker.stop();
+            state.open.values().cloned().collect()
+        };
         open.iter().for_each(|signal| signal.end(reason));
     }
 

@@ -118,7 +118,7 @@ impl Broker {
             if !connection.closing {
                 reaction.kick.push((connection.id, Reason::SESSION_TAKEN_OVER));
             }
-            self.detach(now, slot, reaction);
+            self.detach(now, slot, true, reaction);
         }
         // Gone if it was not to outlive its connection.
         self.by_id.get(&id)?;

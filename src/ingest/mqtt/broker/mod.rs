@@ -19,6 +19,7 @@ mod restore;
 mod retained;
 mod route;
 mod session;
+mod share;
 mod subscribe;
 mod table;
 mod take;
@@ -253,6 +254,8 @@ pub struct Broker {
     /// What waits in all sessions.
     pot: Pot,
     counts: Counts,
+    /// The gateway stops; see [`Broker::stop`].
+    stopping: bool,
     /// Used again for each message.
     targets: Vec<Target>,
     /// The topic of a PUBLISH with an alias.
@@ -298,6 +301,7 @@ impl Broker {
             next_turn: 1,
             pot: Pot::default(),
             counts: Counts::default(),
+            stopping: false,
             targets: Vec::new(),
             no_topic: Arc::from(""),
         }

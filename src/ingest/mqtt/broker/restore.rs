@@ -49,7 +49,12 @@ impl Broker {
                     session.inbound.remove(packet_id);
                 }
             }),
-            Record::Queued { id, message, to, received } => {
+            Record::Queued { id, message, to, received, moved } => {
+                if let Some((session, id)) = moved {
+                    self.with(session, |broker, slot| {
+                        broker.replace_queue(slot, |outgoing| drop(outgoing.remove(id)));
+                    });
+                }
                 for waiting in to {
                     self.with(waiting.session, |broker, slot| broker.restore_waiting(slot, id, &message, waiting));
                 }
@@ -58,6 +63,9 @@ impl Broker {
                     self.received(session, packet_id);
                 }
             }
+            Record::OutgoingSent { session, through } => self.with(session, |broker, slot| {
+                broker.replace_queue(slot, |outgoing| outgoing.sent_through(through));
+            }),
             Record::OutgoingReceived { session, id } => self.with(session, |broker, slot| {
                 let queued = broker.sessions.get_mut(slot).and_then(|s| s.outgoing.find_queued(id));
                 if let Some(delivery) = queued {
@@ -216,16 +224,19 @@ impl Broker {
     }
 
     fn restore_waiting(&mut self, slot: Slot, id: MessageId, message: &Arc<Message>, waiting: Waiting) {
+        // The same text for all: the subscription was restored before what came by it.
+        let known = |share: &Arc<str>| Some(self.subscriptions.group(Filter::parse(share).ok()?)?.filter().clone());
         let delivery = Delivery {
             id,
             message: message.clone(),
             qos: waiting.qos,
             retain: waiting.retain,
             packet_id: waiting.packet_id,
-            // It may have been; DUP says no more than that (MQTT 5.0 §3.3.1.1).
-            sent: true,
+            // QoS 1 may have been; DUP says no more than that (MQTT 5.0 §3.3.1.1).
+            sent: waiting.qos == QoS::AtLeastOnce || waiting.sent,
             received: waiting.received,
             subscription_ids: waiting.subscription_ids.into(),
+            share: waiting.share.map(|share| known(&share).unwrap_or(share)),
         };
         self.replace_queue(slot, |outgoing| outgoing.restore(delivery));
     }

@@ -6,6 +6,7 @@ mod ending;
 mod model;
 mod publishing;
 mod restoring;
+mod sharing;
 mod subscribing;
 
 use std::collections::HashSet;
