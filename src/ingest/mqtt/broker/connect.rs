@@ -54,8 +54,7 @@ impl Broker {
             reaction.denied.push(Denied::Session(client_id));
             return Err((Reason::NOT_AUTHORIZED, "the session belongs to another identity"));
         }
-        if known.is_none() && self.sessions.len() >= self.limits.max_sessions {
-            // The absent ones are what other clients were promised.
+        if known.is_none() && !self.has_place(&who.owner) {
             return Err((Reason::QUOTA_EXCEEDED, "as many sessions as there may be"));
         }
         let resumed = known.and_then(|slot| self.take_over(now, slot, connect.clean_start, reaction));
@@ -69,6 +68,7 @@ impl Broker {
                 slot
             }
             None => {
+                self.make_place(now, &who.owner, reaction);
                 let slot = self.begin_session(client_id.as_str().into(), who.owner, link, expiry_s, will, reaction)?;
                 self.begun = Some(slot);
                 slot
@@ -161,6 +161,8 @@ impl Broker {
             self.due.remove(&(at, Due::Session(session.id)));
         }
         session.expiry_s = expiry_s;
+        self.set_absent(slot, None);
+        let Some(session) = self.sessions.get_mut(slot) else { return };
         let rules = link.rules.clone();
         session.connection = Some(link);
         let id = session.id;
@@ -200,6 +202,7 @@ impl Broker {
             persistent: expiry_s > 0,
             expiry_s,
             expires_at: None,
+            absent_since: None,
             subscriptions: Vec::new(),
             subscription_bytes: 0,
             pulls: VecDeque::new(),
@@ -215,7 +218,9 @@ impl Broker {
         if session.persistent {
             reaction.records.push(Record::Session(Box::new(session.state())));
         }
+        let owner = session.owner.clone();
         let slot = self.sessions.insert(session).ok_or((Reason::QUOTA_EXCEEDED, "no place for a session"))?;
+        self.owners.began(&owner);
         self.clients.insert(client_id, slot);
         self.by_id.insert(id, slot);
         Ok(slot)

@@ -115,6 +115,7 @@ impl Broker {
         }
         let (session, expires_at) = (session.id, session.expires_at);
         reaction.records.push(Record::SessionExpiry { session, expires_at, expiry_s });
+        self.set_absent(slot, Some(now));
     }
 
     /// The session is over. Its will does not outlive it [MQTT-3.1.3-9].
@@ -141,6 +142,7 @@ impl Broker {
         if let Some(at) = session.will.as_ref().and_then(|will| will.due_at) {
             self.due.remove(&(at, Due::Will(session.id)));
         }
+        self.owners.ended(&session.owner, slot, session.absent_since);
         self.pot.change(slot, session.booked, Booked::default());
         Some(session)
     }

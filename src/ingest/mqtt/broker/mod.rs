@@ -10,6 +10,7 @@ mod ended;
 mod handed;
 mod inbound;
 mod outgoing;
+mod owners;
 mod packets;
 mod pot;
 mod publish;
@@ -32,6 +33,7 @@ use std::sync::Arc;
 pub use counts::Counts;
 use ended::Ended;
 use handed::Handed;
+use owners::Owners;
 pub use pot::GUARANTEED_BYTES;
 use pot::Pot;
 use record::{Message, MessageId, Millis, Record, SessionId};
@@ -144,6 +146,16 @@ pub enum Notice {
         /// How many.
         messages: u64,
     },
+    /// There were as many sessions as may be: for a new one that of this client was ended, which was away for the longest
+    /// time and whose owner has the most.
+    SessionEnded {
+        /// Whose.
+        client_id: Arc<str>,
+        /// The identity; empty: anonymous.
+        owner: Arc<str>,
+        /// How many were ended for that reason since the last notice of this kind.
+        sessions: u64,
+    },
     /// What waits for absent clients and beyond what each connection is guaranteed is about as much as may be.
     NearlyFull {
         /// That much waits.
@@ -254,6 +266,10 @@ pub struct Broker {
     /// What waits in all sessions.
     pot: Pot,
     counts: Counts,
+    owners: Owners,
+    /// Sessions that were ended for new ones since it was said last, and when that was.
+    untold_evictions: u64,
+    evictions_told: Option<Millis>,
     /// The gateway stops; see [`Broker::stop`].
     stopping: bool,
     /// Used again for each message.
@@ -301,6 +317,9 @@ impl Broker {
             next_turn: 1,
             pot: Pot::default(),
             counts: Counts::default(),
+            owners: Owners::default(),
+            untold_evictions: 0,
+            evictions_told: None,
             stopping: false,
             targets: Vec::new(),
             no_topic: Arc::from(""),

@@ -100,6 +100,10 @@ impl Broker {
             if in_use {
                 self.start_expiry(now, slot, &mut reaction);
             }
+            if self.sessions.get(slot).is_some_and(|session| session.absent_since.is_none()) {
+                // Of those that never end nobody knows for how long.
+                self.set_absent(slot, Some(now));
+            }
             if has_will {
                 self.delay_will(now, slot, &mut reaction);
             }
@@ -167,6 +171,7 @@ impl Broker {
             persistent: true,
             expiry_s: state.expiry_s,
             expires_at: None,
+            absent_since: None,
             subscriptions: Vec::new(),
             subscription_bytes: 0,
             pulls: VecDeque::new(),
@@ -179,7 +184,9 @@ impl Broker {
             evicted: 0,
             evicted_told: None,
         });
+        let owner = session.owner.clone();
         let Some(slot) = self.sessions.insert(session) else { return };
+        self.owners.began(&owner);
         self.clients.insert(client_id, slot);
         self.by_id.insert(state.session, slot);
         self.book(slot);
@@ -207,6 +214,7 @@ impl Broker {
         }
         session.expires_at = expires_at;
         session.expiry_s = expiry_s;
+        self.set_absent(slot, expires_at.map(|at| at.saturating_sub(u64::from(expiry_s) * 1000)));
     }
 
     fn restore_subscription(&mut self, slot: Slot, filter: &FilterOptions, id: Option<u32>) {

@@ -481,6 +481,9 @@ impl World {
         if (queued, bytes) != (counts.queued, counts.queued_bytes) {
             return Err(format!("{queued} messages of {bytes} bytes wait, but {counts:?}"));
         }
+        if !self.broker.owners_are_known() {
+            return Err("it is not known whose sessions there are".into());
+        }
         let [booked, there] = self.broker.books();
         if booked != there {
             return Err(format!("booked as waiting: {booked:?}, but there is {there:?}"));
