@@ -371,4 +371,4 @@ fn wake(session: &mut Session, reaction: &mut Reaction) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -8,7 +8,7 @@ use super::outgoing::{Delivery, Outgoing};
 use super::pot::Booked;
 use super::record::{Intent, Message, MessageId, Millis, Record, SessionId, SessionState, Waiting};
 use super::session::{Options, Session, Slot, Will};
-use super::{Broker, Due, Reaction};
+use super::{Broker, Due, EventName, Reaction};
 use crate::ingest::mqtt::packet::{FilterOptions, PacketId, QoS};
 use crate::ingest::mqtt::topic::Filter;
 
@@ -111,6 +111,25 @@ impl Broker {
         self.happen(now, &mut reaction);
         self.fit_pot(now, &mut reaction);
         self.watch_pot(&mut reaction);
+        reaction
+    }
+
+    /// Of QoS 2 messages that the last run left before it heard of their end: whether they are stored, as `is_stored` says by
+    /// the client's id and the name. They may come again when the outbox has forgotten the name; then they are answered. Of
+    /// the others nobody knows, so they keep their names.
+    pub fn resolve(&mut self, is_stored: impl Fn(&str, EventName) -> bool) -> Reaction {
+        let mut reaction = Reaction::default();
+        let slots: Vec<_> = self.sessions.from(0).map(|(slot, _)| slot).collect();
+        for slot in slots {
+            let Some(session) = self.sessions.get_mut(slot).filter(|session| session.persistent) else { continue };
+            let unresolved: Vec<_> = session.inbound.intents().filter(|intent| !intent.stored).collect();
+            for Intent { packet_id, name: number, .. } in unresolved {
+                let name = EventName { session: session.id, number };
+                if is_stored(&session.client_id, name) && session.inbound.put_upstream(packet_id, number) {
+                    reaction.records.push(Record::Stored { session: session.id, packet_id });
+                }
+            }
+        }
         reaction
     }
 

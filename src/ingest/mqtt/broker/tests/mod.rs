@@ -37,7 +37,7 @@ impl Rules for Except {
     }
 }
 
-fn anybody() -> Who {
+pub(crate) fn anybody() -> Who {
     who("", &[])
 }
 
@@ -69,7 +69,7 @@ fn pid(id: u16) -> PacketId {
 }
 
 /// A 5.0 CONNECT with a clean start and no session expiry.
-fn connect(client_id: &str) -> Connect {
+pub(crate) fn connect(client_id: &str) -> Connect {
     Connect {
         version: Version::V5,
         clean_start: true,
