@@ -66,6 +66,7 @@ const PURE: &[&str] = &[
     "src/downlink/commands/core",
     "src/downlink/commands/core.rs",
     "src/downlink/commands/topics.rs",
+    "src/downlink/keeper/inbox.rs",
     "src/downlink/report.rs",
     "src/downlink/trial/machine.rs",
     "src/downlink/trial/mod.rs",
