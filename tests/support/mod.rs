@@ -6,6 +6,7 @@
 pub mod broker;
 pub mod certificates;
 pub mod cloud;
+pub mod control;
 pub mod count;
 pub mod edge;
 pub mod files;
@@ -25,6 +26,7 @@ pub mod pulsar_client;
 pub mod python;
 pub mod random;
 pub mod system;
+pub mod topic;
 pub mod witness;
 
 use std::time::{Duration, Instant};
