@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use super::devices::{
-    Bridge, BridgeVersion, CertificateName, ClientCertificates, Commands, Identity, IdentityMode, Mapping, Mqtt,
-    Payload, Tls, TlsVersion, Unmapped,
+    Bridge, BridgeVersion, CONNECTION_BYTES, CertificateName, ClientCertificates, Commands, Identity, IdentityMode,
+    Mapping, Mqtt, Payload, SESSION_BYTES, SESSIONS_BYTES, Tls, TlsVersion, Unmapped,
 };
 use super::document::Document;
 use super::edge_rules;
