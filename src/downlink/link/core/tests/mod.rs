@@ -21,6 +21,7 @@ enum Step {
     Settle(usize, bool),
     Report,
     Pass(u64),
+    Restart(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -35,6 +36,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0usize..16, prop::bool::weighted(0.7)).prop_map(|(n, taken)| Step::Settle(n, taken)),
         2 => Just(Step::Report),
         4 => prop_oneof![1u64..500, 500u64..12_000, 12_000u64..40_000].prop_map(Step::Pass),
+        1 => any::<u64>().prop_map(Step::Restart),
     ]
 }
 
@@ -61,6 +63,7 @@ proptest! {
                     world.report();
                 }
                 Step::Pass(ms) => world.pass(ms),
+                Step::Restart(seed) => world.restart(seed),
             }
         }
         world.calm();
@@ -219,6 +222,24 @@ fn a_batch_of_commands_is_acknowledged_when_all_of_it_is_taken() {
     let out = effects(&mut world, Input::Time);
     let again = |e: &Effect| matches!(e, Effect::Send(_, c) if c.redeliver_unacknowledged_messages.is_some());
     assert!(out.iter().any(again), "{out:?}");
+}
+
+#[test]
+fn an_acknowledgement_that_comes_after_its_consumer_waits_for_the_repetition() {
+    let mut world = connected();
+    world.append_command();
+    world.deliver(10);
+    let (_, before) = open(&world, Part::Commands);
+    world.unload(Part::Commands, 0);
+    // The new consumer is open, and what it gets is still under way.
+    while !matches!(world.core.slot(Part::Commands).state, State::Open { id, .. } if id != before) {
+        world.deliver(1);
+        world.pass(100);
+    }
+    world.hands.clear();
+    assert!(effects(&mut world, Input::Settled((1, 0), true)).is_empty());
+    world.deliver(10);
+    assert_eq!(world.hands, [(1, 0)], "the journal knows it, and it can be acknowledged now");
 }
 
 #[test]

@@ -371,6 +371,20 @@ impl World {
         }
     }
 
+    /// The process ends without a word, and begins again.
+    pub fn restart(&mut self, seed: u64) {
+        self.lines.retain(|_, l| l.up);
+        // Numbers of connections begin anew.
+        let old = std::mem::take(&mut self.lines);
+        self.lines.extend(old.into_iter().map(|(id, line)| (id + (1 << 32), Line { zombie: true, ..line })));
+        for number in 1..=self.reports {
+            self.answered.entry(number).or_insert(Err(NotSent::Stopped));
+        }
+        (self.hands, self.heard) = (Vec::new(), None);
+        self.core = Core::new(settings(), seed, self.now);
+        self.tell(Input::Time);
+    }
+
     /// Brokers find connections dead.
     pub fn notice(&mut self) {
         self.lines.retain(|_, l| !l.zombie);
