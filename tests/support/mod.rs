@@ -7,6 +7,7 @@ pub mod broker;
 pub mod central;
 pub mod certificates;
 pub mod cloud;
+pub mod control;
 pub mod count;
 pub mod edge;
 pub mod files;
@@ -27,6 +28,7 @@ pub mod python;
 pub mod random;
 pub mod system;
 pub mod tried;
+pub mod topic;
 pub mod witness;
 
 use std::time::{Duration, Instant};
