@@ -67,6 +67,7 @@ const PURE: &[&str] = &[
     "src/downlink/commands/core",
     "src/downlink/commands/core.rs",
     "src/downlink/commands/topics.rs",
+    "src/downlink/keeper/inbox.rs",
     "src/downlink/link/content.rs",
     "src/downlink/link/core",
     "src/downlink/link/core.rs",

@@ -27,8 +27,8 @@ pub mod pulsar_client;
 pub mod python;
 pub mod random;
 pub mod system;
-pub mod tried;
 pub mod topic;
+pub mod tried;
 pub mod witness;
 
 use std::time::{Duration, Instant};

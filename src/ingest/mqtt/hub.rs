@@ -15,7 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, mpsc};
 
 use super::broker::record::{Message, Millis};
-use super::broker::{Broker, ConnectionId, Counts, Denied, LastWill, Notice, Reaction};
+use super::broker::{Broker, ConnectionId, Counts, Denied, LastWill, Limits, Notice, Reaction};
 use super::packet::{Packet, PacketId, Reason};
 use super::shelf::Shelf;
 use super::signal::Signal;
@@ -136,6 +136,10 @@ impl Hub {
     /// Whether the client has a session that outlives its connections.
     pub fn keeps(&self, client_id: &str) -> bool {
         self.lock().broker.keeps(client_id)
+    }
+
+    fn set_limits(&self, limits: Limits) {
+        self.lock().broker.set_limits(limits);
     }
 
     /// Whether nobody is connected.

@@ -356,6 +356,15 @@ impl Broker {
         }
     }
 
+    /// From here on `limits`, but for those that clients were told at their CONNECT (MQTT 5.0 §3.2.2.3: a client that keeps to
+    /// what it was told must not be cut off for it) and those that size the journal. What is beyond a smaller limit stays
+    /// until it goes by itself.
+    pub fn set_limits(&mut self, limits: Limits) {
+        let Limits { receive_max, max_packet, topic_alias_max, max_total_bytes, max_retained_bytes, .. } = self.limits;
+        self.limits =
+            Limits { receive_max, max_packet, topic_alias_max, max_total_bytes, max_retained_bytes, ..limits };
+    }
+
     /// The session of a connection that still counts: not kicked, closed, or about to be.
     fn slot_of(&self, connection: ConnectionId) -> Option<Slot> {
         let slot = *self.connections.get(&connection)?;
