@@ -3,5 +3,6 @@
 
 pub mod artefact;
 pub mod commands;
+pub mod link;
 pub mod report;
 pub mod trial;

@@ -9,14 +9,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch::Limits;
 use super::deliver::{Delivery, End};
-use super::error::LinkError;
-use super::link::Connector;
+use super::error::LaneError;
 use super::metrics::LaneMetrics;
 use super::open::{self, Session};
 use super::resume::{Effect, Input, Resume, Seq};
 use crate::config::edge::Compression;
 use crate::observe::status::{LinkState, Links};
 use crate::outbox::{ReadError, Reader, Stored};
+use crate::pulsar::wire::Connector;
 use crate::sys::clock::Clock;
 
 /// Bytes of records fetched from the outbox at once: a few batches.
@@ -168,7 +168,7 @@ impl Lane {
     }
 
     /// Tells the operator what is wrong. The same error again and again is one line in the log.
-    pub fn failed(&self, error: &LinkError) {
+    pub fn failed(&self, error: &LaneError) {
         self.metrics.error(error.class());
         let (text, now) = (error.to_string(), self.clock.unix_ms());
         self.state(LinkState::Down);

@@ -26,7 +26,7 @@ pub use counter::{Accepted, Document, Judgement, Offer, Situation, judge};
 pub use envelope::{Envelope, EnvelopeError, Kind, Verified};
 pub use keyring::Keyring;
 pub use keys::{KeyError, KeyId, PublicKey, SecretKey};
-pub use message::Message;
+pub use message::{MESSAGE_BYTES_MAX, Message};
 pub use refusal::Refusal;
 pub use trust::{Role, Trust};
 
