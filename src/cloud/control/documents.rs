@@ -102,8 +102,8 @@ impl Documents {
 
     /// Takes the next message of the topic. What is refused would be refused by every gateway with the same keys.
     pub fn apply(&mut self, bytes: &[u8], origin: Origin) -> Result<Stored, Refusal> {
-        let envelope = Envelope::decode(bytes)
-            .map_err(|e| Refusal::Malformed { what: Kind::Config, why: e.to_string() })?;
+        let envelope =
+            Envelope::decode(bytes).map_err(|e| Refusal::Malformed { what: Kind::Config, why: e.to_string() })?;
         if envelope.kind() == Some(Kind::Keyring) {
             self.trust = self.trust.with_keyring(envelope.clone())?;
             self.keyring = Some(envelope);
@@ -119,8 +119,7 @@ impl Documents {
         let sets = check_alone(Pushed { name: "document", text }).map(|read| read.sets.into_iter().collect());
         let Origin { place, by, at_ms } = origin;
         let (signer, bytes) = (verified.signer(), text.len());
-        let known =
-            Known { sha256, version, expires, bytes, signer, by, at_ms, sets: sets.unwrap_or_default(), place };
+        let known = Known { sha256, version, expires, bytes, signer, by, at_ms, sets: sets.unwrap_or_default(), place };
         if self.known.insert(sha256, known).is_none() {
             self.order.push_back(sha256);
         }
@@ -215,7 +214,10 @@ mod tests {
         let sha256 = Digest::of(text.as_bytes());
         assert_eq!(documents.apply(signed(text, 1).as_bytes(), at(0)), Ok(Stored::Document(sha256)));
         let known = documents.get(sha256).unwrap();
-        assert_eq!((known.version, known.signer, known.sets.as_slice()), (3, key(1).public().id(), &["log.level".to_owned()][..]));
+        assert_eq!(
+            (known.version, known.signer, known.sets.as_slice()),
+            (3, key(1).public().id(), &["log.level".to_owned()][..])
+        );
         assert!(matches!(documents.find(sha256), Some(Found::Here(_))));
         let foreign = documents.apply(signed("[document]\nversion = 4\n", 2).as_bytes(), at(1));
         assert!(matches!(foreign, Err(Refusal::UnknownKey { .. })), "{foreign:?}");
@@ -257,7 +259,10 @@ mod tests {
         let again = Envelope::decode(signed(&text(1), 1).as_bytes()).unwrap();
         documents.hold(oldest, again);
         assert!(matches!(documents.find(oldest), Some(Found::Here(_))));
-        assert_eq!(documents.held_bytes, documents.held.iter().map(|(_, e)| e.unverified_payload().len()).sum());
+        assert_eq!(
+            documents.held_bytes,
+            documents.held.iter().map(|(_, e)| e.unverified_payload().len()).sum::<usize>()
+        );
         assert!(documents.find(Digest::of(b"x")).is_none());
     }
 }

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::super::rollout::{Assignment, Author, Digest, Event, NodeId, RolloutId, Rollouts, UnixMs, Verdict, Void, What};
+use super::super::rollout::{
+    Assignment, Author, Digest, Event, NodeId, RolloutId, Rollouts, UnixMs, Verdict, Void, What,
+};
 
 /// Lines that are remembered; the log itself has all of them.
 pub const LINES_MAX: usize = 10_000;
@@ -68,9 +70,10 @@ impl History {
         match (&event.what, result) {
             (What::Reported { reports }, Ok(_)) => {
                 for report in reports {
-                    let change = self.nodes.get_mut(&report.node).and_then(|changes| {
-                        changes.iter_mut().find(|change| change.number == report.number)
-                    });
+                    let change = self
+                        .nodes
+                        .get_mut(&report.node)
+                        .and_then(|changes| changes.iter_mut().find(|change| change.number == report.number));
                     let is_news = |change: &Change| change.outcome.as_ref().map(|o| o.0) < Some(report.verdict);
                     if let Some(change) = change.filter(|change| is_news(change)) {
                         change.outcome = Some((report.verdict, report.reason.clone(), event.at_ms));
@@ -106,9 +109,7 @@ impl History {
         let node = node.cloned();
         self.lines.iter().rev().filter(move |line| match &node {
             None => true,
-            Some(node) => {
-                line.named.contains(node) || line.rollout.as_ref().is_some_and(|id| rollouts.contains(&id))
-            }
+            Some(node) => line.named.contains(node) || line.rollout.as_ref().is_some_and(|id| rollouts.contains(&id)),
         })
     }
 

@@ -1,6 +1,7 @@
 //! The state as a fold over the log. [pure]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use super::event::{Audience, Author, Digest, Event, Malformed, NodeId, NodeReport, RolloutId, What};
 use super::progress::{Progress, Stage};
@@ -414,7 +415,8 @@ impl Rollouts {
     /// Whether appending the report would change anything: what comes again need not lie in the log again.
     pub fn is_news(&self, report: &NodeReport) -> bool {
         let Some(node) = self.nodes.get(&report.node).filter(|node| node.number == report.number) else { return false };
-        let counts = || node.rollout.as_ref().and_then(|id| self.rollouts.get(id)).is_some_and(|r| r.would_count(report));
+        let counts =
+            || node.rollout.as_ref().and_then(|id| self.rollouts.get(id)).is_some_and(|r| r.would_count(report));
         self.outstanding.contains(&report.node) || counts()
     }
 
@@ -445,6 +447,18 @@ impl Rollouts {
     /// Nodes that have not reported on their assignment: what a new controller sends again.
     pub fn outstanding(&self) -> impl Iterator<Item = &NodeId> {
         self.outstanding.iter()
+    }
+
+    /// Nodes to which something was assigned.
+    pub fn assigned(&self) -> impl Iterator<Item = &NodeId> {
+        self.assigned_after(None)
+    }
+
+    /// Nodes to which something was assigned, by name, after `after`.
+    pub fn assigned_after(&self, after: Option<&NodeId>) -> impl Iterator<Item = &NodeId> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let nodes = self.nodes.range::<NodeId, _>((from, Bound::Unbounded));
+        nodes.filter(|(_, node)| node.number != 0).map(|(name, _)| name)
     }
 
     /// Events read, void ones included.

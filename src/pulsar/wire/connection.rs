@@ -346,6 +346,7 @@ pub fn answered(command: &BaseCommand) -> Option<u64> {
         // Not ready: the broker will answer once more.
         .or(c.producer_success.as_ref().filter(|a| a.producer_ready.unwrap_or(true)).map(|a| a.request_id))
         .or(c.success.as_ref().map(|a| a.request_id))
+        .or(c.get_last_message_id_response.as_ref().map(|a| a.request_id))
         .or(c.error.as_ref().map(|a| a.request_id))
 }
 

@@ -75,7 +75,13 @@ impl World {
     }
 
     pub fn create(&mut self, n: u8, target: Option<Digest>, plan: Plan) {
-        self.operator(What::Created { rollout: rollout(n), target, plan, reason: String::new(), audience: Audience::default() });
+        self.operator(What::Created {
+            rollout: rollout(n),
+            target,
+            plan,
+            reason: String::new(),
+            audience: Audience::default(),
+        });
     }
 
     pub fn enrol(&mut self, n: u8, nodes: impl Iterator<Item = u8>) {
