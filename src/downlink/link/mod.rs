@@ -2,10 +2,13 @@
 //! own with the uplink's settings. It has no state that must survive: the newest inbox message is read again at every
 //! connection, a command until it is taken, a report until its sender has heard of the receipt.
 
-#![allow(dead_code)] // the task behind it is being built
-
+mod content;
+mod core;
+mod frames;
 mod meters;
+mod pending;
 mod run;
+mod wires;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -72,6 +75,11 @@ impl Settings {
             incarnation: incarnation.to_owned(),
             retry_max: uplink.retry_max,
         }))
+    }
+
+    /// Name of the reports' producer. Nobody else of this name may send meanwhile.
+    fn producer(&self) -> String {
+        format!("{}.{}.reports", self.node, self.incarnation)
     }
 }
 
@@ -204,7 +212,7 @@ impl Link {
         let (heard, hears) = mpsc::channel(1);
         let status = Status::default();
         let stop = tasks.stopping().clone();
-        tasks.spawn("control link", run::run(wants, orders, heard, status.clone(), clock, meters, stop));
+        tasks.spawn("control link", run::run(run::Ends { wants, orders, heard }, status.clone(), clock, meters, stop));
         (Self { wanted: Arc::new(wanted), reports, status }, hears)
     }
 

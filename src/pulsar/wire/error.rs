@@ -126,10 +126,14 @@ fn advice(code: ServerError) -> &'static str {
     match code {
         E::TopicNotFound | E::MetadataError => "; if the topic does not exist, run `tidegate provision`",
         E::AuthenticationError => "; check uplink.token or uplink.token_file: missing, expired or of another cluster",
-        E::AuthorizationError => "; the token's role may not produce here: `tidegate provision` grants it",
+        E::AuthorizationError => "; the token's role may not do that here: `tidegate provision` grants it",
         E::ProducerBusy => {
             "; another process uses this gateway's identity (a copied disk?), or our own earlier connection is not yet \
              found dead: then it passes within seconds"
+        }
+        E::ConsumerBusy => {
+            "; another process reads as this gateway (a copied disk?), or our own earlier connection is not yet found \
+             dead: then it passes within seconds"
         }
         E::ProducerBlockedQuotaExceededError | E::ProducerBlockedQuotaExceededException => {
             "; the topic's backlog quota is used up: a subscription does not consume"
@@ -156,7 +160,7 @@ impl LinkError {
             Self::Closed { .. } => "moved",
             Self::Refused { code, .. } => match code {
                 E::AuthenticationError | E::AuthorizationError => "not-allowed",
-                E::ProducerBusy => "busy",
+                E::ProducerBusy | E::ConsumerBusy => "busy",
                 E::TopicNotFound => "no-topic",
                 _ => "refused",
             },

@@ -131,7 +131,7 @@ impl Broker {
         if let Some(at) = session.will.as_ref().and_then(|will| will.due_at) {
             self.due.remove(&(at, Due::Will(session.id)));
         }
-        self.pot.change(slot, session.booked, Booked::default());
+        self.change_pot(slot, session.booked, Booked::default());
         Some(session)
     }
 
