@@ -88,6 +88,8 @@ const PURE: &[&str] = &[
     "src/cloud/policy.rs",
     "src/pulsar/provision/plan.rs",
     "src/pulsar/names.rs",
+    "src/pulsar/wire/frame.rs",
+    "src/pulsar/wire/lookup.rs",
     "src/pulsar/murmur.rs",
 ];
 

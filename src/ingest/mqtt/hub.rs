@@ -147,9 +147,13 @@ impl Hub {
         self.lock().open.is_empty()
     }
 
-    /// Ends all connections.
+    /// Ends all connections, because the gateway stops.
     pub fn disconnect_all(&self, reason: Reason) {
-        let open: Vec<_> = self.lock().open.values().cloned().collect();
+        let open: Vec<_> = {
+            let mut state = self.lock();
+            state.broker.stop();
+            state.open.values().cloned().collect()
+        };
         open.iter().for_each(|signal| signal.end(reason));
     }
 
@@ -239,6 +243,13 @@ fn tell(notice: &Notice) {
             %client_id,
             what,
             "as much is kept for MQTT clients besides messages that wait as may be, or as many retained messages: refused"
+        ),
+        Notice::SessionEnded { client_id, owner, sessions } => tracing::warn!(
+            %client_id,
+            %owner,
+            sessions,
+            "there are as many MQTT sessions as may be (mqtt.max_sessions): for a new one this one was ended, the longest \
+             absent of the identity that has the most"
         ),
         Notice::NearlyFull { bytes, bytes_max } => tracing::warn!(
             bytes,

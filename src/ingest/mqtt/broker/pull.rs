@@ -118,11 +118,11 @@ impl Broker {
         }
         self.move_cursor(slot, cursor);
         let id = self.new_message_id();
-        let offer = Offer { id, message: &message, qos, retain: true, ids };
+        let offer = Offer { id, message: &message, qos, retain: true, ids, share: None };
         if qos == QoS::AtMostOnce {
             self.queue_unreliable(slot, offer, reaction);
         } else if let Some(waiting) = self.queue(slot, offer, reaction) {
-            reaction.records.push(Record::Queued { id, message, to: vec![waiting], received: None });
+            reaction.records.push(Record::Queued { id, message, to: vec![waiting], received: None, moved: None });
         }
         Pulled::Some
     }

@@ -7,7 +7,7 @@ use super::held::{self, Held};
 use super::outgoing::Delivery;
 use super::packets::ack;
 use super::pull::STEPS_MAX;
-use super::record::{Millis, Record};
+use super::record::{MessageId, Millis, Record};
 use super::session::{Connection, Session, Slot};
 use super::{Broker, ConnectionId, KEPT_TOPIC_BYTES_MAX, Reaction};
 use crate::ingest::mqtt::packet::encode::encoded_len;
@@ -33,7 +33,7 @@ impl Broker {
         if let Some(connection) = self.sessions.get_mut(slot).and_then(|s| s.connection.as_mut()) {
             connection.alias_room = alias_room;
         }
-        let (mut bytes, mut first_sending, mut steps, mut first) = (0, false, STEPS_MAX, true);
+        let (mut bytes, mut first_sending, mut steps, mut first) = (0, None, STEPS_MAX, true);
         while bytes < max_bytes {
             self.pull(now, slot, std::mem::take(&mut first), &mut steps, &mut reaction);
             let Some(from) = self.sessions.get(slot).and_then(next) else {
@@ -61,15 +61,18 @@ impl Broker {
                     self.take_unreliable(now, slot, &mut bytes, &mut reaction);
                     self.book(slot);
                 }
-                From::Reliable => first_sending |= self.take_reliable(now, slot, &mut bytes, &mut reaction),
+                From::Reliable => {
+                    first_sending = self.take_reliable(now, slot, &mut bytes, &mut reaction).or(first_sending);
+                }
             }
         }
         self.book(slot);
-        if first_sending && self.sessions.get(slot).is_some_and(|s| s.persistent) {
+        let persistent = self.sessions.get(slot).filter(|s| s.persistent).map(|s| s.id);
+        if let (Some(through), Some(session)) = (first_sending, persistent) {
             // A client remembers the packet id of a QoS 2 message. If a power cut made us forget that the message was
             // ever queued, the id would go to another one, and the client would take that for the same. So these
             // packets wait until all records so far are on disk.
-            reaction.records.push(Record::Time(now));
+            reaction.records.push(Record::OutgoingSent { session, through });
         }
         reaction
     }
@@ -99,23 +102,29 @@ impl Broker {
         }
     }
 
-    /// Whether it is a QoS 2 message that is sent for the first time.
-    fn take_reliable(&mut self, now: Millis, slot: Slot, bytes: &mut usize, reaction: &mut Reaction) -> bool {
-        let Some(session) = self.sessions.get_mut(slot) else { return false };
-        let Some(first) = session.outgoing.queue.front_mut() else { return false };
+    /// The id of a QoS 2 message that is sent for the first time.
+    fn take_reliable(
+        &mut self,
+        now: Millis,
+        slot: Slot,
+        bytes: &mut usize,
+        reaction: &mut Reaction,
+    ) -> Option<MessageId> {
+        let session = self.sessions.get_mut(slot)?;
+        let first = session.outgoing.queue.front_mut()?;
         if first.received {
-            let Some(delivery) = session.outgoing.queue.pop_front() else { return false };
+            let delivery = session.outgoing.queue.pop_front()?;
             if let Some(id) = delivery.packet_id {
                 reaction.replies.push(Packet::Pubrel(ack(id, Reason::SUCCESS)));
                 *bytes += PUBREL_BYTES;
             }
             session.outgoing.in_flight.push_back(delivery);
-            return false;
+            return None;
         }
         if first.expired(now) {
             self.counts.dropped.expired += 1;
             self.give_up(slot, reaction);
-            return false;
+            return None;
         }
         if first.packet_id.is_none() {
             let id = session.outgoing.take_packet_id();
@@ -123,19 +132,17 @@ impl Broker {
                 first.packet_id = id;
             }
         }
-        let (Some(connection), Some(mut delivery)) = (session.connection.as_mut(), session.outgoing.queue.pop_front())
-        else {
-            return false;
-        };
+        let connection = session.connection.as_mut()?;
+        let mut delivery = session.outgoing.queue.pop_front()?;
         let Some((packet, len)) = packet(now, connection, &delivery, &self.no_topic) else {
             // [MQTT-3.1.2-25]: as if it had been sent.
             session.outgoing.queue.push_front(delivery);
             self.counts.dropped.too_large += 1;
             self.give_up(slot, reaction);
-            return false;
+            return None;
         };
         *bytes += len;
-        let first_sending = delivery.qos == QoS::ExactlyOnce && !delivery.sent;
+        let first_sending = (delivery.qos == QoS::ExactlyOnce && !delivery.sent).then_some(delivery.id);
         delivery.sent = true;
         self.counts.sent += 1;
         self.counts.sent_bytes += delivery.message.payload.len() as u64;
