@@ -146,6 +146,10 @@ pub struct Reaction {
     pub denied: Vec<Denied>,
     /// For the log.
     pub notices: Vec<Notice>,
+    /// What the next message for this connection costs, which was not taken because of that.
+    pub needs: Option<usize>,
+    /// Something waits for this connection that has to wait until others have less: it is to be asked again after a while.
+    pub later: bool,
     /// Words for answers that refuse.
     pub words: Vec<(PacketId, &'static str)>,
     /// This connection must end after the replies: with DISCONNECT and this reason in 5.0, silently in 3.1.1 and after
