@@ -83,12 +83,17 @@ async fn a_good_document_is_kept_and_a_bad_one_undone_while_a_device_posts() {
     let lanes = |node: &Node| node.process.get("/v1/status").unwrap()["lanes"].as_array().unwrap().len();
     assert_eq!((site.node.status()["committed"]["number"].as_u64(), lanes(&site.node)), (Some(1), 2));
 
+    // Limits take effect at once, and with the trial they go.
+    let limits = |node: &Node| node.process.get("/v1/status").unwrap()["limits"]["batch_events_max"].as_u64();
+    let limited = site.push(&format!("{two}[http]\nmax_batch = 7\n")).await;
+    assert_eq!((site.outcome(limited).await.0, limits(&site.node)), (Outcome::Committed, Some(7)));
+
     // A broker that is not there: back to the one before, which still reaches ours.
     let bad = site.push(NOWHERE).await;
     let (outcome, reason, detail) = site.outcome(bad).await;
     assert_eq!((outcome, reason.as_str()), (Outcome::Reverted, "not-connected"), "{detail}");
     assert!(detail.contains("127.0.0.1:9"), "{detail}");
-    assert_eq!(site.node.record().committed.number, good);
+    assert_eq!((site.node.record().committed.number, limits(&site.node)), (limited, Some(7)));
 
     // A lane that Pulsar does not have would keep its events here for ever.
     let lane = site.push("[[lane]]\nname = \"nowhere\"\ntypes = [\"x\"]\n[[lane]]\nname = \"telemetry\"\n").await;
@@ -96,7 +101,11 @@ async fn a_good_document_is_kept_and_a_bad_one_undone_while_a_device_posts() {
     assert_eq!((outcome, reason.as_str()), (Outcome::Reverted, "not-acknowledged"), "{detail}");
     assert!(detail.contains("lane nowhere"), "{detail}");
 
-    // What is wrong in itself is not even tried; nor what cannot take effect.
+    // What is wrong in itself is not even tried; nor what cannot take effect without a restart.
+    let restart = site.push("[commands]\nmax_waiting = 7\n").await;
+    let (outcome, reason, detail) = site.outcome(restart).await;
+    assert_eq!((outcome, reason.as_str()), (Outcome::Refused, "invalid"), "{detail}");
+    assert!(detail.contains("commands.max_waiting = 7"), "{detail}");
     let wrong = site.push("[uplink]\nretry_mux = \"1s\"\n").await;
     let (outcome, reason, detail) = site.outcome(wrong).await;
     assert_eq!((outcome, reason.as_str()), (Outcome::Refused, "invalid"), "{detail}");
