@@ -46,6 +46,7 @@ const PURE: &[&str] = &[
     "src/ingest/mqtt/topic",
     "src/ingest/mqtt/broker",
     "src/ingest/mqtt/sys_topics.rs",
+    "src/ingest/mqtt/websocket/frames.rs",
     "src/ingest/mqtt/store",
     "src/ingest/mqtt/store.rs",
     "src/config/diff.rs",

@@ -54,10 +54,12 @@ use budget::Budget;
 use lane::{Lane, Settings};
 use meter::Meters;
 use notes::Identity;
+use recovery::Opened;
 use window::Fingerprints;
 
 pub use inspect::{InspectedLane, Inspection, inspect};
 pub use reader::Reader;
+pub use window::Recalled;
 pub use writer::{Batch, Receipt, Writer};
 
 /// Position of an event in its lane: 1, 2, 3 … without gaps.
@@ -185,6 +187,7 @@ struct Inner {
     ground: Ground,
     lanes: Lanes,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    recalled: Mutex<Recalled>,
     barrier: sync_barrier::Say,
     lock: DirLock,
 }
@@ -241,7 +244,10 @@ impl Outbox {
                 files::sync_dir(place).map_err(|e| no_place("sync", place, &e))?;
             }
         }
-        let outbox = Inner { ground, lanes: Lanes::default(), threads: Mutex::default(), barrier, lock };
+        let mut opened = opened;
+        let last = opened.iter_mut().flat_map(|opened| std::mem::take(&mut opened.last));
+        let recalled = Mutex::new(Recalled::new(ground.fingerprints.clone(), last));
+        let outbox = Inner { ground, lanes: Lanes::default(), threads: Mutex::default(), recalled, barrier, lock };
         let started = opened.into_iter().try_for_each(|lane| outbox.start(lane)).and_then(|()| outbox.keep());
         started.map_err(|e| no_threads(&e))?;
         Ok(Self(Arc::new(outbox)))
@@ -277,6 +283,12 @@ impl Outbox {
         &self.0.ground.identity.incarnation
     }
 
+    /// The names of what was stored last before this start, ten minutes of it or `outbox.dedup_window`, as far as the window's
+    /// limits go: also if the gateway stood still for longer, when the window knows them no more. Only the first call gets them.
+    pub fn recalled(&self) -> Recalled {
+        std::mem::take(&mut *self.0.recalled.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// The way in for one lane; `None`: there is no such lane.
     pub fn writer(&self, lane: &str) -> Option<Writer> {
         Some(Writer::new(self.0.lane(lane)?, self.0.ground.fingerprints.clone()))
@@ -309,7 +321,7 @@ impl Outbox {
 
 impl Ground {
     /// Opens a lane, one of `lanes` that share the budget.
-    fn open(&self, name: &str, lanes: usize) -> Result<(Arc<Lane>, window::Window), OpenError> {
+    fn open(&self, name: &str, lanes: usize) -> Result<Opened, OpenError> {
         let store_share = self.max_bytes / (STORES_PER_LANE * lanes.max(1) as u64);
         let settings = Settings {
             dir: self.dir.join(name),
@@ -338,16 +350,13 @@ impl Inner {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start(&self, opened: (Arc<Lane>, window::Window)) -> std::io::Result<()> {
+    fn start(&self, opened: Opened) -> std::io::Result<()> {
         self.begin(opened, &mut self.threads())
     }
 
     /// A lane takes events from here on.
-    fn begin(
-        &self,
-        (lane, window): (Arc<Lane>, window::Window),
-        threads: &mut Vec<JoinHandle<()>>,
-    ) -> std::io::Result<()> {
+    fn begin(&self, opened: Opened, threads: &mut Vec<JoinHandle<()>>) -> std::io::Result<()> {
+        let Opened { lane, window, .. } = opened;
         let committer = lane.clone();
         threads.push(tasks::thread(&format!("commit-{}", lane.name), move || commit::run(&committer, window))?);
         self.lanes.write().unwrap_or_else(PoisonError::into_inner).push(lane);

@@ -32,6 +32,7 @@ use crate::sys::tasks::Tasks;
 
 pub use deliver::LATE_AFTER;
 pub use error::LaneError;
+pub use metrics::Acknowledged;
 
 /// A link that is told to stop does so at once, unless it waits for the disk.
 const STOP_MAX: Duration = Duration::from_secs(8);
@@ -90,6 +91,11 @@ impl Uplink {
             }
         }
         Ok(())
+    }
+
+    /// What Pulsar has acknowledged of a lane's events, also in times to come.
+    pub fn acknowledged(&self, lane: &str) -> Acknowledged {
+        self.metrics.lane(lane).acknowledged()
     }
 
     fn lane(&self, config: &EdgeConfig, name: &str, incarnation: &str) -> lane::Lane {

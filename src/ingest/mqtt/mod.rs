@@ -96,6 +96,7 @@ impl Shared {
     /// Also starts what the hub does by itself.
     fn new(around: Surroundings<'_>, tasks: &Tasks, metrics: &Metrics) -> Arc<Self> {
         let Surroundings { config, hub, upstream, commands, outbox, links, gate, tls } = around;
+        hub.resolve(&upstream, &outbox.recalled());
         let counters = metrics::Counters::new(metrics);
         let work = hub::Work {
             upstream: upstream.clone(),

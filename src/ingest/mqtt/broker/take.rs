@@ -3,12 +3,13 @@
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
+use super::held::{self, Held};
 use super::outgoing::Delivery;
 use super::packets::ack;
 use super::pull::STEPS_MAX;
-use super::record::{Millis, Record};
+use super::record::{MessageId, Millis, Record};
 use super::session::{Connection, Session, Slot};
-use super::{Broker, ConnectionId, Reaction};
+use super::{Broker, ConnectionId, KEPT_TOPIC_BYTES_MAX, Reaction};
 use crate::ingest::mqtt::packet::encode::encoded_len;
 use crate::ingest::mqtt::packet::{Packet, Properties, Publish, QoS, Reason, Version};
 
@@ -27,7 +28,11 @@ impl Broker {
     pub fn take(&mut self, now: Millis, connection: ConnectionId, max_bytes: usize) -> Reaction {
         let mut reaction = Reaction::default();
         let Some(slot) = self.slot_of(connection) else { return reaction };
-        let (mut bytes, mut first_sending, mut steps, mut first) = (0, false, STEPS_MAX, true);
+        let alias_room = self.may_hold(slot, Held::bytes(held::alias_bytes("") + KEPT_TOPIC_BYTES_MAX));
+        if let Some(connection) = self.sessions.get_mut(slot).and_then(|s| s.connection.as_mut()) {
+            connection.alias_room = alias_room;
+        }
+        let (mut bytes, mut first_sending, mut steps, mut first) = (0, None, STEPS_MAX, true);
         while bytes < max_bytes {
             self.pull(now, slot, std::mem::take(&mut first), &mut steps, &mut reaction);
             let Some(from) = self.sessions.get(slot).and_then(next) else {
@@ -45,14 +50,18 @@ impl Broker {
                     self.take_unreliable(now, slot, &mut bytes, &mut reaction);
                     self.book(slot);
                 }
-                From::Reliable => first_sending |= self.take_reliable(now, slot, &mut bytes, &mut reaction),
+                From::Reliable => {
+                    first_sending = self.take_reliable(now, slot, &mut bytes, &mut reaction).or(first_sending);
+                }
             }
         }
-        if first_sending && self.sessions.get(slot).is_some_and(|s| s.persistent) {
+        self.book(slot);
+        let persistent = self.sessions.get(slot).filter(|s| s.persistent).map(|s| s.id);
+        if let (Some(through), Some(session)) = (first_sending, persistent) {
             // A client remembers the packet id of a QoS 2 message. If a power cut made us forget that the message was
             // ever queued, the id would go to another one, and the client would take that for the same. So these
             // packets wait until all records so far are on disk.
-            reaction.records.push(Record::Time(now));
+            reaction.records.push(Record::OutgoingSent { session, through });
         }
         reaction
     }
@@ -75,23 +84,29 @@ impl Broker {
         }
     }
 
-    /// Whether it is a QoS 2 message that is sent for the first time.
-    fn take_reliable(&mut self, now: Millis, slot: Slot, bytes: &mut usize, reaction: &mut Reaction) -> bool {
-        let Some(session) = self.sessions.get_mut(slot) else { return false };
-        let Some(first) = session.outgoing.queue.front_mut() else { return false };
+    /// The id of a QoS 2 message that is sent for the first time.
+    fn take_reliable(
+        &mut self,
+        now: Millis,
+        slot: Slot,
+        bytes: &mut usize,
+        reaction: &mut Reaction,
+    ) -> Option<MessageId> {
+        let session = self.sessions.get_mut(slot)?;
+        let first = session.outgoing.queue.front_mut()?;
         if first.received {
-            let Some(delivery) = session.outgoing.queue.pop_front() else { return false };
+            let delivery = session.outgoing.queue.pop_front()?;
             if let Some(id) = delivery.packet_id {
                 reaction.replies.push(Packet::Pubrel(ack(id, Reason::SUCCESS)));
                 *bytes += PUBREL_BYTES;
             }
             session.outgoing.in_flight.push_back(delivery);
-            return false;
+            return None;
         }
         if first.expired(now) {
             self.counts.dropped.expired += 1;
             self.give_up(slot, reaction);
-            return false;
+            return None;
         }
         if first.packet_id.is_none() {
             let id = session.outgoing.take_packet_id();
@@ -99,19 +114,17 @@ impl Broker {
                 first.packet_id = id;
             }
         }
-        let (Some(connection), Some(mut delivery)) = (session.connection.as_mut(), session.outgoing.queue.pop_front())
-        else {
-            return false;
-        };
+        let connection = session.connection.as_mut()?;
+        let mut delivery = session.outgoing.queue.pop_front()?;
         let Some((packet, len)) = packet(now, connection, &delivery, &self.no_topic) else {
             // [MQTT-3.1.2-25]: as if it had been sent.
             session.outgoing.queue.push_front(delivery);
             self.counts.dropped.too_large += 1;
             self.give_up(slot, reaction);
-            return false;
+            return None;
         };
         *bytes += len;
-        let first_sending = delivery.qos == QoS::ExactlyOnce && !delivery.sent;
+        let first_sending = (delivery.qos == QoS::ExactlyOnce && !delivery.sent).then_some(delivery.id);
         delivery.sent = true;
         self.counts.sent += 1;
         self.counts.sent_bytes += delivery.message.payload.len() as u64;
@@ -159,12 +172,16 @@ fn packet(now: Millis, to: &mut Connection, delivery: &Delivery, no_topic: &Arc<
                 publish.topic = no_topic.clone();
                 publish.properties.get_or_insert_default().topic_alias = known;
             }
-            None if to.aliases_out.len() < usize::from(to.aliases_out_max) => {
+            None if to.aliases_out.len() < usize::from(to.aliases_out_max)
+                && to.alias_room
+                && message.topic.len() <= KEPT_TOPIC_BYTES_MAX =>
+            {
                 let mut teaching = publish.clone();
                 let next = u16::try_from(to.aliases_out.len() + 1).ok().and_then(NonZeroU16::new);
                 teaching.properties.get_or_insert_default().topic_alias = next;
                 if let Some(fits) = fitting(to, teaching) {
                     to.aliases_out.push(message.topic.clone());
+                    to.alias_bytes += held::alias_bytes(&message.topic);
                     return Some(fits);
                 }
             }

@@ -1,5 +1,6 @@
 //! The hub with a journal that is too small.
 
+use std::num::NonZeroU16;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,9 +8,14 @@ use bytes::Bytes;
 
 use super::*;
 use crate::config::EdgeConfig;
-use crate::ingest::mqtt::packet::QoS;
+use crate::ingest::mqtt::broker::tests::{anybody, connect};
+use crate::ingest::mqtt::broker::{Published, Rules, Who};
+use crate::ingest::mqtt::packet::{Connect, PacketId, Publish, QoS, Version, Will};
+use crate::ingest::mqtt::upstream::Upstream;
+use crate::ingest::router::Router;
 use crate::journal::{Meter, Meters, Settings};
 use crate::observe::metrics::Metrics;
+use crate::outbox::{Outbox, testing};
 use crate::sys::clock::Clock;
 
 /// A third of it is 128 KiB.
@@ -21,6 +27,58 @@ fn open(dir: &Path) -> (Hub, Meter) {
     let restore = |record| broker.restore(record);
     let shelf = Shelf::open(dir, SETTINGS, meter.clone(), &Clock::system(), restore).unwrap();
     (Hub::new(broker, shelf), meter)
+}
+
+fn with_will(n: usize, payload: usize) -> Connect {
+    let message = Publish { topic: "will".into(), payload: vec![0; payload].into(), ..Publish::default() };
+    Connect {
+        version: Version::V5,
+        clean_start: true,
+        keep_alive_s: 0,
+        client_id: n.to_string(),
+        will: Some(Will { message, delay_s: 0 }),
+        user_name: None,
+        password: None,
+        session_expiry_s: None,
+        receive_maximum: NonZeroU16::MAX,
+        maximum_packet_size: None,
+        topic_alias_maximum: 0,
+        request_response_information: false,
+        request_problem_information: true,
+        authentication_method: None,
+        user_properties: Vec::new(),
+    }
+}
+
+#[derive(Debug)]
+struct Everything;
+
+impl Rules for Everything {
+    fn may_publish(&self, _: &str) -> bool {
+        true
+    }
+    fn may_subscribe(&self, _: &str) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn wills_on_their_way_upstream_are_bounded_in_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (hub, _) = open(dir.path());
+    for n in 0..400 {
+        let seat = hub.enter();
+        let who = Who { owner: "".into(), rules: Arc::new(Everything) };
+        let ((), effects) = seat.turn(|turn| turn.connect(with_will(n, 60_000), who));
+        assert_eq!(effects.close, None);
+    }
+    let mut unstored = hub.0.unstored.lock().unwrap().take().unwrap();
+    let mut bytes = 0;
+    while let Ok((will, _lease)) = unstored.try_recv() {
+        bytes += will.bytes as u64;
+    }
+    assert!((PUBLISHED_BYTES_MAX - 100_000..=PUBLISHED_BYTES_MAX).contains(&bytes), "{bytes}");
+    assert!(hub.0.published_bytes.lease().grow(PUBLISHED_BYTES_MAX as usize).is_ok(), "it is given back");
 }
 
 fn retained(n: u8, payload: Vec<u8>) -> Message {
@@ -36,6 +94,46 @@ async fn eventually(what: &str, is: impl Fn() -> bool) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("not within 20 s: {what}");
+}
+
+/// It was stored, and the gateway was killed before anybody heard of it. The client comes back when the outbox has forgotten.
+#[tokio::test]
+async fn a_qos_2_message_that_is_stored_is_known_after_the_window() {
+    let (_dir, mut config) = testing::config(&["telemetry"]);
+    let (clock, hand) = Clock::set_to(1_800_000_000_000);
+    let connect = || Connect { clean_start: false, session_expiry_s: Some(86_400), ..connect("press/7") };
+    let publish = |topic: &str, id| Publish {
+        qos: QoS::ExactlyOnce,
+        topic: topic.into(),
+        packet_id: PacketId::new(id),
+        payload: Bytes::from_static(b"1"),
+        ..Publish::default()
+    };
+    for run in 0..3 {
+        let outbox = Outbox::open(&config, &clock, &Metrics::default()).unwrap();
+        let upstream = Upstream::new(&config, &Router::new(&config.lanes, &outbox).unwrap(), clock.clone());
+        let hub = Hub::open(&config, &clock, &Meters::new(&Metrics::default())).unwrap();
+        hub.resolve(&upstream, &outbox.recalled());
+        let seat = hub.enter();
+        seat.turn(|turn| turn.connect(connect(), anybody()));
+        let (stored, _) = seat.turn(|turn| turn.publish(publish("devices/d/stored", 1)));
+        let (lost, effects) = seat.turn(|turn| turn.publish(publish("devices/d/lost", 2)));
+        assert!(matches!(lost, Published::New { .. }), "of this one nobody knows");
+        match stored {
+            Published::New { message, name } if run == 0 => {
+                hub.journal().durable(effects.after.unwrap()).await.unwrap();
+                let stored = upstream.store(&upstream.origin("d", "press/7"), &message, name).await;
+                assert_eq!(stored, Ok(true));
+            }
+            Published::Answered if run > 0 => {}
+            other => panic!("{run} {other:?}"),
+        }
+        drop(seat);
+        hub.close().await;
+        outbox.close().await;
+        hand.fetch_add(3_600_000, Ordering::Relaxed);
+        config.outbox.dedup_window = Duration::ZERO;
+    }
 }
 
 #[tokio::test]

@@ -1,11 +1,13 @@
 //! The broker's promises, one test for each, and a site to make them at.
 
+mod bounding;
 mod connecting;
 mod delivering;
 mod ending;
 mod model;
 mod publishing;
 mod restoring;
+mod sharing;
 mod subscribing;
 
 use std::collections::HashSet;
@@ -36,7 +38,7 @@ impl Rules for Except {
     }
 }
 
-fn anybody() -> Who {
+pub(crate) fn anybody() -> Who {
     who("", &[])
 }
 
@@ -57,6 +59,8 @@ fn limits() -> Limits {
         max_queued_bytes: 1 << 20,
         max_total_bytes: 4 << 20,
         guaranteed_bytes: 1_000,
+        held_bytes: Share { own: 1_000, shared: 1 << 20 },
+        held_levels: Share { own: 10, shared: 10_000 },
         max_retained: 20,
         max_retained_bytes: 1 << 20,
         deny_subscribe: Arc::new([]),
@@ -68,7 +72,7 @@ fn pid(id: u16) -> PacketId {
 }
 
 /// A 5.0 CONNECT with a clean start and no session expiry.
-fn connect(client_id: &str) -> Connect {
+pub(crate) fn connect(client_id: &str) -> Connect {
     Connect {
         version: Version::V5,
         clean_start: true,

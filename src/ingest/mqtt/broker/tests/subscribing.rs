@@ -264,7 +264,8 @@ fn a_shared_message_goes_to_whom_can_take_it_now() {
     }
     site.send(p, message("t", AtMostOnce, "x"));
     let (absent, _) = site.resumes(lasting("absent"));
-    assert!(site.take(absent).is_empty());
+    let left = site.payloads(absent);
+    assert!(left.len() == 1 && left[0] != "x", "{left:?}: what the busy one has left");
 }
 
 #[test]
