@@ -150,7 +150,7 @@ fn unreachable() -> Vec<Entry> {
         document("dead-dns", |_| uplink("pulsar://no-such-host.invalid:6650"), NOT_CONNECTED),
         document("not-pulsar", |p| uplink(&p.broker.admin_url().replace("http", "pulsar")), NOT_CONNECTED),
         document("other-cluster", |p| uplink(&p.other_cluster.service_url()), NOT_CONNECTED),
-        document("other-cluster-by-name", |p| uplink(&p.other_cluster.service_url()) + "cluster = \"b\"\n", REFUSED_KEY),
+        document("other-cluster-by-name", |p| uplink(&p.other_cluster.service_url()) + "cluster = \"b\"\n", NOT_CONNECTED),
         document("tls-at-plain-port", |p| tls(&p.tls_at_plain_port(), &p.ca()), NOT_CONNECTED),
         document("plain-at-tls-port", |p| uplink(&p.plain_at_tls_port()), NOT_CONNECTED),
         document("no-address", |_| "[uplink]\npulsar = []\n".into(), Becomes::Rejected("could never be reached again")),
@@ -272,9 +272,10 @@ fn limits() -> Vec<Entry> {
         document("compressed", |_| "[uplink]\ncompression = \"zstd\"\n".into(), COMMITTED),
         document("byte-budget-of-1", |_| "[outbox]\nmax_bytes = 1\n".into(), Becomes::Rejected("outbox.max_bytes")),
         document("events-of-one-byte", |_| "[outbox]\nmax_event = 1\n".into(), Becomes::Rejected("outbox.max_event")),
+        document("cluster-renamed", |_| "[uplink]\ncluster = \"elsewhere\"\n".into(), COMMITTED),
         document("level-trace", |_| "[log]\nlevel = \"trace\"\n".into(), COMMITTED),
         document("level-of-nothing", |_| "[log]\nlevel = \"a=b=c\"\n".into(), Becomes::Rejected("log.level")),
-        document("overflow", |_| "[uplink]\nbatch_events = 18446744073709551616\n".into(), Becomes::Refused(UNREADABLE)),
+        document("overflow", |_| "[uplink]\nbatch_events = 18446744073709551616\n".into(), Becomes::Rejected("out of range")),
     ]
 }
 
@@ -339,7 +340,7 @@ fn texts() -> Vec<Entry> {
         document(
             "larger-than-a-document",
             |_| format!("# {}\n", "x".repeat(520 * 1024)),
-            Becomes::Rejected("it does not fit into the gateway's inbox"),
+            Becomes::Refused("malformed"),
         ),
         document("syntax-error", |_| "[uplink\npulsar = [".into(), Becomes::Refused(UNREADABLE)),
         document(
