@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 
 use super::broker::record::{Message, Millis};
-use super::broker::{Broker, ConnectionId, Counts, Denied, LastWill, Notice, Reaction};
+use super::broker::{AWAY_DOUBTED_MS, Broker, ConnectionId, Counts, Denied, LastWill, Notice, Reaction};
 use super::packet::{Packet, Reason};
 use super::shelf::Shelf;
 use super::signal::Signal;
@@ -83,7 +83,15 @@ impl Hub {
             published,
             unstored: Mutex::new(Some(unstored)),
         }));
-        hub.own(|broker, now| broker.restored(now));
+        let away_ms = hub.0.shelf.away_ms();
+        hub.own(|broker, now| broker.restored(now, away_ms));
+        if away_ms > AWAY_DOUBTED_MS {
+            let days = away_ms / 86_400_000;
+            tracing::warn!(
+                days,
+                "by its clock the gateway was off for so many days; it does not count for MQTT sessions, for the clock may be wrong"
+            );
+        }
         hub
     }
 
