@@ -1,6 +1,8 @@
 //! Wiring only: builds edge and cloud from their configuration, in the order in which they must start,
 //! and stops them in the order in which nothing is lost.
 
+mod choice;
+mod keeper;
 mod live;
 
 use std::net::SocketAddr;
@@ -8,14 +10,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use choice::{Choice, Kept};
+use live::Live;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use live::Live;
-
 use crate::cloud;
-use crate::config::{CloudConfig, ConfigErrors, EdgeConfig, Warning};
+use crate::config::{CloudConfig, EdgeConfig, OwnFile};
 use crate::downlink::commands::Commands;
-use crate::ingest::accept::BindError;
+use crate::downlink::keeper::Status;
 use crate::ingest::bridge::Bridging;
 use crate::ingest::http::{Gateway, Listener};
 use crate::ingest::identity::Gate;
@@ -46,8 +48,15 @@ const STOP_REST_MAX: Duration = Duration::from_secs(1);
 /// Exit code after a second signal: 128 + SIGINT, as shells say it.
 const EXIT_ABRUPT: i32 = 130;
 
-/// Reads the configuration once more.
-pub type Reread = Box<dyn Fn() -> Result<(EdgeConfig, Vec<Warning>), ConfigErrors> + Send + Sync>;
+/// Where an edge's configuration comes from.
+pub struct Source {
+    /// The gateway's own file.
+    pub own: OwnFile,
+    /// Reads it once more.
+    pub again: keeper::Reread,
+    /// Nothing pushed counts this time.
+    pub local_only: bool,
+}
 
 /// Why a process ended, other than by being asked to.
 #[derive(Debug, thiserror::Error)]
@@ -63,39 +72,32 @@ pub enum AppError {
     Failed(String),
 }
 
-/// Runs an edge until it is asked to stop. Returns when everything is on disk and closed. On SIGHUP `again` reads the
-/// configuration once more, and what can take effect at once does.
-pub fn edge(config: EdgeConfig, logs: Logs, again: Reread) -> Result<(), AppError> {
+/// Runs an edge until it is asked to stop. Returns when everything is on disk and closed. What runs follows from the record
+/// of pushed configuration. On SIGHUP the gateway's own file is read once more, and what can take effect at once does.
+pub fn edge(source: Source, logs: Logs) -> Result<(), AppError> {
     // Ports before anything slow: a mistake in the address shows at once. A taken port may be free a moment later,
-    // when the process before this one has ended.
-    let unavailable = |e: BindError| AppError::Unavailable(e.to_string());
-    let http = Listener::bind(&config.http).map_err(unavailable)?.beside(config.mqtt.max_connections);
-    let mqtt = mqtt::Listener::bind(&config.mqtt, config.http.max_connections).map_err(unavailable)?;
-    run(run_edge(config, http, mqtt, logs, again))
+    // when the process before this one has ended. Nothing pushed can change an address; and a start that fails here
+    // is not counted as one of a document on trial.
+    let own = source.own.alone();
+    let http = Listener::bind(&own.http).map_err(unavailable)?.beside(own.mqtt.max_connections);
+    let mqtt = mqtt::Listener::bind(&own.mqtt, own.http.max_connections).map_err(unavailable)?;
+    let choice = Choice::make(&source)?;
+    if choice.begun.config.log != own.log {
+        logs.set(&choice.begun.config.log).map_err(AppError::Setup)?;
+    }
+    run(run_edge(source, choice, Ports { http, mqtt }, logs))
 }
 
-async fn run_edge(
-    config: EdgeConfig,
-    http: Listener,
-    mqtt: mqtt::Listener,
-    logs: Logs,
-    again: Reread,
-) -> Result<(), AppError> {
+async fn run_edge(source: Source, choice: Choice, ports: Ports, logs: Logs) -> Result<(), AppError> {
+    let Ports { http, mqtt } = ports;
+    let config = choice.begun.config.clone();
+    choice.say();
     let (stop, hang_up) = (Stop::listen()?, listen(SignalKind::hangup())?);
     let (clock, metrics, links) = (Clock::system(), Metrics::default(), Links::default());
     let (ingest, uplink) = (Tasks::new(), Tasks::new());
-    let gate = Gate::start(&ingest, &config, clock.clone(), &metrics).map_err(|e| AppError::Setup(e.to_string()))?;
-    let tls = server_tls(&config, &ingest, &clock, &metrics).map_err(|e| AppError::Setup(e.to_string()))?;
-    let outbox = Outbox::open(&config, &clock, &metrics).map_err(|e| AppError::Unavailable(e.to_string()))?;
-    let router = Router::new(&config.lanes, &outbox).map_err(|e| AppError::Setup(e.to_string()))?;
-    let journals = Meters::new(&metrics);
-    let results = Arc::new(router.clone());
-    let commands = Commands::open(&config, &clock, &metrics, journals.of("commands"), results)
-        .map_err(|e| AppError::Unavailable(e.to_string()))?;
-    let hub = Hub::open(&config, &clock, &journals).map_err(|e| AppError::Unavailable(e.to_string()))?;
-    let upstream = Upstream::new(&config, &router, clock.clone());
-    let local = Local::new(hub.clone(), &config);
-    let bridging = Bridging::new(upstream.clone(), local.clone(), clock.clone(), &metrics);
+    let gate = Gate::start(&ingest, &config, clock.clone(), &metrics).map_err(setup)?;
+    let tls = server_tls(&config, &ingest, &clock, &metrics).map_err(setup)?;
+    let State { outbox, router, commands, hub, upstream, local, bridging } = State::open(&config, &clock, &metrics)?;
     let mut live = Live {
         outbox: outbox.clone(),
         router: router.clone(),
@@ -106,7 +108,9 @@ async fn run_edge(
         tasks: ingest.clone(),
         uplink_tasks: uplink.clone(),
         config: config.clone(),
+        unsure: false,
     };
+    let status = Status::default();
     commands.start(&ingest);
     commands.publish_to(&ingest, Arc::new(hub.clone()));
     let around = Surroundings {
@@ -119,7 +123,7 @@ async fn run_edge(
         gate: gate.clone(),
         tls: tls.clone(),
     };
-    live.start().await.map_err(|e| AppError::Setup(e.to_string()))?;
+    live.start().await.map_err(setup)?;
     mqtt.start(&ingest, around, &metrics);
     let address = http.local_addr();
     http.start(
@@ -129,8 +133,8 @@ async fn run_edge(
             router,
             outbox: outbox.clone(),
             links,
-            clock,
-            metrics,
+            clock: clock.clone(),
+            metrics: metrics.clone(),
             http: config.http.clone(),
             max_event: config.outbox.max_event,
             commands: commands.clone(),
@@ -139,10 +143,12 @@ async fn run_edge(
             tls,
             bridges: live.bridging.reports(),
             ready: Arc::new(AtomicBool::new(true)),
+            downlink: status.clone(),
         },
     );
     say_started(&config, address);
-    ingest.spawn("reload", live.follow(hang_up, again));
+    let parts = Kept { live, status, clock, commands: commands.clone() };
+    choice.keep(source, parts, &metrics, hang_up)?;
     stop.requested(&[&ingest, &uplink]).await;
     // Stop accepting, finish what is in flight and commit it; then the uplink; the outbox last.
     let in_time = ingest.stop(STOP_INGEST_MAX).await & uplink.stop(STOP_UPLINK_MAX).await;
@@ -150,6 +156,46 @@ async fn run_edge(
     hub.close().await;
     outbox.close().await;
     ended(&[&ingest, &uplink], in_time)
+}
+
+/// What an edge keeps on disk, and what reads and writes it.
+struct State {
+    outbox: Outbox,
+    router: Router,
+    commands: Commands,
+    hub: Hub,
+    upstream: Upstream,
+    local: Local,
+    bridging: Bridging,
+}
+
+impl State {
+    fn open(config: &EdgeConfig, clock: &Clock, metrics: &Metrics) -> Result<Self, AppError> {
+        let outbox = Outbox::open(config, clock, metrics).map_err(unavailable)?;
+        let router = Router::new(&config.lanes, &outbox).map_err(setup)?;
+        let journals = Meters::new(metrics);
+        let results = Arc::new(router.clone());
+        let commands = Commands::open(config, clock, metrics, journals.of("commands"), results).map_err(unavailable)?;
+        let hub = Hub::open(config, clock, &journals).map_err(unavailable)?;
+        let upstream = Upstream::new(config, &router, clock.clone());
+        let local = Local::new(hub.clone(), config);
+        let bridging = Bridging::new(upstream.clone(), local.clone(), clock.clone(), metrics);
+        Ok(Self { outbox, router, commands, hub, upstream, local, bridging })
+    }
+}
+
+/// Where an edge listens.
+struct Ports {
+    http: Listener,
+    mqtt: mqtt::Listener,
+}
+
+fn setup(e: impl std::fmt::Display) -> AppError {
+    AppError::Setup(e.to_string())
+}
+
+fn unavailable(e: impl std::fmt::Display) -> AppError {
+    AppError::Unavailable(e.to_string())
 }
 
 fn say_started(config: &EdgeConfig, http: SocketAddr) {
@@ -177,7 +223,7 @@ fn server_tls(
 
 /// Runs the cloud mode until it is asked to stop. Returns when what it held is stored and acknowledged.
 pub fn cloud(config: CloudConfig) -> Result<(), AppError> {
-    let listener = cloud::api::Listener::bind(&config.http).map_err(|e| AppError::Unavailable(e.to_string()))?;
+    let listener = cloud::api::Listener::bind(&config.http).map_err(unavailable)?;
     run(run_cloud(config, listener))
 }
 
@@ -185,8 +231,7 @@ async fn run_cloud(config: CloudConfig, listener: cloud::api::Listener) -> Resul
     let stop = Stop::listen()?;
     let tasks = Tasks::new();
     let address = config.http.listen;
-    cloud::start(&tasks, &config, listener, Clock::system(), &Metrics::default())
-        .map_err(|e| AppError::Setup(e.to_string()))?;
+    cloud::start(&tasks, &config, listener, Clock::system(), &Metrics::default()).map_err(setup)?;
     tracing::info!(pulsar = config.pulsar.service, http = %address, version = env!("CARGO_PKG_VERSION"), "cloud started");
     stop.requested(&[&tasks]).await;
     let in_time = tasks.stop(STOP_CLOUD_MAX).await;

@@ -46,6 +46,7 @@ const PURE: &[&str] = &[
     "src/ingest/mqtt/topic",
     "src/ingest/mqtt/broker",
     "src/ingest/mqtt/sys_topics.rs",
+    "src/ingest/mqtt/websocket/frames.rs",
     "src/ingest/mqtt/store",
     "src/ingest/mqtt/store.rs",
     "src/config/diff.rs",
@@ -87,6 +88,8 @@ const PURE: &[&str] = &[
     "src/cloud/policy.rs",
     "src/pulsar/provision/plan.rs",
     "src/pulsar/names.rs",
+    "src/pulsar/wire/frame.rs",
+    "src/pulsar/wire/lookup.rs",
     "src/pulsar/murmur.rs",
 ];
 

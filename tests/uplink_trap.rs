@@ -13,7 +13,8 @@ use support::edge::{Edge, config, event};
 use support::eventually;
 use tidegate::config::edge::Compression;
 use tidegate::event::record;
-use tidegate::uplink::wire::{self, Outgoing, Sender};
+use tidegate::pulsar::wire::frame::{self, Sender};
+use tidegate::uplink::wire::{self, Outgoing};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -55,14 +56,14 @@ impl Raw {
 
     async fn ask(&mut self, command: BaseCommand) -> BaseCommand {
         let mut out = BytesMut::new();
-        wire::command(&mut out, &command);
+        frame::command(&mut out, &command);
         self.stream.write_all(&out).await.unwrap();
         self.next().await
     }
 
     async fn next(&mut self) -> BaseCommand {
         loop {
-            match wire::next_command(&mut self.input).unwrap() {
+            match frame::next_command(&mut self.input).unwrap() {
                 Some(command) if command.ping.is_none() => return command,
                 Some(_) => {}
                 None => assert!(self.stream.read_buf(&mut self.input).await.unwrap() > 0, "the broker hung up"),

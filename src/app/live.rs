@@ -1,11 +1,6 @@
 //! A running edge whose configuration changes: what can take effect at once does, without a connection being dropped
 //! for it; what cannot is said.
 
-use std::convert::Infallible;
-
-use tokio::signal::unix::Signal;
-
-use super::Reread;
 use crate::config::{Changes, EdgeConfig};
 use crate::ingest::bridge::Bridging;
 use crate::ingest::mqtt::upstream::Upstream;
@@ -15,7 +10,8 @@ use crate::outbox::{OpenError, Outbox};
 use crate::sys::tasks::Tasks;
 use crate::uplink::{self, Uplink};
 
-/// Why a configuration did not take effect. What was in effect before still is.
+/// Why a configuration did not take effect; of what was in effect before a part may not be any more, and the next one is
+/// applied as a whole.
 #[derive(Debug, thiserror::Error)]
 pub enum NotApplied {
     /// A new lane.
@@ -45,6 +41,13 @@ pub struct Live {
     /// The way up: it is stopped later.
     pub uplink_tasks: Tasks,
     pub config: EdgeConfig,
+    /// An attempt failed half-way: what is in effect is not `config` alone.
+    pub unsure: bool,
+}
+
+/// What keeps `config` from being started or applied although it reads well. Looks at the files that it names.
+pub fn check(config: &EdgeConfig) -> Result<(), String> {
+    Uplink::check(&config.uplink).map_err(|e| e.to_string())
 }
 
 impl Live {
@@ -55,13 +58,19 @@ impl Live {
         Ok(())
     }
 
-    /// Puts `new` into effect, all that can be without a restart; or nothing of it, and says why.
+    /// Puts `new` into effect, all that can be without a restart.
     pub async fn apply(&mut self, new: EdgeConfig) -> Result<Changes, NotApplied> {
-        let changes = Changes::between(&self.config, &new);
+        let mut changes = Changes::between(&self.config, &new);
+        if self.unsure {
+            changes.all_at_once();
+        }
         // What can fail comes first, and leaves nothing behind but a lane that nothing goes to.
         Uplink::check(&new.uplink)?;
         if changes.lanes {
             self.open_lanes(&new).await?;
+        }
+        self.unsure = true;
+        if changes.lanes {
             self.router.set(&new.lanes, &self.outbox)?;
         }
         if changes.log_level {
@@ -77,6 +86,7 @@ impl Live {
             self.bridging.set(&self.tasks, &new).await;
         }
         self.config = self.config.clone().with_changes_of(new);
+        self.unsure = false;
         Ok(changes)
     }
 
@@ -84,41 +94,5 @@ impl Live {
         let (outbox, names) = (self.outbox.clone(), new.lanes.iter().map(|l| l.name.clone()).collect::<Vec<_>>());
         let opened = tokio::task::spawn_blocking(move || names.iter().try_for_each(|name| outbox.add(name)));
         opened.await.unwrap_or_else(|e| Err(OpenError(format!("opening a lane failed: {e}"))))
-    }
-
-    /// Reads the configuration again at every signal, until the way in stops.
-    pub async fn follow(mut self, mut hang_up: Signal, again: Reread) -> Result<(), Infallible> {
-        let stopping = self.tasks.stopping().clone();
-        while let Some(Some(())) = stopping.run_until_cancelled(hang_up.recv()).await {
-            self.reread(&again).await;
-        }
-        Ok(())
-    }
-
-    async fn reread(&mut self, again: &Reread) {
-        let (new, warnings) = match again() {
-            Ok(read) => read,
-            Err(errors) => {
-                tracing::error!(errors = %errors, "asked to reload, but the configuration is wrong; the one before stays in effect");
-                return;
-            }
-        };
-        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        match self.apply(new).await {
-            Ok(changes) => {
-                let now = changes.at_once().join(", ");
-                tracing::info!(changed = now, "configuration reloaded");
-                if !changes.at_restart.is_empty() {
-                    let keys = changes.at_restart.join("; ");
-                    tracing::warn!(
-                        keys,
-                        "these take effect at the next start only: systemctl restart tidegate, or the like"
-                    );
-                }
-            }
-            Err(error) => {
-                tracing::error!(%error, "asked to reload, but that failed; the configuration before stays in effect");
-            }
-        }
     }
 }

@@ -5,10 +5,11 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::pushed::{self, InEffect};
 use crate::config::cloud::Sink;
 use crate::config::mode::{self, Loaded};
 use crate::config::units::format_size;
-use crate::config::{CloudConfig, ConfigErrors, EdgeConfig, Env, Mode, Warning};
+use crate::config::{CloudConfig, ConfigErrors, EdgeConfig, Env, Mode, OwnFile, Warning};
 use crate::ingest::identity::{Keys, devices_file};
 use crate::security::server;
 use crate::sys::clock::Clock;
@@ -39,13 +40,19 @@ fn check(file: Option<&Path>, given: Option<Mode>, env: &Env) -> Report {
     let loaded = match (file, given) {
         (Some(path), _) => mode::load(path, given, env),
         (None, Some(Mode::Cloud)) => CloudConfig::load(None, env).map(|(c, w)| Some((Loaded::Cloud(Box::new(c)), w))),
-        (None, _) => EdgeConfig::load(None, env).map(|(c, w)| Some((Loaded::Edge(Box::new(c)), w))),
+        (None, _) => OwnFile::load(None, env.clone()).map(|own| {
+            let warnings = own.warnings().to_vec();
+            Some((Loaded::Edge(Box::new(own)), warnings))
+        }),
     };
     match loaded {
-        Ok(Some((Loaded::Edge(config), warnings))) => {
-            let mut lines = config.effective();
+        Ok(Some((Loaded::Edge(own), warnings))) => {
+            let InEffect { config, notes, warnings: more } = pushed::in_effect(&own);
+            let mut lines = notes;
+            lines.extend(config.effective());
             lines.push(on_disk(&config));
-            let report = accept(&name, &edge_summary(&config), &lines, &warnings);
+            let mut report = accept(&name, &edge_summary(&config), &lines, &warnings);
+            report.err.extend(more.iter().map(|warning| format!("warning: {warning}\n")));
             with_files(report, &name, &config)
         }
         Ok(Some((Loaded::Cloud(config), warnings))) => {
@@ -154,7 +161,7 @@ mod tests {
             "a.toml: ok (edge): 2 lanes, uplink to pulsar://127.0.0.1:6650\n  node.id = \"press-7\"\n  \
              lane alarms: takes *.alarm\n  lane rest: takes what no other lane matches\n  \
              uplink.pulsar = [\"pulsar://127.0.0.1:6650\"]\n  uplink.token = (secret)\n  \
-             on disk at most: events 2GiB, MQTT sessions 576MiB\n"
+             on disk at most: events 2GiB, MQTT sessions 784MiB\n"
         );
         assert_eq!(
             err,

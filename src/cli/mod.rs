@@ -7,6 +7,7 @@ mod devices;
 mod keys;
 mod outbox;
 pub mod provision;
+mod pushed;
 mod run;
 mod tail;
 
@@ -71,7 +72,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run on a gateway: take events, keep them, deliver them to Pulsar
-    Edge(ConfigArgs),
+    Edge(EdgeArgs),
     /// Run in the cloud: consume, remove duplicates, store, audit, stream
     Cloud(ConfigArgs),
     /// Check a configuration file: every mistake at once, with its line
@@ -118,6 +119,16 @@ impl CheckArgs {
             _ => None,
         }
     }
+}
+
+/// How an edge runs.
+#[derive(Args, Clone, Debug)]
+pub struct EdgeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Run with the gateway's own file alone, this time: what was pushed does not count, and nothing pushed is taken
+    #[arg(long)]
+    local: bool,
 }
 
 /// Where the configuration is.

@@ -2,18 +2,19 @@
 
 use super::provision::{self, ProvisionArgs};
 use super::tail::{self, TailArgs};
-use super::{CliError, ConfigArgs, print_warnings};
-use crate::app::{self, AppError};
-use crate::config::{CloudConfig, EdgeConfig, Env};
+use super::{CliError, ConfigArgs, EdgeArgs, print_warnings};
+use crate::app::{self, AppError, Source};
+use crate::config::{CloudConfig, Env, OwnFile};
 use crate::observe::logs::Logs;
 
-pub fn edge(args: &ConfigArgs) -> Result<(), CliError> {
-    let file = args.config.clone();
-    let load = move || EdgeConfig::load(file.as_deref(), &Env::of_process());
-    let (config, warnings) = load().map_err(CliError::usage)?;
-    print_warnings(&warnings);
-    let logs = Logs::start(&config.log).map_err(CliError::usage)?;
-    app::edge(config, logs, Box::new(load)).map_err(CliError::from)
+pub fn edge(args: &EdgeArgs) -> Result<(), CliError> {
+    let file = args.config.config.clone();
+    let again = move || OwnFile::load(file.as_deref(), Env::of_process());
+    let own = again().map_err(CliError::usage)?;
+    print_warnings(own.warnings());
+    let logs = Logs::start(&own.alone().log).map_err(CliError::usage)?;
+    let source = Source { own, again: Box::new(again), local_only: args.local };
+    app::edge(source, logs).map_err(CliError::from)
 }
 
 pub fn cloud(args: &ConfigArgs) -> Result<(), CliError> {

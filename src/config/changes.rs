@@ -14,6 +14,8 @@ pub struct Changes {
     pub bridges: bool,
     /// Where events go, and how.
     pub uplink: bool,
+    /// Whom configuration is taken from, and how it is tried.
+    pub downlink: bool,
     /// How much is logged.
     pub log_level: bool,
     /// What takes effect at the next start only: `section.key = value`. Secrets are hidden.
@@ -38,8 +40,27 @@ impl Changes {
             mappings: lanes || now.mappings != new.mappings || now.mqtt.unmapped != new.mqtt.unmapped,
             bridges: now.bridges != new.bridges,
             uplink: now.uplink != new.uplink,
+            downlink: now.downlink != new.downlink,
             log_level: now.log.level != new.log.level,
             at_restart,
+        }
+    }
+
+    /// All that can take effect at once is to be put into effect, whatever differs.
+    pub fn all_at_once(&mut self) {
+        let at_restart = std::mem::take(&mut self.at_restart);
+        *self = Self { at_restart, ..Self::everything() };
+    }
+
+    fn everything() -> Self {
+        Self {
+            lanes: true,
+            mappings: true,
+            bridges: true,
+            uplink: true,
+            downlink: true,
+            log_level: true,
+            at_restart: Vec::new(),
         }
     }
 
@@ -50,6 +71,7 @@ impl Changes {
             (self.mappings && !self.lanes, "mapping"),
             (self.bridges, "bridge"),
             (self.uplink, "uplink"),
+            (self.downlink, "downlink"),
             (self.log_level, "log.level"),
         ];
         all.into_iter().filter(|(changed, _)| *changed).map(|(_, name)| name).collect()
@@ -62,7 +84,8 @@ impl EdgeConfig {
     pub fn with_changes_of(self, new: Self) -> Self {
         let mqtt = Mqtt { unmapped: new.mqtt.unmapped, ..self.mqtt };
         let log = Log { level: new.log.level, ..self.log };
-        Self { lanes: new.lanes, mappings: new.mappings, bridges: new.bridges, uplink: new.uplink, mqtt, log, ..self }
+        let Self { lanes, mappings, bridges, uplink, downlink, .. } = new;
+        Self { lanes, mappings, bridges, uplink, downlink, mqtt, log, ..self }
     }
 }
 
@@ -89,9 +112,10 @@ mod tests {
         let mut new = now.clone();
         new.lanes.insert(0, Lane { name: "alarms".into(), types: vec!["*.alarm".into()], mqtt: Vec::new() });
         new.uplink.batch_events += 1;
+        new.downlink.revoked.push("0123456789abcdef".into());
         new.log.level = "debug".into();
         let changes = Changes::between(&now, &new);
-        assert_eq!(changes.at_once(), ["lane", "uplink", "log.level"]);
+        assert_eq!(changes.at_once(), ["lane", "uplink", "downlink", "log.level"]);
         assert!(changes.mappings, "a topic may name a lane");
         assert!(changes.at_restart.is_empty());
 

@@ -49,8 +49,8 @@ section! {
         max_queued: usize = 1000, key(Count(1, 65_535));
         /// Most bytes that wait in one session.
         max_queued_bytes: u64 = MIB, key(Size(KIB, GIB));
-        /// Most bytes that wait in all sessions together. The journal of sessions takes on disk up to six times this,
-        /// `max_retained_bytes` and 16 MiB together; `tidegate check` says how much that is.
+        /// Most bytes that wait in all sessions together, beyond 8 KiB for each connection. On disk sessions take up to four times
+        /// this, those 8 KiB, `max_retained_bytes`, 1 KiB for each of `max_sessions`, and 16 MiB; `tidegate check` says how much that is.
         max_total_bytes: u64 = 64 * MIB, key(Size(64 * KIB, 64 * GIB));
         /// Most retained messages.
         max_retained: usize = 10_000, key(Count(0, 10_000_000));
@@ -66,16 +66,28 @@ section! {
     }
 }
 
-/// Most bytes of sessions without their queues: subscriptions, wills, exchanges of QoS 2 that are not released.
-const SESSIONS_BYTES: u64 = 16 * MIB;
+/// What a client with a connection may have waiting whatever the others do. Some fifty small messages, or a command.
+pub const CONNECTION_BYTES: u64 = 8 * KIB;
 
-/// Disk space of the MQTT journal for each byte that is alive: it must fit well into a third of it.
-const DISK_FACTOR: u64 = 6;
+/// What a session may have besides messages that wait, whatever the others do: its names, two or three filters, a small will.
+pub const SESSION_BYTES: u64 = KIB;
+
+/// What all sessions may have beyond that: more filters, large wills, exchanges of QoS 2 that are not released, topic aliases.
+pub const SESSIONS_BYTES: u64 = 16 * MIB;
+
+/// Disk space of the MQTT journal for each byte that is alive, at most: it must fit into a third of it, and leave a quarter of that
+/// for what changes while it is written anew.
+const DISK_FACTOR: u64 = 4;
 
 impl Mqtt {
     /// Most bytes of what the MQTT way in keeps over a restart.
     pub fn alive_bytes_max(&self) -> u64 {
-        self.max_total_bytes.saturating_add(self.max_retained_bytes).saturating_add(SESSIONS_BYTES)
+        let connections = CONNECTION_BYTES.saturating_mul(self.max_connections as u64);
+        let sessions = SESSION_BYTES.saturating_mul(self.max_sessions as u64).saturating_add(SESSIONS_BYTES);
+        // One message that is larger than the rest gets through.
+        let queues = self.max_total_bytes.max(self.max_packet);
+        let parts = [queues, self.max_retained_bytes, connections, sessions];
+        parts.into_iter().fold(0, u64::saturating_add)
     }
 
     /// Most bytes that it takes on disk.

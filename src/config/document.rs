@@ -22,7 +22,7 @@ const EXCERPT_MAX: usize = 120;
 const WORD_MAX: usize = 40;
 
 /// A configuration's text under the name it was given by, and what was pushed over it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Document {
     base: Source,
     /// What lies over it; its places are counted from the end of the base's text.
@@ -30,7 +30,7 @@ pub(super) struct Document {
 }
 
 /// A text and its name.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Source {
     /// `None`: there is no file, only defaults.
     name: Option<String>,

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use super::devices::{
-    Bridge, BridgeVersion, CertificateName, ClientCertificates, Commands, Identity, IdentityMode, Mapping, Mqtt,
-    Payload, Tls, TlsVersion, Unmapped,
+    Bridge, BridgeVersion, CONNECTION_BYTES, CertificateName, ClientCertificates, Commands, Identity, IdentityMode,
+    Mapping, Mqtt, Payload, SESSION_BYTES, SESSIONS_BYTES, Tls, TlsVersion, Unmapped,
 };
 use super::document::Document;
 use super::edge_rules;
 use super::env::Env;
 use super::key_text::{RevokedId, TrustedKey};
-use super::kinds::{Address, Choice, Count, FilePath, List, Optional, OrOff, SecretText, Size, Time, TokenFile};
+use super::kinds::{Address, Choice, Count, FilePath, List, Optional, OrOff, SecretText, Size, Text, Time, TokenFile};
 pub use super::log::{Log, LogFormat};
 use super::names::{LANE_NAME, NODE_ID, PULSAR_NAME, TopicFilter, TypePattern};
 use super::overlay::{self, CheckedOn, Overlaid, Pushed};
@@ -200,7 +200,8 @@ section! {
 }
 
 section! {
-    /// `[downlink]`: whom this gateway takes configuration from. `tidegate config verify` checks a signed file by it.
+    /// `[downlink]`: whom this gateway takes configuration from, and how it is tried. `tidegate config verify` checks a
+    /// signed file by it. Without keys nothing is taken.
     "downlink" => Downlink {
         /// Public keys that sign keyrings: documents that add and revoke the other keys without a visit.
         roots: Vec<String> = Vec::new(), key(List(TrustedKey, KEYS_MAX)).example(EXAMPLE_KEYS);
@@ -210,6 +211,16 @@ section! {
         controller_keys: Vec<String> = Vec::new(), key(List(TrustedKey, KEYS_MAX)).example(EXAMPLE_KEYS);
         /// Ids of keys that are no longer trusted, whoever says otherwise.
         revoked: Vec<String> = Vec::new(), key(List(RevokedId, 256)).example("[\"0123456789abcdef\"]");
+        /// How long a pushed configuration has to prove itself: to reach Pulsar, and to get an event acknowledged. Else it is
+        /// undone.
+        confirm: Duration = Duration::from_secs(85), key(Time(Duration::from_secs(1), Duration::from_secs(3600)));
+        /// Program and arguments that must also succeed (exit code 0) before a pushed configuration is kept. Run as it
+        /// stands here, without a shell; again every 5 s while it fails.
+        health_command: Vec<String> = Vec::new(),
+            key(List(Text(4096), 64)).example("[\"/usr/local/bin/plant-check\", \"--quick\"]");
+        /// Time for that program; after it, it and what it has started are killed, and it counts as failed.
+        health_timeout: Duration = Duration::from_secs(20),
+            key(Time(Duration::from_millis(100), Duration::from_secs(600)));
     }
 }
 

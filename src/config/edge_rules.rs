@@ -169,6 +169,15 @@ fn downlink(downlink: &Downlink, reader: &mut Reader<'_>) {
         );
         reader.warn(KeyPath::of::<Downlink>("controller_keys"), text);
     }
+    let Some(program) = downlink.health_command.first() else { return };
+    if !program.starts_with('/') {
+        let text = format!("{program:?} is looked for nowhere; write the program's whole path, from /");
+        reader.wrong(KeyPath::of::<Downlink>("health_command"), text);
+    }
+    if downlink.health_timeout >= downlink.confirm {
+        let text = "is not shorter than confirm, within which the program must have succeeded; make it shorter";
+        reader.wrong(KeyPath::of::<Downlink>("health_timeout"), text);
+    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ pub mod log;
 pub mod mode;
 mod names;
 pub mod overlay;
+mod own_file;
 pub mod problem;
 mod reader;
 mod rules;
@@ -35,6 +36,7 @@ pub use cloud::CloudConfig;
 pub use edge::EdgeConfig;
 pub use env::Env;
 pub use mode::Mode;
+pub use own_file::OwnFile;
 pub use problem::{ConfigErrors, Warning};
 
 #[cfg(test)]

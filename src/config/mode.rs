@@ -8,7 +8,7 @@ use super::document::Document;
 use super::env::Env;
 use super::problem::{ConfigErrors, Warning};
 use super::suggest::closest;
-use super::{CloudConfig, EdgeConfig, cloud, edge};
+use super::{CloudConfig, OwnFile, cloud, edge};
 
 /// The two ways to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub enum Mode {
 #[derive(Clone, Debug)]
 pub enum Loaded {
     /// `edge.toml`
-    Edge(Box<EdgeConfig>),
+    Edge(Box<OwnFile>),
     /// `cloud.toml`
     Cloud(Box<CloudConfig>),
 }
@@ -37,9 +37,10 @@ pub fn load(path: &Path, given: Option<Mode>, env: &Env) -> Result<Option<(Loade
         None => detect(path, &document)?,
     };
     match mode {
-        Some(Mode::Edge) => {
-            EdgeConfig::read(&document, env).map(|(config, warnings)| Some((Loaded::Edge(Box::new(config)), warnings)))
-        }
+        Some(Mode::Edge) => OwnFile::of(document, env.clone()).map(|own| {
+            let warnings = own.warnings().to_vec();
+            Some((Loaded::Edge(Box::new(own)), warnings))
+        }),
         Some(Mode::Cloud) => CloudConfig::read(&document, env)
             .map(|(config, warnings)| Some((Loaded::Cloud(Box::new(config)), warnings))),
         None => Ok(None),

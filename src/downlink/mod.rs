@@ -3,5 +3,7 @@
 
 pub mod artefact;
 pub mod commands;
+pub mod keeper;
+pub mod link;
 pub mod report;
 pub mod trial;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::artefact::Digest;
+use super::trial;
 
 /// Largest report: names, a reason, and a few numbers for each lane.
 pub const REPORT_BYTES_MAX: usize = 64 * 1024;
@@ -106,6 +107,44 @@ pub enum Outcome {
     Superseded,
     /// What was committed cannot be had; the local file runs.
     Fallback,
+}
+
+impl Outcome {
+    /// As it is written.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::Reverted => "reverted",
+            Self::Refused => "refused",
+            Self::Superseded => "superseded",
+            Self::Fallback => "fallback",
+        }
+    }
+}
+
+impl From<trial::Outcome> for Outcome {
+    fn from(outcome: trial::Outcome) -> Self {
+        match outcome {
+            trial::Outcome::Committed => Self::Committed,
+            trial::Outcome::Reverted => Self::Reverted,
+            trial::Outcome::Refused => Self::Refused,
+            trial::Outcome::Superseded => Self::Superseded,
+            trial::Outcome::Fallback => Self::Fallback,
+        }
+    }
+}
+
+impl From<&trial::Report> for What {
+    fn from(report: &trial::Report) -> Self {
+        let failure = report.failure.as_ref();
+        Self::Decided {
+            seq: report.seq,
+            number: report.number,
+            outcome: report.outcome.into(),
+            reason: failure.map_or_else(String::new, |failure| failure.reason.code().to_owned()),
+            detail: failure.map_or_else(String::new, |failure| failure.detail.clone()),
+        }
+    }
 }
 
 #[cfg(test)]

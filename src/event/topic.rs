@@ -108,6 +108,11 @@ impl<'a> Filter<'a> {
     pub fn pattern(self) -> &'a str {
         self.pattern
     }
+
+    /// How many levels it has, without the share.
+    pub fn levels(self) -> usize {
+        self.pattern.split('/').count()
+    }
 }
 
 impl fmt::Display for Filter<'_> {

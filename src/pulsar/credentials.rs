@@ -14,7 +14,7 @@ use crate::config::{cloud, edge};
 pub const TOKEN_BYTES_MAX: u64 = 64 << 10;
 
 /// Where the token comes from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credentials {
     /// None is shown.
     None,

@@ -1,4 +1,4 @@
-//! How long to wait before the next attempt: doubling, capped, jittered. [pure]
+//! How long to wait before the next attempt: doubling, capped, jittered; or never growing. [pure]
 
 use std::time::Duration;
 
@@ -27,6 +27,32 @@ impl Backoff {
     }
 }
 
+/// Waits of random length, so that a thousand gateways do not come back in the same moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Jitter(u64);
+
+impl Jitter {
+    /// `seed` is random.
+    pub fn new(seed: u64) -> Self {
+        Self(seed | 1)
+    }
+
+    /// 64 bits (xorshift: as random as waits need).
+    pub fn bits(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// Between an eighth of `most` and `most`. It never grows: an attempt costs little, and what counts is
+    /// the time until the first byte after the link is back.
+    pub fn up_to(&mut self, most: Duration) -> Duration {
+        let share = (self.bits() % 1024) as f64 / 1024.0;
+        most.mul_f64(0.125 + 0.875 * share)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -46,5 +72,14 @@ mod tests {
             backoff.reset();
             prop_assert!(backoff.after_failure(random) <= Duration::from_millis(FIRST_MS));
         }
+    }
+
+    #[test]
+    fn waits_differ_and_stay_within_their_bound() {
+        let mut jitter = Jitter::new(7);
+        let most = Duration::from_millis(800);
+        let waits: Vec<_> = (0..1000).map(|_| jitter.up_to(most)).collect();
+        assert!(waits.iter().all(|w| *w <= most && *w >= most / 8));
+        assert!(waits.iter().any(|w| *w > most / 2) && waits.iter().any(|w| *w < most / 2));
     }
 }

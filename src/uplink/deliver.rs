@@ -14,15 +14,17 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::error::LinkError;
+use super::error::LaneError;
 use super::lane::Lane;
-use super::link;
 use super::open::{self, Session};
 use super::pump::{self, ANSWERS_MAX, Answer, Pipe};
 use super::resume::{Effect, Input, Resume, Seq};
-use super::wire::{self, Outgoing, Sender};
+use super::wire::{self, Outgoing};
 use crate::event::record;
 use crate::outbox::Stored;
+use crate::pulsar::wire::LinkError;
+use crate::pulsar::wire::connection::{self, is_final};
+use crate::pulsar::wire::frame::{self, Sender};
 use upkeep::Probe;
 
 /// An event is late when it was accepted longer than this before it is sent, or before the link came up.
@@ -75,11 +77,11 @@ pub enum End {
     /// By our own will.
     Stopped,
     /// By trouble.
-    Failed(LinkError),
+    Failed(LaneError),
 }
 
-impl From<LinkError> for End {
-    fn from(error: LinkError) -> Self {
+impl From<LaneError> for End {
+    fn from(error: LaneError) -> Self {
         Self::Failed(error)
     }
 }
@@ -171,7 +173,7 @@ impl<'a> Delivery<'a> {
             let outcome = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(error) = self.drivers.next() => Err(error),
+                Some(error) = self.drivers.next() => Err(error.into()),
                 Some((wire, answer)) = self.answers.recv() => self.take(wire, answer).await,
                 _ = ticks.tick() => self.tick(),
                 Some(chunk) = chunks.recv(), if self.queue.len() < QUEUE_EVENTS => {
@@ -189,7 +191,7 @@ impl<'a> Delivery<'a> {
     }
 
     /// Takes events as far as there is room, and sends what may leave. `true`: more could be done at once.
-    fn fill(&mut self) -> Result<bool, LinkError> {
+    fn fill(&mut self) -> Result<bool, LaneError> {
         let mut encoded = 0;
         let mut more = false;
         while !self.blocked && !self.stopping && self.probe.is_none() {
@@ -215,7 +217,7 @@ impl<'a> Delivery<'a> {
     }
 
     /// Takes one event; returns its bytes, 0 when it has to wait.
-    fn event(&mut self, stored: &Stored) -> Result<usize, LinkError> {
+    fn event(&mut self, stored: &Stored) -> Result<usize, LaneError> {
         let seq = stored.seq;
         let event = match record::decode(&stored.record) {
             Ok((event, _)) => event,
@@ -254,11 +256,11 @@ impl<'a> Delivery<'a> {
     /// Nothing after `seq` can be sent: what is in flight still gets its receipts, and the operator is told.
     fn block(&mut self, seq: Seq, reason: String) -> usize {
         self.blocked = true;
-        self.lane.failed(&LinkError::Unsendable { seq, reason });
+        self.lane.failed(&LaneError::Unsendable { seq, reason });
         0
     }
 
-    fn handle(&mut self, input: Input<'_>) -> Result<(), LinkError> {
+    fn handle(&mut self, input: Input<'_>) -> Result<(), LaneError> {
         let mut effects = std::mem::take(&mut self.effects);
         self.core.handle(input, &mut effects);
         let outcome = effects.drain(..).try_for_each(|effect| self.apply(effect));
@@ -266,7 +268,7 @@ impl<'a> Delivery<'a> {
         outcome
     }
 
-    fn apply(&mut self, effect: Effect) -> Result<(), LinkError> {
+    fn apply(&mut self, effect: Effect) -> Result<(), LaneError> {
         match effect {
             // Only an event leads to these, and it applies them where its bytes are.
             Effect::Append { .. } | Effect::Alone { .. } => {}
@@ -309,29 +311,33 @@ impl<'a> Delivery<'a> {
         self.partitions[partition].sent.push_back(now);
     }
 
-    async fn take(&mut self, wire: usize, answer: Answer) -> Result<(), LinkError> {
+    async fn take(&mut self, wire: usize, answer: Answer) -> Result<(), LaneError> {
         let now = Instant::now();
         (self.wires[wire].heard, self.wires[wire].pinged) = (now, false);
         match answer {
             Answer::Receipt { producer, seq, duplicate } => self.receipt(producer as usize, seq, duplicate, now),
             Answer::Refused { producer, seq, code, message } => {
                 let topic = self.topic(producer);
-                if link::is_final(code) {
+                if is_final(code) {
                     self.handle(Input::Refused { partition: producer as usize, seq })?;
                 }
-                Err(link::refused(&self.wires[wire].broker, format!("event {seq} on {topic}"), code, message))
+                Err(connection::refused(&self.wires[wire].broker, format!("event {seq} on {topic}"), code, message)
+                    .into())
             }
-            Answer::Closed { producer } => {
-                Err(LinkError::ProducerClosed { broker: self.wires[wire].broker.clone(), topic: self.topic(producer) })
+            Answer::Closed { producer } => Err(LinkError::Closed {
+                broker: self.wires[wire].broker.clone(),
+                what: "producer",
+                topic: self.topic(producer),
             }
+            .into()),
             Answer::Ping => {
-                wire::command(&mut self.wires[wire].out, &link::pong());
+                frame::command(&mut self.wires[wire].out, &connection::pong());
                 Ok(())
             }
             Answer::Pong => Ok(()),
             Answer::Challenge => {
-                let answer = link::auth_response(&self.lane.connector.credentials).await?;
-                wire::command(&mut self.wires[wire].out, &answer);
+                let answer = connection::auth_response(&self.lane.connector.credentials).await?;
+                frame::command(&mut self.wires[wire].out, &answer);
                 Ok(())
             }
             Answer::Reply(request, command) => self.reply(wire, request, *command),
@@ -342,7 +348,7 @@ impl<'a> Delivery<'a> {
         self.partitions.get(producer as usize).map_or_else(String::new, |p| p.topic.clone())
     }
 
-    fn receipt(&mut self, partition: usize, seq: Seq, duplicate: bool, now: Instant) -> Result<(), LinkError> {
+    fn receipt(&mut self, partition: usize, seq: Seq, duplicate: bool, now: Instant) -> Result<(), LaneError> {
         let before = self.core.outstanding_events();
         self.handle(Input::Receipt { partition, seq, duplicate })?;
         let metrics = &self.lane.metrics;

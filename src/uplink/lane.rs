@@ -9,14 +9,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch::Limits;
 use super::deliver::{Delivery, End};
-use super::error::LinkError;
-use super::link::Connector;
+use super::error::LaneError;
 use super::metrics::LaneMetrics;
 use super::open::{self, Session};
 use super::resume::{Effect, Input, Resume, Seq};
 use crate::config::edge::Compression;
 use crate::observe::status::{LinkState, Links};
 use crate::outbox::{ReadError, Reader, Stored};
+use crate::pulsar::wire::Connector;
+use crate::sys::backoff::Jitter;
 use crate::sys::clock::Clock;
 
 /// Bytes of records fetched from the outbox at once: a few batches.
@@ -48,7 +49,7 @@ pub struct Lane {
 /// Runs until `stop`.
 pub async fn run(lane: Lane, mut reader: Reader, stop: CancellationToken) -> Result<(), Infallible> {
     let mut core = Resume::new(reader.first_unconfirmed().saturating_sub(1), lane.limits);
-    let mut jitter = Jitter::new();
+    let mut jitter = Jitter::new(crate::sys::random::bits());
     for turn in 0.. {
         lane.state(LinkState::Connecting);
         let url = &lane.urls[turn % lane.urls.len()];
@@ -168,7 +169,7 @@ impl Lane {
     }
 
     /// Tells the operator what is wrong. The same error again and again is one line in the log.
-    pub fn failed(&self, error: &LinkError) {
+    pub fn failed(&self, error: &LaneError) {
         self.metrics.error(error.class());
         let (text, now) = (error.to_string(), self.clock.unix_ms());
         self.state(LinkState::Down);
@@ -204,38 +205,5 @@ impl Lane {
     pub fn in_flight(&self, core: &Resume) {
         self.metrics.in_flight.set(core.outstanding_bytes() as i64);
         self.links.update(&self.name, |l| l.in_flight = core.outstanding_events() as u64);
-    }
-}
-
-/// Waits of random length, so that a thousand gateways do not come back in the same moment.
-struct Jitter(u64);
-
-impl Jitter {
-    fn new() -> Self {
-        Self(u64::from_str_radix(&crate::sys::random::hex16(), 16).unwrap_or(1) | 1)
-    }
-
-    /// Between an eighth of `most` and `most`. It never grows: an attempt costs little, and what counts is
-    /// the time until the first byte after the link is back.
-    fn up_to(&mut self, most: Duration) -> Duration {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        let share = (self.0 % 1024) as f64 / 1024.0;
-        most.mul_f64(0.125 + 0.875 * share)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_differ_and_stay_within_their_bound() {
-        let mut jitter = Jitter::new();
-        let most = Duration::from_millis(800);
-        let waits: Vec<_> = (0..1000).map(|_| jitter.up_to(most)).collect();
-        assert!(waits.iter().all(|w| *w <= most && *w >= most / 8));
-        assert!(waits.iter().any(|w| *w > most / 2) && waits.iter().any(|w| *w < most / 2));
     }
 }

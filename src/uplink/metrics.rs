@@ -106,7 +106,28 @@ impl UplinkMetrics {
     }
 }
 
+/// How many events of a lane Pulsar has acknowledged with a receipt since the process started. What it says at a
+/// connection that it already has is not among them, nor what it dropped as a duplicate.
+#[derive(Clone, Debug)]
+pub struct Acknowledged {
+    confirmed: Counter,
+    duplicates: Counter,
+}
+
+impl Acknowledged {
+    /// So many.
+    pub fn events(&self) -> u64 {
+        // A duplicate is always an event that was sent alone.
+        self.confirmed.get().saturating_sub(self.duplicates.get())
+    }
+}
+
 impl LaneMetrics {
+    /// See [`Acknowledged`].
+    pub fn acknowledged(&self) -> Acknowledged {
+        Acknowledged { confirmed: self.confirmed.clone(), duplicates: self.duplicates.clone() }
+    }
+
     /// Counts an error.
     pub fn error(&self, class: &'static str) {
         self.errors.get_or_create(&LaneAndClass { lane: self.lane.clone(), class }).inc();

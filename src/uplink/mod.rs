@@ -1,13 +1,12 @@
 //! The way up: reads each lane from the outbox and delivers it to Pulsar, once and in order.
 //!
-//! `resume` and `batch` decide (pure); `lane`, `deliver` and `pump` move bytes; `open`, `link` and `wire` speak Pulsar.
+//! `resume` and `batch` decide (pure); `lane`, `deliver` and `pump` move bytes; `open` and `wire` speak Pulsar, over `pulsar::wire`.
 //! Architecture Invariant: lanes share nothing but configuration; one lane's trouble never touches another.
 
 mod batch;
 mod deliver;
 mod error;
 mod lane;
-mod link;
 mod metrics;
 mod open;
 mod pump;
@@ -27,11 +26,13 @@ use crate::observe::status::{LinkState, Links};
 use crate::outbox::Outbox;
 use crate::pulsar::credentials::Credentials;
 use crate::pulsar::names::{self, Stream};
+use crate::pulsar::wire::{Address, Connector, LinkError};
 use crate::sys::clock::Clock;
 use crate::sys::tasks::Tasks;
 
 pub use deliver::LATE_AFTER;
-pub use error::LinkError;
+pub use error::LaneError;
+pub use metrics::Acknowledged;
 
 /// A link that is told to stop does so at once, unless it waits for the disk.
 const STOP_MAX: Duration = Duration::from_secs(8);
@@ -62,7 +63,7 @@ impl Uplink {
 
     /// Whether `config` can be set.
     pub fn check(config: &edge::Uplink) -> Result<(), StartError> {
-        config.pulsar.iter().try_for_each(|url| link::Address::parse(url).map(drop)).map_err(StartError::Url)
+        config.pulsar.iter().try_for_each(|url| Address::parse(url).map(drop)).map_err(StartError::Url)
     }
 
     /// Runs one task per open lane of `outbox`, also for lanes that are configured no more and have events to deliver; with no
@@ -92,6 +93,11 @@ impl Uplink {
         Ok(())
     }
 
+    /// What Pulsar has acknowledged of a lane's events, also in times to come.
+    pub fn acknowledged(&self, lane: &str) -> Acknowledged {
+        self.metrics.lane(lane).acknowledged()
+    }
+
     fn lane(&self, config: &EdgeConfig, name: &str, incarnation: &str) -> lane::Lane {
         let uplink = &config.uplink;
         let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
@@ -102,7 +108,7 @@ impl Uplink {
             topic: names::lane_topic(&uplink.tenant, name),
             stream: stream.to_string(),
             producer: stream.producer(&uplink.cluster),
-            connector: link::Connector {
+            connector: Connector {
                 credentials: Credentials::from(uplink),
                 ca_file: uplink.ca_file.clone(),
                 connect_timeout: uplink.connect_timeout,

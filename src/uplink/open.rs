@@ -4,21 +4,18 @@ use std::collections::HashMap;
 
 use futures_util::future::try_join_all;
 use pulsar::message::proto::{
-    BaseCommand, CommandLookupTopic, CommandPartitionedTopicMetadata, CommandProducer, ProducerAccessMode,
-    base_command::Type, command_lookup_topic_response::LookupType,
+    BaseCommand, CommandPartitionedTopicMetadata, base_command::Type,
     command_partitioned_topic_metadata_response::LookupType as MetadataType,
 };
 
-use super::error::LinkError;
-use super::link::{Address, Connection, Connector};
+use super::error::LaneError;
 use super::resume::Seq;
 use crate::pulsar::names;
+use crate::pulsar::wire::lookup::{self, Located, Place, REDIRECTS_MAX, unexpected};
+use crate::pulsar::wire::{Address, Connection, Connector, LinkError};
 
 /// Most partitions of one lane: each costs a producer at the broker and a batch in memory here.
 pub const PARTITIONS_MAX: usize = 1024;
-
-/// Most redirections of one lookup (the Java client's default).
-const REDIRECTS_MAX: usize = 20;
 
 /// A lane's topic, open on all its partitions.
 pub struct Session {
@@ -39,11 +36,8 @@ pub struct Producer {
     pub last: Option<Seq>,
 }
 
-/// Where to connect for a partition: the address, and the broker behind it if it is a proxy.
-type Place = (Address, Option<String>);
-
 /// Opens `topic` at the cluster of `url` with producers named `name`.
-pub async fn open(connector: &Connector, url: &str, topic: &str, name: &str) -> Result<Session, LinkError> {
+pub async fn open(connector: &Connector, url: &str, topic: &str, name: &str) -> Result<Session, LaneError> {
     let service: Place = (Address::parse(url)?, None);
     let mut pool = HashMap::new();
     pool.insert(service.clone(), connector.connect(&service.0, None).await?);
@@ -78,14 +72,12 @@ pub async fn open(connector: &Connector, url: &str, topic: &str, name: &str) -> 
     Ok(session)
 }
 
-type Pool = HashMap<Place, Connection>;
-
 async fn partitions(
     connector: &Connector,
     pool: &mut Pool,
     service: &Place,
     topic: &str,
-) -> Result<Vec<String>, LinkError> {
+) -> Result<Vec<String>, LaneError> {
     let connection = pooled(connector, pool, service).await?;
     let id = connection.request_id();
     let request = BaseCommand {
@@ -101,16 +93,17 @@ async fn partitions(
     let what = || format!("the partitions of {topic}");
     for command in answer {
         if let Some(error) = command.error {
-            return Err(connection.refused(what(), error.error, error.message));
+            return Err(connection.refused(what(), error.error, error.message).into());
         }
         let Some(metadata) = command.partition_metadata_response else { continue };
         if metadata.response() == MetadataType::Failed {
-            return Err(connection.refused(what(), metadata.error.unwrap_or(0), metadata.message.unwrap_or_default()));
+            let (code, message) = (metadata.error.unwrap_or(0), metadata.message.unwrap_or_default());
+            return Err(connection.refused(what(), code, message).into());
         }
         let partitions = metadata.partitions.unwrap_or(0);
         if partitions as usize > PARTITIONS_MAX {
             let partitions = partitions as usize;
-            return Err(LinkError::Partitions { topic: topic.to_owned(), partitions, limit: PARTITIONS_MAX });
+            return Err(LaneError::Partitions { topic: topic.to_owned(), partitions, limit: PARTITIONS_MAX });
         }
         // 0: the topic is not partitioned (or does not exist, which the lookup will say).
         return Ok(match partitions {
@@ -118,8 +111,10 @@ async fn partitions(
             n => (0..n).map(|i| names::partition(topic, i)).collect(),
         });
     }
-    Err(unexpected(&connection.broker))
+    Err(unexpected(&connection.broker).into())
 }
+
+type Pool = HashMap<Place, Connection>;
 
 async fn owners(
     connector: &Connector,
@@ -139,12 +134,12 @@ async fn owners(
                 .iter()
                 .map(|i| {
                     let id = connection.request_id();
-                    (id, lookup(&topics[*i], id, authoritative))
+                    (id, lookup::lookup(&topics[*i], id, authoritative))
                 })
                 .collect();
             let answers = connection.ask(&connector.credentials, "looking up the topic", requests).await?;
             for (i, answer) in indices.into_iter().zip(answers) {
-                match located(connection, service, &topics[i], answer)? {
+                match lookup::located(&connection.broker, service, &topics[i], answer)? {
                     Located::At(place) => found[i] = Some(place),
                     Located::Ask(place, authoritative) => again.entry((place, authoritative)).or_default().push(i),
                 }
@@ -157,51 +152,6 @@ async fn owners(
     }
     let topic = topics.first().cloned().unwrap_or_default();
     Err(LinkError::Redirects { topic, limit: REDIRECTS_MAX })
-}
-
-fn lookup(topic: &str, request_id: u64, authoritative: bool) -> BaseCommand {
-    BaseCommand {
-        r#type: Type::Lookup as i32,
-        lookup_topic: Some(CommandLookupTopic {
-            topic: topic.to_owned(),
-            request_id,
-            authoritative: Some(authoritative),
-            ..CommandLookupTopic::default()
-        }),
-        ..BaseCommand::default()
-    }
-}
-
-enum Located {
-    At(Place),
-    Ask(Place, bool),
-}
-
-fn located(from: &Connection, service: &Place, topic: &str, answer: BaseCommand) -> Result<Located, LinkError> {
-    let what = || format!("the lookup of {topic}");
-    if let Some(error) = answer.error {
-        return Err(from.refused(what(), error.error, error.message));
-    }
-    let Some(answer) = answer.lookup_topic_response else { return Err(unexpected(&from.broker)) };
-    if answer.response() == LookupType::Failed {
-        return Err(from.refused(what(), answer.error.unwrap_or(0), answer.message.unwrap_or_default()));
-    }
-    // Secure in, secure on: a lookup must not talk us out of TLS.
-    let url = if service.0.tls { &answer.broker_service_url_tls } else { &answer.broker_service_url };
-    let Some(url) = url.as_deref().filter(|u| !u.is_empty()) else {
-        let reason = "the lookup names no address of the kind we use (TLS or plain)".to_owned();
-        return Err(LinkError::Protocol { broker: from.broker.clone(), reason });
-    };
-    let broker = Address::parse(url)?;
-    let place = match answer.proxy_through_service_url.unwrap_or(false) {
-        true => (service.0.clone(), Some(broker.authority())),
-        false if broker == service.0 => service.clone(),
-        false => (broker, None),
-    };
-    Ok(match answer.response() {
-        LookupType::Redirect => Located::Ask(place, answer.authoritative.unwrap_or(false)),
-        _ => Located::At(place),
-    })
 }
 
 async fn pooled<'a>(connector: &Connector, pool: &'a mut Pool, place: &Place) -> Result<&'a mut Connection, LinkError> {
@@ -226,46 +176,15 @@ async fn produce(
         .iter()
         .map(|i| {
             let id = connection.request_id();
-            (id, producer(&topics[*i], *i as u64, id, name))
+            (id, lookup::producer(&topics[*i], *i as u64, id, name))
         })
         .collect();
     let answers = connection.ask(&connector.credentials, "opening the producer", requests).await?;
     let mut opened = Vec::with_capacity(indices.len());
     for (i, answer) in indices.into_iter().zip(answers) {
-        opened.push((i, last_sequence(&connection.broker, &topics[i], answer)?));
+        opened.push((i, lookup::last_sequence(&connection.broker, &topics[i], answer)?));
     }
     Ok((connection, opened))
-}
-
-/// The request that opens a producer: ours by name, sharing the topic with all other gateways.
-pub fn producer(topic: &str, producer_id: u64, request_id: u64, name: &str) -> BaseCommand {
-    BaseCommand {
-        r#type: Type::Producer as i32,
-        producer: Some(CommandProducer {
-            topic: topic.to_owned(),
-            producer_id,
-            request_id,
-            producer_name: Some(name.to_owned()),
-            user_provided_producer_name: Some(true),
-            producer_access_mode: Some(ProducerAccessMode::Shared as i32),
-            ..CommandProducer::default()
-        }),
-        ..BaseCommand::default()
-    }
-}
-
-/// L, from the answer to [`producer`].
-pub fn last_sequence(broker: &str, topic: &str, answer: BaseCommand) -> Result<Option<Seq>, LinkError> {
-    if let Some(error) = answer.error {
-        return Err(super::link::refused(broker, format!("a producer on {topic}"), error.error, error.message));
-    }
-    let Some(success) = answer.producer_success else { return Err(unexpected(broker)) };
-    // -1: the broker knows none. Ours begin at 1.
-    Ok(success.last_sequence_id.and_then(|l| Seq::try_from(l).ok()).filter(|l| *l > 0))
-}
-
-fn unexpected(broker: &str) -> LinkError {
-    LinkError::Protocol { broker: broker.to_owned(), reason: "an answer of the wrong kind".to_owned() }
 }
 
 #[cfg(test)]

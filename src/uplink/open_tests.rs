@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::future::BoxFuture;
+use pulsar::message::proto::command_lookup_topic_response::LookupType;
 use pulsar::message::proto::{
     CommandConnected, CommandError, CommandLookupTopicResponse, CommandPartitionedTopicMetadataResponse,
     CommandProducerSuccess, ServerError,
@@ -12,9 +13,9 @@ use pulsar::message::proto::{
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::super::wire;
 use super::*;
 use crate::pulsar::credentials::Credentials;
+use crate::pulsar::wire::frame;
 
 /// What brokers were asked, as "who: what".
 type Log = Arc<Mutex<Vec<String>>>;
@@ -52,9 +53,9 @@ impl Fake {
 async fn serve(mut client: TcpStream, name: &'static str, log: Log, lookup: Lookup) {
     let mut input = BytesMut::new();
     loop {
-        while let Some(command) = wire::next_command(&mut input).unwrap() {
+        while let Some(command) = frame::next_command(&mut input).unwrap() {
             let mut out = BytesMut::new();
-            wire::command(&mut out, &answer(&command, name, &log, &lookup));
+            frame::command(&mut out, &answer(&command, name, &log, &lookup));
             client.write_all(&out).await.unwrap();
         }
         if client.read_buf(&mut input).await.unwrap_or(0) == 0 {
@@ -110,7 +111,7 @@ fn connector() -> Connector {
     Connector { credentials: Credentials::None, ca_file: None, connect_timeout: Duration::from_secs(10) }
 }
 
-async fn opened(url: &str, brokers: Vec<BoxFuture<'static, ()>>) -> Result<Session, LinkError> {
+async fn opened(url: &str, brokers: Vec<BoxFuture<'static, ()>>) -> Result<Session, LaneError> {
     let connector = connector();
     tokio::select! {
         outcome = open(&connector, url, "persistent://t/n/l", "me") => outcome,
@@ -167,13 +168,14 @@ async fn brokers_that_send_in_circles_are_given_up() {
     let here = url.clone();
     let around: Lookup = Arc::new(move |_, _| found(LookupType::Redirect, &here));
     let error = opened(&url, vec![a.run(Log::default(), around)]).await.err().unwrap();
-    assert!(matches!(error, LinkError::Redirects { .. }), "{error}");
+    assert!(matches!(error, LaneError::Link(LinkError::Redirects { .. })), "{error}");
 }
 
 #[test]
 fn a_refused_producer_is_said_in_words() {
     let error =
         CommandError { request_id: 1, error: ServerError::ProducerBusy as i32, message: "taken\nat a.b.C".into() };
-    let error = last_sequence("b:1", "t", BaseCommand { error: Some(error), ..BaseCommand::default() }).unwrap_err();
+    let error =
+        lookup::last_sequence("b:1", "t", BaseCommand { error: Some(error), ..BaseCommand::default() }).unwrap_err();
     assert!(error.to_string().contains("taken (ProducerBusy); another process uses"), "{error}");
 }

@@ -8,9 +8,8 @@ use pulsar::message::proto::BaseCommand;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 
-use super::error::LinkError;
-use super::link::{Connection, Io, answered};
-use super::wire;
+use crate::pulsar::wire::connection::{Io, answered};
+use crate::pulsar::wire::{Connection, LinkError, frame};
 
 /// Answers read and not yet looked at; the reader waits when there are more.
 pub const ANSWERS_MAX: usize = 1024;
@@ -114,7 +113,7 @@ async fn read(
     let lost = |reason: String| LinkError::Lost { broker: broker.to_owned(), reason };
     loop {
         loop {
-            let answer = match wire::next_command(&mut input) {
+            let answer = match frame::next_command(&mut input) {
                 Ok(Some(command)) => understood(command),
                 Ok(None) => break,
                 Err(e) => return LinkError::protocol(broker, e),

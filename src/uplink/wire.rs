@@ -1,37 +1,22 @@
-//! Pulsar's frames: commands through the crate's types, messages written by hand straight into the
-//! output, because a lane writes half a million of them a second.
+//! Events as Pulsar's messages, alone or in batches, written by hand straight into the output, because a lane writes
+//! half a million of them a second.
 //!
 //! ```text
-//! command:  size u32 · command size u32 · command
-//! message:  … · 0x0e01 · CRC-32C u32 · metadata size u32 · metadata · payload     (the CRC covers what follows it)
 //! batch's payload:  (metadata size u32 · SingleMessageMetadata · data) per event
 //! ```
-//! All sizes are big-endian; the first does not count itself. Field numbers are those of PulsarApi.proto.
+//! Sizes are big-endian. Field numbers are those of PulsarApi.proto.
 
 use bytes::{BufMut, BytesMut};
 use prost::Message as _;
-use pulsar::message::Codec;
-use pulsar::message::proto::{BaseCommand, CommandSend, CompressionType, MessageMetadata, base_command};
-use tokio_util::codec::Decoder as _;
+use pulsar::message::proto::{CommandSend, CompressionType};
 
 use super::text;
 use crate::config::edge::Compression;
 use crate::event::EventRef;
 use crate::pulsar::names;
+use crate::pulsar::wire::frame::{Sender, message};
 
-/// Largest frame taken from a broker. We are sent commands only, whose longest part is an error message.
-pub const INPUT_FRAME_MAX: usize = 1 << 20;
-
-const MAGIC_CRC32C: u16 = 0x0e01;
 const ZSTD_LEVEL: i32 = 3;
-
-/// The wide table takes 16 bytes a step, the pulsar crate's one.
-static CRC32C: crc::Crc<u32, crc::Table<16>> = crc::Crc::<u32, crc::Table<16>>::new(&crc::CRC_32_ISCSI);
-
-/// Bytes that are not Pulsar's protocol.
-#[derive(Debug, thiserror::Error)]
-#[error("not Pulsar's protocol: {0}")]
-pub struct WireError(String);
 
 /// One event on its way.
 #[derive(Clone, Copy, Debug)]
@@ -44,39 +29,6 @@ pub struct Outgoing<'a> {
     pub stream: &'a str,
     /// The event.
     pub event: EventRef<'a>,
-}
-
-/// What a message says of its sender.
-#[derive(Clone, Copy, Debug)]
-pub struct Sender<'a> {
-    /// Number of the producer on its connection.
-    pub producer_id: u64,
-    /// Its name.
-    pub name: &'a str,
-    /// Now, ms since 1970.
-    pub publish_time_ms: u64,
-}
-
-/// Appends a command's frame.
-pub fn command(out: &mut BytesMut, command: &BaseCommand) {
-    let size = command.encoded_len();
-    out.reserve(size + 8);
-    out.put_u32(size as u32 + 4); // commands we send are far below 4 GiB
-    out.put_u32(size as u32);
-    // BytesMut grows, so there is always room.
-    let _ = command.encode(out);
-}
-
-/// Takes the next command off `input`; `None`: more bytes are needed.
-pub fn next_command(input: &mut BytesMut) -> Result<Option<BaseCommand>, WireError> {
-    if let Some(size) = input.get(..4) {
-        let size = u32::from_be_bytes([size[0], size[1], size[2], size[3]]) as usize;
-        // The crate's decoder trusts this number; 4 GiB would be gathered, and less than 4 cannot hold a command.
-        if !(4..=INPUT_FRAME_MAX).contains(&size) {
-            return Err(WireError(format!("a frame of {size} bytes")));
-        }
-    }
-    Ok(Codec.decode(input).map_err(|e| WireError(e.to_string()))?.map(|m| m.command))
 }
 
 /// Appends an event as it lies in a batch.
@@ -136,38 +88,6 @@ pub fn batch(
         let _ = metadata.encode(out);
         compressed.as_ref().map_or(entries, |(_, bytes)| bytes)
     });
-}
-
-impl Sender<'_> {
-    fn metadata(&self, sequence_id: u64) -> MessageMetadata {
-        MessageMetadata {
-            producer_name: self.name.to_owned(),
-            sequence_id,
-            publish_time: self.publish_time_ms,
-            ..MessageMetadata::default()
-        }
-    }
-}
-
-/// Writes a frame around the metadata that `write` appends and the payload that it returns.
-fn message<'a>(out: &mut BytesMut, send: CommandSend, write: impl FnOnce(&mut BytesMut) -> &'a [u8]) {
-    let base = BaseCommand { r#type: base_command::Type::Send as i32, send: Some(send), ..BaseCommand::default() };
-    let start = out.len();
-    out.put_u32(0);
-    out.put_u32(base.encoded_len() as u32);
-    let _ = base.encode(out);
-    out.put_u16(MAGIC_CRC32C);
-    let crc_at = out.len();
-    out.put_u32(0);
-    out.put_u32(0);
-    let payload = write(out);
-    let metadata = (out.len() - crc_at - 8) as u32;
-    out[crc_at + 4..crc_at + 8].copy_from_slice(&metadata.to_be_bytes());
-    out.extend_from_slice(payload);
-    let crc = CRC32C.checksum(&out[crc_at + 4..]);
-    out[crc_at..crc_at + 4].copy_from_slice(&crc.to_be_bytes());
-    let size = (out.len() - start - 4) as u32; // bounded by the broker's maximum message size
-    out[start..start + 4].copy_from_slice(&size.to_be_bytes());
 }
 
 /// Compressed bytes with their kind; `None`: as they are, also when compression gains nothing.

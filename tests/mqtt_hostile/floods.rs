@@ -229,20 +229,20 @@ async fn acknowledgements_of_what_was_never_sent_and_exchanges_that_are_never_en
             flooder.hear(6, 10_000).await;
             flooder.hear(7, 10_000).await;
             let answered = flooder.end().await;
-            // 3.1.1 knows no receive maximum: every packet id is taken, and none given back.
+            // 3.1.1 knows no receive maximum, but what is never released ends at ten times ours.
             let mut flooder = Flooder::connect(tcp, Options::v311("open").stays()).await;
             for id in 1..=u16::MAX {
                 if !flooder.write(&publish_bytes(false, "flood/open", b"1", 2, false, false, id)).await {
                     break;
                 }
             }
-            flooder.hear(5, 65_535).await;
+            flooder.hear(5, 201).await;
             (answered, flooder.end().await)
         })
         .await;
     // PUBREC is answered with PUBREL, PUBREL with PUBCOMP (both "packet identifier not found").
     assert_eq!((answered.packets[6], answered.packets[7]), (10_000, 10_000));
-    assert_eq!(open.packets[5], 65_535, "{:?}", open.last);
+    assert!((1..=200).contains(&open.packets[5]), "{:?}", open.packets);
     assert!(waited < WAIT_MAX, "{waited:?}");
 }
 

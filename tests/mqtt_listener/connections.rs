@@ -42,6 +42,25 @@ async fn a_packet_that_is_too_large_is_refused_from_its_first_bytes() {
     assert!(client.ends().await);
 }
 
+/// It holds a share of what all large packets may take.
+#[tokio::test]
+async fn a_large_packet_that_does_not_come_on_is_not_waited_for() {
+    let gate = Gate::start(|_| {});
+    let mut client = gate.connect(Options::new("a")).await;
+    let publish = client.publish_bytes("t", &[b'x'; 100_000], 1, false, false, 1);
+    client.write(&publish[..50_000]).await;
+    let held = || gate.metric("tidegate_mqtt_memory_bytes");
+    eventually("half of it is here", PATIENCE, held, |held| *held >= 50_000.0).await;
+    tokio::time::pause();
+    // A minute, and 48 s for 48 KiB.
+    tokio::time::advance(Duration::from_secs(100)).await;
+    client.write(&publish[50_000..50_001]).await;
+    assert!(held() >= 50_000.0);
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert_eq!(client.next().await, Reply::Disconnect { reason: 0x97 });
+    eventually("it is given back", PATIENCE, held, |held| *held == 0.0).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nonsense_ends_only_its_own_connection() {
     let gate = Gate::start(|_| {});

@@ -2,6 +2,7 @@
 
 use futures_util::{SinkExt, StreamExt};
 use tidegate::ingest::mqtt::transport::Kind;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode};
@@ -10,7 +11,8 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::harness::Gate;
-use crate::support::mqtt::Options;
+use crate::support::eventually;
+use crate::support::mqtt::{Options, PATIENCE, publish_bytes};
 
 async fn upgrade(gate: &Gate, offer: Option<&'static str>) -> Result<WebSocketStream<TcpStream>, Error> {
     let address = gate.address(Kind::Ws);
@@ -59,6 +61,32 @@ async fn packets_and_frames_have_nothing_to_do_with_each_other() {
     while let Some(Ok(message)) = socket.next().await {
         assert!(message.is_close() || message.is_pong(), "{message:?}");
     }
+}
+
+/// A frame is not gathered: what of it has come is part of a packet, and counted like any other.
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_frame_is_counted_and_one_may_be_larger_than_a_packet() {
+    let gate = Gate::start(|c| c.mqtt.max_packet = 200_000);
+    let mut socket = upgrade(&gate, Some("mqtt")).await.unwrap();
+    socket.send(Message::Binary(Options::v311("a").bytes().into())).await.unwrap();
+    assert_eq!(bytes(&mut socket, 4).await, [0x20, 2, 0, 0]);
+    let publish = publish_bytes(false, "devices/d/r", &[b'x'; 150_000], 1, false, false, 5);
+    // Ten of them in one frame; a mask of zeros changes nothing.
+    let mut frame = vec![0x82, 0x80 | 127];
+    frame.extend((publish.len() as u64 * 10).to_be_bytes());
+    frame.extend([0; 4]);
+    frame.extend(&publish[..100_000]);
+    let memory = || gate.metric("tidegate_mqtt_memory_bytes");
+    socket.get_mut().write_all(&frame).await.unwrap();
+    eventually("half of it is counted", PATIENCE, memory, |held| *held >= 100_000.0).await;
+    socket.get_mut().write_all(&publish[100_000..]).await.unwrap();
+    for _ in 1..10 {
+        assert_eq!(bytes(&mut socket, 4).await, [0x40, 2, 0, 5]);
+        socket.get_mut().write_all(&publish).await.unwrap();
+    }
+    assert_eq!(bytes(&mut socket, 4).await, [0x40, 2, 0, 5]);
+    eventually("nothing is left of it", PATIENCE, memory, |held| *held == 0.0).await;
+    assert_eq!(gate.last("telemetry"), 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 pub mod broker;
+pub mod central;
 pub mod certificates;
 pub mod cloud;
 pub mod count;
@@ -25,6 +26,7 @@ pub mod pulsar_client;
 pub mod python;
 pub mod random;
 pub mod system;
+pub mod tried;
 pub mod witness;
 
 use std::time::{Duration, Instant};

@@ -8,7 +8,7 @@ use super::{CliError, Given};
 use crate::config::overlay::Pushed;
 use crate::config::{EdgeConfig, Env};
 use crate::downlink::artefact::counter::judge_document;
-use crate::downlink::artefact::{Assignment, Envelope, Kind, Refusal, Trust};
+use crate::downlink::artefact::{Assignment, Command, Envelope, Kind, Refusal, Trust};
 use crate::event::time::Timestamp;
 use crate::sys::clock::Clock;
 
@@ -46,6 +46,7 @@ pub(super) fn run(args: &Args) -> Result<String, CliError> {
     let judged = match envelope.kind() {
         Some(Kind::Config) => return document(args, envelope, &trust, now),
         Some(Kind::Keyring) => keyring(envelope, &trust),
+        Some(Kind::Command) => command(envelope, &trust, &own.node.id, now),
         // Anything else is refused there by its type.
         Some(Kind::Assignment) | None => assignment(envelope, &trust, &own.node.id, now),
     };
@@ -93,4 +94,10 @@ fn assignment(envelope: Envelope, trust: &Trust, node: &str, now: Timestamp) -> 
         None => "the gateway's own file alone".to_owned(),
     };
     Ok(format!("assignment {} of {node}: {what}", assignment.number))
+}
+
+fn command(envelope: Envelope, trust: &Trust, node: &str, now: Timestamp) -> Result<String, Refusal> {
+    let command = Command::of(&trust.verify(envelope, Kind::Command)?)?;
+    command.waits_at(node, Some(now))?;
+    Ok(format!("command {:?} for {:?} of {node}, until {}", command.name, command.device, command.expires_at))
 }

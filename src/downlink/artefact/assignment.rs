@@ -30,6 +30,16 @@ pub const NUMBER_MAX: u64 = (1 << 53) - 1;
 pub struct Digest([u8; 32]);
 
 impl Digest {
+    /// From its bytes.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    pub const fn bytes(&self) -> [u8; 32] {
+        self.0
+    }
+
     /// Of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         let hash = ring::digest::digest(&ring::digest::SHA256, bytes);
@@ -125,7 +135,8 @@ impl Assignment {
     /// Whether it is for `node`, and not expired; `now` is `None` while the clock cannot be trusted.
     pub fn is_for(&self, node: &str, now: Option<Timestamp>) -> Result<(), Refusal> {
         if self.node != node {
-            return Err(Refusal::ForeignNode { for_node: self.node.clone(), this_node: node.to_owned() });
+            let (for_node, this_node) = (self.node.clone(), node.to_owned());
+            return Err(Refusal::ForeignNode { what: Kind::Assignment, for_node, this_node });
         }
         Refusal::if_expired(Kind::Assignment, self.expires_at, now)
     }

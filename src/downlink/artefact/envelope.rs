@@ -40,11 +40,13 @@ pub enum Kind {
     Assignment,
     /// Which keys are trusted.
     Keyring,
+    /// What a device is to do.
+    Command,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Config, Self::Assignment, Self::Keyring];
+    pub const ALL: [Self; 4] = [Self::Config, Self::Assignment, Self::Keyring, Self::Command];
 
     /// The payload type.
     pub fn media_type(self) -> &'static str {
@@ -52,6 +54,7 @@ impl Kind {
             Self::Config => "application/vnd.tidegate.config.v1+toml",
             Self::Assignment => "application/vnd.tidegate.assignment.v1+json",
             Self::Keyring => "application/vnd.tidegate.keyring.v1+json",
+            Self::Command => "application/vnd.tidegate.command.v1+json",
         }
     }
 
@@ -67,6 +70,7 @@ impl fmt::Display for Kind {
             Self::Config => "configuration document",
             Self::Assignment => "assignment",
             Self::Keyring => "keyring",
+            Self::Command => "command",
         })
     }
 }

@@ -42,6 +42,23 @@ pub enum JsonError {
     },
 }
 
+/// Bytes as base64 text, for `#[serde(with)]`.
+pub mod base64 {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    /// As text.
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    /// From text.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        STANDARD.decode(String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
 /// Times as RFC 3339 text, for `#[serde(with)]`.
 pub mod time {
     use serde::{Deserialize as _, Deserializer, Serializer};

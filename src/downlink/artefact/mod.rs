@@ -12,6 +12,7 @@
 //! is the only way from bytes to an [`Offer`]. Time is an argument; `None` while the clock cannot be trusted.
 
 pub mod assignment;
+pub mod command;
 pub mod counter;
 pub mod envelope;
 pub mod json;
@@ -22,11 +23,12 @@ pub mod refusal;
 pub mod trust;
 
 pub use assignment::{Assignment, Digest, DocumentRef};
+pub use command::Command;
 pub use counter::{Accepted, Document, Judgement, Offer, Situation, judge};
 pub use envelope::{Envelope, EnvelopeError, Kind, Verified};
 pub use keyring::Keyring;
 pub use keys::{KeyError, KeyId, PublicKey, SecretKey};
-pub use message::Message;
+pub use message::{MESSAGE_BYTES_MAX, Message};
 pub use refusal::Refusal;
 pub use trust::{Role, Trust};
 

@@ -43,10 +43,8 @@ pub enum Refusal {
     )]
     BadSignature { what: Kind, key: KeyId },
     /// It is for another node.
-    #[error(
-        "the assignment is for the node {for_node:?}, and this is {this_node:?}; look for two gateways with one inbox"
-    )]
-    ForeignNode { for_node: String, this_node: String },
+    #[error("the {what} is for the node {for_node:?}, and this is {this_node:?}; look for two gateways of one name")]
+    ForeignNode { what: Kind, for_node: String, this_node: String },
     /// It is the one that was taken before: nothing to do.
     #[error("assignment {number} was taken before; nothing to do")]
     Replayed { number: u64 },

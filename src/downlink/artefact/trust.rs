@@ -18,7 +18,7 @@ pub enum Role {
     Root,
     /// Documents.
     Artefact,
-    /// Assignments.
+    /// Assignments and commands for devices.
     Controller,
 }
 
@@ -30,7 +30,7 @@ impl Role {
     pub fn of(kind: Kind) -> Self {
         match kind {
             Kind::Config => Self::Artefact,
-            Kind::Assignment => Self::Controller,
+            Kind::Assignment | Kind::Command => Self::Controller,
             Kind::Keyring => Self::Root,
         }
     }

@@ -135,6 +135,18 @@ impl Machine {
         }
     }
 
+    /// Time that what is on trial has left to prove itself; `None`: nothing is.
+    pub fn left_ms(&self, now: Millis) -> Option<Millis> {
+        let Phase::Trial { stepped, .. } = self.phase else { return None };
+        let used = self.used_ms().saturating_add(now.saturating_sub(stepped).min(STEP_MS_MAX));
+        Some(self.policy.confirm_ms.saturating_sub(used))
+    }
+
+    /// The operator has set something else. What has begun goes on by it.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
     /// What runs or is about to; an [`Action::Apply`] with the same place has left before.
     pub fn running(&self) -> Place {
         self.running.place

@@ -28,6 +28,7 @@ use tokio::sync::Semaphore;
 
 use crate::config::edge;
 use crate::downlink::commands::Commands;
+use crate::downlink::keeper;
 use crate::ingest::Router;
 use crate::ingest::bridge::Bridges;
 use crate::ingest::identity::Gate;
@@ -71,6 +72,8 @@ pub struct Gateway {
     pub tls: Option<ServerTls>,
     /// Set once everything is started; until then /readyz says 503. Posts are taken regardless.
     pub ready: Arc<AtomicBool>,
+    /// Pushed configuration, for the status page.
+    pub downlink: keeper::Status,
 }
 
 /// Bodies decoded on threads that may block, at once: these are large, so more would only fill the memory

@@ -18,6 +18,7 @@ use warp::{Filter, Reply};
 
 use super::{Shared, problem};
 use crate::downlink::commands;
+use crate::downlink::keeper::status::Snapshot;
 use crate::ingest::bridge::BridgeStatus;
 use crate::ingest::identity::IdentityStatus;
 use crate::ingest::mqtt::broker::Counts;
@@ -153,6 +154,7 @@ struct Status<'a> {
     identity: IdentityStatus,
     #[serde(skip_serializing_if = "Option::is_none")]
     tls: Option<TlsStatus>,
+    downlink: Snapshot,
     limits: Limits,
     /// As /readyz has them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -237,6 +239,7 @@ fn status(shared: &Shared) -> Page {
             mqtt: gateway.local.as_ref().map(|local| mqtt_of(&local.counts())),
             identity: gateway.gate.status(),
             tls: gateway.tls.as_ref().map(ServerTls::status),
+            downlink: gateway.downlink.snapshot(),
             warnings: warnings(shared),
             limits: Limits {
                 connections_max: http.max_connections,

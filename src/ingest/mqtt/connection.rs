@@ -69,6 +69,8 @@ struct Connection {
     /// The beginning of a packet.
     input: BytesMut,
     input_lease: Option<Lease>,
+    /// When that packet began, or it was we who did not listen.
+    packet_since: Option<Instant>,
     paused: Option<Box<Paused>>,
     /// There are more whole packets in `input`, perhaps.
     undecoded: bool,
@@ -243,6 +245,7 @@ impl Connection {
         let silence = self.silence_max.filter(|_| self.end.is_none()).map(|max| self.heard + max);
         let all = [
             silence,
+            self.packet_due().filter(|_| self.end.is_none()),
             self.output.deadline(),
             self.flights.deadline(),
             self.paused.as_ref().map(|paused| paused.until).filter(|until| *until > Instant::now()),
@@ -258,6 +261,12 @@ impl Connection {
         if self.output.deadline().is_some_and(|at| at <= now) {
             tracing::debug!("connection cut: the client does not read");
             return self.lost();
+        }
+        if self.packet_due().is_some_and(|due| due <= now) {
+            if self.may_read() {
+                return self.end(Reason::QUOTA_EXCEEDED, "a packet came too slowly");
+            }
+            self.packet_since = Some(now);
         }
         if let Some(max) = self.silence_max
             && self.heard + max <= now

@@ -11,13 +11,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, mpsc};
 
 use super::broker::record::{Message, Millis};
 use super::broker::{AWAY_DOUBTED_MS, Broker, ConnectionId, Counts, Denied, LastWill, Notice, Reaction};
-use super::packet::{Packet, Reason};
+use super::packet::{Packet, PacketId, Reason};
 use super::shelf::Shelf;
 use super::signal::Signal;
+use crate::ingest::http::budget::{Budget, Lease};
 use crate::journal::{AppendError, Journal, JournalError, Position};
 
 pub use collector::Collector;
@@ -27,6 +29,9 @@ pub use tasks::Work;
 /// Wills that wait to go upstream. When a whole site loses its power they
 /// come all at once; beyond this they are given up and counted.
 const PUBLISHED_MAX: usize = 10_240;
+
+/// The same in bytes: more than all connections' wills have where these are of usual size, up to a kilobyte and a half.
+const PUBLISHED_BYTES_MAX: u64 = 16 << 20;
 
 /// Closing waits so long for the disk at most.
 const CLOSE_MAX: Duration = Duration::from_secs(10);
@@ -41,9 +46,11 @@ struct Inner {
     next_connection: AtomicU64,
     /// The next deadline came nearer.
     sooner: Notify,
-    published: mpsc::Sender<LastWill>,
+    published: mpsc::Sender<(LastWill, Lease)>,
+    /// See [`PUBLISHED_BYTES_MAX`].
+    published_bytes: Budget,
     /// Until the tasks are started.
-    unstored: Mutex<Option<mpsc::Receiver<LastWill>>>,
+    unstored: Mutex<Option<mpsc::Receiver<(LastWill, Lease)>>>,
 }
 
 struct State {
@@ -62,6 +69,8 @@ pub struct Effects {
     pub replies: Vec<Packet>,
     /// See [`Reaction::denied`].
     pub denied: Vec<Denied>,
+    /// See [`Reaction::words`].
+    pub words: Vec<(PacketId, &'static str)>,
     /// See [`Reaction::close`].
     pub close: Option<(Reason, &'static str)>,
     /// Something waits to be taken.
@@ -81,6 +90,7 @@ impl Hub {
             next_connection: AtomicU64::new(1),
             sooner: Notify::new(),
             published,
+            published_bytes: Budget::new(PUBLISHED_BYTES_MAX, Gauge::default()),
             unstored: Mutex::new(Some(unstored)),
         }));
         let away_ms = hub.0.shelf.away_ms();
@@ -179,8 +189,8 @@ impl Hub {
         let mut turn = Turn { broker: &mut state.broker, now, connection, all: Reaction::default(), connects: false };
         let result = work(&mut turn);
         let Turn { all, connects, .. } = turn;
-        let Reaction { records, replies, wake, kick, published, denied, notices, close } = all;
-        let mut effects = Effects { replies, close, denied, ..Effects::default() };
+        let Reaction { records, replies, wake, kick, published, denied, notices, words, close } = all;
+        let mut effects = Effects { replies, close, denied, words, ..Effects::default() };
         if !records.is_empty() {
             // Under the lock: the journal has the changes in the order in which they were made.
             match self.0.shelf.append(&records) {
@@ -210,8 +220,8 @@ impl Hub {
         }
         notices.iter().for_each(tell);
         for will in published {
-            if let Err(e) = self.0.published.try_send(will) {
-                let topic = e.into_inner().message.topic.clone();
+            let (topic, mut lease) = (will.message.topic.clone(), self.0.published_bytes.lease());
+            if lease.grow(will.bytes).is_err() || self.0.published.try_send((will, lease)).is_err() {
                 tracing::error!(%topic, "too many wills at once: this one does not go upstream");
             }
         }
@@ -239,6 +249,11 @@ fn tell(notice: &Notice) {
             sessions,
             "there are as many MQTT sessions as may be (mqtt.max_sessions): for a new one this one was ended, the longest \
              absent of the identity that has the most"
+        ),
+        Notice::NoRoom { what, client_id } => tracing::warn!(
+            %client_id,
+            what,
+            "as much is kept for MQTT clients besides messages that wait as may be, or as many retained messages: refused"
         ),
         Notice::NearlyFull { bytes, bytes_max } => tracing::warn!(
             bytes,

@@ -7,12 +7,11 @@ use futures_util::StreamExt as _;
 use pulsar::message::proto::{BaseCommand, CommandCloseProducer, CommandPing, base_command::Type};
 
 use super::{Delivery, Wire};
-use crate::uplink::error::LinkError;
-use crate::uplink::link::REQUEST_TIMEOUT;
-use crate::uplink::open;
+use crate::pulsar::wire::connection::REQUEST_TIMEOUT;
+use crate::pulsar::wire::{LinkError, frame, lookup};
+use crate::uplink::error::LaneError;
 use crate::uplink::pump::Answer;
 use crate::uplink::resume::Input;
-use crate::uplink::wire;
 
 /// A ping goes out when nothing was heard for this long.
 const PING_AFTER: Duration = Duration::from_secs(3);
@@ -38,7 +37,7 @@ pub(super) struct Probe {
 
 impl Delivery<'_> {
     /// Step 1 of a probe: close.
-    pub(super) fn begin_probe(&mut self) -> Result<(), LinkError> {
+    pub(super) fn begin_probe(&mut self) -> Result<(), LaneError> {
         if self.probe.is_none()
             && !self.stopping
             && let Some(partition) = self.core.wants_probe()
@@ -57,29 +56,29 @@ impl Delivery<'_> {
             close_producer: Some(CommandCloseProducer { producer_id: partition as u64, request_id: self.next_request }),
             ..BaseCommand::default()
         };
-        wire::command(&mut self.wires[self.partitions[partition].wire].out, &close);
+        frame::command(&mut self.wires[self.partitions[partition].wire].out, &close);
         self.next_request
     }
 
     /// Steps 2 and 3 of a probe: open again, and look at L.
-    pub(super) fn reply(&mut self, wire: usize, request: u64, answer: BaseCommand) -> Result<(), LinkError> {
+    pub(super) fn reply(&mut self, wire: usize, request: u64, answer: BaseCommand) -> Result<(), LaneError> {
         let Some(probe) = self.probe.as_mut().filter(|p| p.request == request) else { return Ok(()) };
         let partition = probe.partition;
         let topic = &self.partitions[partition].topic;
         if answer.success.is_some() {
             self.next_request += 1;
             probe.request = self.next_request;
-            let again = open::producer(topic, partition as u64, probe.request, &self.lane.producer);
-            wire::command(&mut self.wires[wire].out, &again);
+            let again = lookup::producer(topic, partition as u64, probe.request, &self.lane.producer);
+            frame::command(&mut self.wires[wire].out, &again);
             return Ok(());
         }
-        let last = open::last_sequence(&self.wires[wire].broker, topic, answer)?;
+        let last = lookup::last_sequence(&self.wires[wire].broker, topic, answer)?;
         self.probe = None;
         self.handle(Input::Probed { partition, last })
     }
 
     /// Pings, time-outs, status.
-    pub(super) fn tick(&mut self) -> Result<(), LinkError> {
+    pub(super) fn tick(&mut self) -> Result<(), LaneError> {
         let now = Instant::now();
         let limit = self.lane.receipt_timeout;
         for (i, wire) in self.wires.iter_mut().enumerate() {
@@ -91,24 +90,24 @@ impl Delivery<'_> {
             }
             let waits = self.partitions.iter().any(|p| p.wire == i && !p.sent.is_empty());
             if waits && now - self.progress > limit {
-                return Err(LinkError::NoReceipt { broker: wire.broker.clone(), limit });
+                return Err(LaneError::NoReceipt { broker: wire.broker.clone(), limit });
             }
             let on_its_way = if waits { self.lane.batch_bytes.min(self.core.outstanding_bytes() as u64) } else { 0 };
             let silence_max = SILENCE_MAX + Duration::from_millis(on_its_way * 1000 / SLOWEST_BYTES_PER_SECOND);
             let silence = now - wire.heard;
             if silence > silence_max {
-                return Err(LinkError::Silent { broker: wire.broker.clone(), silence });
+                return Err(LinkError::Silent { broker: wire.broker.clone(), silence }.into());
             }
             if silence > PING_AFTER && !wire.pinged {
                 wire.pinged = true;
                 let ping = CommandPing {};
                 let ping = BaseCommand { r#type: Type::Ping as i32, ping: Some(ping), ..BaseCommand::default() };
-                wire::command(&mut wire.out, &ping);
+                frame::command(&mut wire.out, &ping);
             }
         }
         if let Some(probe) = self.probe.as_ref().filter(|p| now - p.begun > REQUEST_TIMEOUT) {
             let broker = self.wires[self.partitions[probe.partition].wire].broker.clone();
-            return Err(LinkError::Slow { broker, step: "opening the producer again", limit: REQUEST_TIMEOUT });
+            return Err(LinkError::Slow { broker, step: "opening the producer again", limit: REQUEST_TIMEOUT }.into());
         }
         self.lane.in_flight(self.core);
         Ok(())
@@ -121,7 +120,7 @@ impl Delivery<'_> {
             while self.core.awaits_receipts() {
                 self.turn().await?;
             }
-            Ok::<(), LinkError>(())
+            Ok::<(), LaneError>(())
         };
         if let Ok(Err(error)) = tokio::time::timeout(STOP_RECEIPTS, receipts).await {
             tracing::debug!(lane = self.lane.name, %error, "while stopping");
@@ -151,11 +150,11 @@ impl Delivery<'_> {
     }
 
     /// One answer, without taking new events.
-    async fn turn(&mut self) -> Result<(), LinkError> {
+    async fn turn(&mut self) -> Result<(), LaneError> {
         self.fill()?;
         tokio::select! {
             biased;
-            Some(error) = self.drivers.next() => Err(error),
+            Some(error) = self.drivers.next() => Err(error.into()),
             Some((wire, answer)) = self.answers.recv() => self.take(wire, answer).await,
         }
     }

@@ -1,5 +1,6 @@
 //! Tests of what is pushed: the format against its specification, and everything that must be refused.
 
+mod commands;
 mod envelope;
 mod flips;
 mod judging;
@@ -29,6 +30,7 @@ fn downlink() -> Downlink {
         artefact_keys: vec![text(ARTEFACT)],
         controller_keys: vec![text(CONTROLLER)],
         revoked: vec![],
+        ..Downlink::default()
     }
 }
 

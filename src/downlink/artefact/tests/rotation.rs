@@ -63,7 +63,7 @@ impl Model {
         let listed = match kind {
             Kind::Keyring => ROOTS.contains(&n),
             Kind::Config => n == ARTEFACT || added(|ring| &ring.artefact),
-            Kind::Assignment => n == CONTROLLER || added(|ring| &ring.controller),
+            Kind::Assignment | Kind::Command => n == CONTROLLER || added(|ring| &ring.controller),
         };
         listed && !self.is_revoked(n)
     }

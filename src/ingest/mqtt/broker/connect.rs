@@ -8,7 +8,10 @@ use super::outgoing::{Outgoing, Queue};
 use super::pot::Booked;
 use super::record::{Message, Millis, Record};
 use super::session::{Connection, Session, Slot, Will};
-use super::{ALIASES_OUT_MAX, Broker, CLIENT_ID_BYTES_MAX, ConnectionId, Denied, Due, Reaction, WINDOW_MAX, Who, wake};
+use super::{
+    ALIASES_OUT_MAX, Broker, CLIENT_ID_BYTES_MAX, ConnectionId, Denied, Due, Reaction, WILL_BYTES_MAX, WINDOW_MAX, Who,
+    wake,
+};
 use crate::event::topic;
 use crate::ingest::mqtt::packet::{Connack, Connect, Packet, Reason, Version, Will as SentWill};
 use crate::ingest::mqtt::topic::Filter;
@@ -24,7 +27,7 @@ impl Broker {
                 // 3.1.1 has no code for these: 3, server unavailable.
                 (Reason::QUOTA_EXCEEDED, Version::V311) => Reason::SERVER_UNAVAILABLE,
                 // 5, not authorized.
-                (Reason::TOPIC_NAME_INVALID, Version::V311) => Reason::NOT_AUTHORIZED,
+                (Reason::TOPIC_NAME_INVALID | Reason::PACKET_TOO_LARGE, Version::V311) => Reason::NOT_AUTHORIZED,
                 (reason, _) => reason,
             };
             reaction.replies.push(Packet::Connack(Box::new(connack(reason))));
@@ -57,11 +60,15 @@ impl Broker {
         if known.is_none() && !self.has_place(&who.owner) {
             return Err((Reason::QUOTA_EXCEEDED, "as many sessions as there may be"));
         }
+        let will = connect.will.as_ref().map(will);
+        if !self.may_begin(known, connect.clean_start, (&client_id, &who.owner), will.as_deref()) {
+            self.tell_no_room(now, "a session or its will", &client_id, reaction);
+            return Err((Reason::QUOTA_EXCEEDED, "no room for the session or its will"));
+        }
         let resumed = known.and_then(|slot| self.take_over(now, slot, connect.clean_start, reaction));
         let asked = connect.session_expiry_s.unwrap_or(0);
         let expiry_s = asked.min(self.limits.session_expiry_max_s);
         let link = self.link(id, &connect, who.rules);
-        let will = connect.will.as_ref().map(will);
         let slot = match resumed {
             Some(slot) => {
                 self.resume(now, slot, link, expiry_s, will, reaction);
@@ -139,8 +146,10 @@ impl Broker {
             window: usize::from(connect.receive_maximum.get().min(WINDOW_MAX)),
             max_packet: connect.maximum_packet_size.map_or(usize::MAX, |max| max as usize),
             aliases_in: Vec::new(),
+            alias_bytes: 0,
             aliases_out: Vec::new(),
             aliases_out_max: connect.topic_alias_maximum.min(self.limits.topic_alias_max).min(ALIASES_OUT_MAX),
+            alias_room: false,
             unreliable: Queue::default(),
             awake: false,
             closing: false,
@@ -205,6 +214,7 @@ impl Broker {
             absent_since: None,
             subscriptions: Vec::new(),
             subscription_bytes: 0,
+            subscription_levels: 0,
             pulls: VecDeque::new(),
             inbound: Inbound::default(),
             outgoing: Outgoing::default(),
@@ -223,6 +233,7 @@ impl Broker {
         self.owners.began(&owner);
         self.clients.insert(client_id, slot);
         self.by_id.insert(id, slot);
+        self.book(slot);
         Ok(slot)
     }
 
@@ -263,6 +274,7 @@ fn check(connect: &Connect, who: &Who, reaction: &mut Reaction) -> Result<(), (R
             reaction.denied.push(Denied::Publish(will.message.topic.clone()));
             Err((Reason::NOT_AUTHORIZED, "will on a topic that the client may not publish to"))
         }
+        Some(sent) if will(sent).bytes > WILL_BYTES_MAX => Err((Reason::PACKET_TOO_LARGE, "the will is too large")),
         _ => Ok(()),
     }
 }
@@ -277,7 +289,7 @@ fn will(sent: &SentWill) -> Box<Will> {
         properties: publish.properties.clone(),
         expires_at: None,
     };
-    Box::new(Will { message: Arc::new(message), delay_s: sent.delay_s, due_at: None })
+    Will::new(Arc::new(message), sent.delay_s, None)
 }
 
 fn connack(reason: Reason) -> Connack {

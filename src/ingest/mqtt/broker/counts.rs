@@ -18,6 +18,9 @@ pub struct Counts {
     pub queued_bytes: usize,
     /// Those of them that count against `max_total_bytes`: all of absent clients, of others what is beyond their share.
     pub pot_bytes: usize,
+    /// What sessions hold besides messages, and the levels of their filters, beyond what each has for itself.
+    pub held_bytes: usize,
+    pub held_levels: usize,
     // Since the start.
     /// PUBLISH packets from clients, and their payload bytes.
     pub received: u64,
@@ -65,6 +68,8 @@ impl Broker {
             queued: self.pot.messages,
             queued_bytes: self.pot.bytes,
             pot_bytes: self.pot.charge,
+            held_bytes: self.pot.held.bytes,
+            held_levels: self.pot.held.levels,
             ..self.counts
         }
     }

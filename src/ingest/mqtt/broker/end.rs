@@ -143,7 +143,7 @@ impl Broker {
             self.due.remove(&(at, Due::Will(session.id)));
         }
         self.owners.ended(&session.owner, slot, session.absent_since);
-        self.pot.change(slot, session.booked, Booked::default());
+        self.change_pot(slot, session.booked, Booked::default());
         Some(session)
     }
 

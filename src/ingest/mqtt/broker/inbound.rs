@@ -40,9 +40,15 @@ pub(super) struct Incoming {
     pub message: Option<Arc<Message>>,
 }
 
-/// All of a session. Bounded by the receive maximum, in 3.1.1 by the number of packet ids.
+/// What one costs in memory; on disk it is less.
+pub(super) const INCOMING_BYTES: usize = size_of::<Incoming>();
+
+/// All of a session. Bounded by the receive maximum, in 3.1.1 by what the shell stores at once; QoS 2 that is not released by
+/// [`UNRELEASED_FACTOR`](super::UNRELEASED_FACTOR).
 #[derive(Debug, Default)]
 pub(super) struct Inbound {
+    /// How many of them are QoS 2.
+    exactly_once: usize,
     /// Sorted by packet id. Clients count them up and get answers in order, so that most changes are at the ends.
     all: VecDeque<Incoming>,
     /// In order of arrival.
@@ -61,6 +67,15 @@ impl Inbound {
         self.all.len()
     }
 
+    /// How many are QoS 2.
+    pub fn exactly_once(&self) -> usize {
+        self.exactly_once
+    }
+
+    pub fn knows(&self, id: PacketId) -> bool {
+        self.at(id).is_ok()
+    }
+
     pub fn get_mut(&mut self, id: PacketId) -> Option<&mut Incoming> {
         let at = self.at(id).ok()?;
         self.all.get_mut(at)
@@ -68,8 +83,12 @@ impl Inbound {
 
     /// Adds one, or puts it in the place of the one with its id.
     pub fn put(&mut self, incoming: Incoming) {
+        self.exactly_once += usize::from(incoming.qos == QoS::ExactlyOnce);
         match self.at(incoming.packet_id) {
-            Ok(at) => self.all[at] = incoming,
+            Ok(at) => {
+                let old = std::mem::replace(&mut self.all[at], incoming);
+                self.exactly_once -= usize::from(old.qos == QoS::ExactlyOnce);
+            }
             Err(at) => self.all.insert(at, incoming),
         }
     }
@@ -82,7 +101,9 @@ impl Inbound {
 
     pub fn remove(&mut self, id: PacketId) -> Option<Incoming> {
         let at = self.at(id).ok()?;
-        self.all.remove(at)
+        let incoming = self.all.remove(at)?;
+        self.exactly_once -= usize::from(incoming.qos == QoS::ExactlyOnce);
+        Some(incoming)
     }
 
     /// The first that is to be answered, if it can be: not while the shell still stores it [MQTT-4.6.0-2],
@@ -119,6 +140,7 @@ impl Inbound {
             }
             incoming.qos == QoS::ExactlyOnce && (incoming.stage == Stage::Received || incoming.name.is_some())
         });
+        self.exactly_once = self.all.len();
         if self.all.is_empty() {
             self.all = VecDeque::new();
         }

@@ -8,6 +8,7 @@ mod counts;
 mod end;
 mod ended;
 mod handed;
+mod held;
 mod inbound;
 mod outgoing;
 mod owners;
@@ -33,8 +34,8 @@ use std::sync::Arc;
 pub use counts::Counts;
 use ended::Ended;
 use handed::Handed;
+pub use held::Share;
 use owners::Owners;
-pub use pot::GUARANTEED_BYTES;
 use pot::Pot;
 use record::{Message, MessageId, Millis, Record, SessionId};
 use retained::Kept;
@@ -60,6 +61,17 @@ pub const CLIENT_ID_BYTES_MAX: usize = 256;
 
 /// Most topics with an alias towards one client: they are searched one by one.
 pub const ALIASES_OUT_MAX: u16 = 32;
+
+/// Most bytes of a topic that gets an alias, in either direction, or a retained message: such a topic stays in memory without a
+/// message that is counted. What goes upstream has no longer ones (`event::topic`).
+pub const KEPT_TOPIC_BYTES_MAX: usize = 1 << 10;
+
+/// Most bytes of a will, all of it: as many as a payload of 3.1.1 can have.
+pub const WILL_BYTES_MAX: usize = 64 << 10;
+
+/// Most QoS 2 messages of one session that are not released, for each that may be under way. A client that releases what it sends
+/// has no more than those; what it lost with its state is forgotten by it and kept here for the session's time.
+pub const UNRELEASED_FACTOR: usize = 10;
 
 /// Most bytes of all filters of one session: they are in one record.
 pub const SUBSCRIPTION_BYTES_MAX: usize = 256 * 1024;
@@ -105,8 +117,12 @@ pub struct Limits {
     pub max_queued: usize,
     pub max_queued_bytes: usize,
     pub max_total_bytes: usize,
-    /// What a session with a connection may have waiting beyond `max_total_bytes`: [`GUARANTEED_BYTES`].
+    /// What a session with a connection may have waiting beyond `max_total_bytes`.
     pub guaranteed_bytes: usize,
+    /// What sessions may hold besides messages, in bytes.
+    pub held_bytes: Share,
+    /// The levels of all their filters.
+    pub held_levels: Share,
     pub max_retained: usize,
     pub max_retained_bytes: usize,
     /// `identity.deny_subscribe`: what no filter gets.
@@ -135,6 +151,8 @@ pub struct Reaction {
     pub denied: Vec<Denied>,
     /// For the log.
     pub notices: Vec<Notice>,
+    /// Words for answers that refuse.
+    pub words: Vec<(PacketId, &'static str)>,
     /// This connection must end after the replies: with DISCONNECT and this reason in 5.0, silently in 3.1.1 and after
     /// a CONNACK that refuses [MQTT-3.14.0-1]. [`Broker::closed`] follows as ever.
     pub close: Option<(Reason, &'static str)>,
@@ -161,6 +179,13 @@ pub enum Notice {
         /// How many were ended for that reason since the last notice of this kind.
         sessions: u64,
     },
+    /// There is no room for what a client wants to have kept besides messages that wait.
+    NoRoom {
+        /// What of it.
+        what: &'static str,
+        /// Whose.
+        client_id: Arc<str>,
+    },
     /// What waits for absent clients and beyond what each connection is guaranteed is about as much as may be.
     NearlyFull {
         /// That much waits.
@@ -179,6 +204,8 @@ pub struct LastWill {
     pub client_id: Arc<str>,
     /// The client's identity; empty: anonymous.
     pub owner: Arc<str>,
+    /// What the message costs in memory.
+    pub bytes: usize,
 }
 
 /// What somebody may not do.
@@ -270,6 +297,8 @@ pub struct Broker {
     next_turn: u64,
     /// What waits in all sessions.
     pot: Pot,
+    /// When it was last said that there is no room.
+    no_room_told: Option<Millis>,
     counts: Counts,
     owners: Owners,
     /// Sessions that were ended for new ones since it was said last, and when that was.
@@ -321,6 +350,7 @@ impl Broker {
             next_message: 1,
             next_turn: 1,
             pot: Pot::default(),
+            no_room_told: None,
             counts: Counts::default(),
             owners: Owners::default(),
             untold_evictions: 0,

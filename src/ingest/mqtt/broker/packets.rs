@@ -20,7 +20,7 @@ impl Broker {
             Packet::Pubrec(ack) => self.outgoing_received(slot, &ack, &mut reaction),
             Packet::Pubcomp(ack) => self.acknowledged(slot, &ack, QoS::ExactlyOnce, &mut reaction),
             Packet::Pubrel(ack) => self.released(slot, ack.packet_id, &mut reaction),
-            Packet::Subscribe(subscribe) => self.subscribe(slot, *subscribe, &mut reaction),
+            Packet::Subscribe(subscribe) => self.subscribe(now, slot, *subscribe, &mut reaction),
             Packet::Unsubscribe(unsubscribe) => self.unsubscribe(slot, &unsubscribe, &mut reaction),
             Packet::Pingreq => reaction.replies.push(Packet::Pingresp),
             Packet::Disconnect(disconnect) => self.disconnect(now, slot, &disconnect, &mut reaction),
@@ -35,6 +35,7 @@ impl Broker {
                 self.close(slot, Reason::PROTOCOL_ERROR, "a packet that only servers send", &mut reaction);
             }
         }
+        self.book(slot);
         reaction
     }
 

@@ -6,13 +6,10 @@
 
 use std::collections::BTreeSet;
 
+use super::held::Held;
 use super::record::Millis;
 use super::session::{Session, Slot};
 use super::{Broker, Notice, Reaction};
-
-/// What a session with a connection may have waiting whatever the others do. Some fifty small messages, or a command. The
-/// gateway's 10,240 connections can have 80 MiB of it in all, which memory and journal have room for.
-pub const GUARANTEED_BYTES: usize = 8 << 10;
 
 /// So many queues are looked at for something that can be dropped, the largest first: of messages that are under way none can.
 const VICTIMS_MAX: usize = 8;
@@ -33,6 +30,8 @@ pub(super) struct Booked {
     /// Bytes of QoS 0.
     unreliable: usize,
     absent: bool,
+    /// What it holds besides messages.
+    pub held: Held,
 }
 
 impl Booked {
@@ -41,7 +40,13 @@ impl Booked {
         let bytes = session.outgoing.bytes + unreliable;
         let absent = !session.connected();
         let charge = if absent { bytes } else { bytes.saturating_sub(guaranteed) };
-        Self { messages: session.outgoing.len(), bytes, charge, unreliable, absent }
+        let held = Held::of(session);
+        Self { messages: session.outgoing.len(), bytes, charge, unreliable, absent, held }
+    }
+
+    /// Nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
     }
 
     /// What one more message would add to the pot.
@@ -57,6 +62,8 @@ pub(super) struct Pot {
     pub messages: usize,
     pub bytes: usize,
     pub charge: usize,
+    /// What sessions hold besides messages, beyond what each may.
+    pub held: Held,
     /// Queues of QoS 1 and 2 that are in the pot: the absent last, and among them the largest.
     queues: BTreeSet<(bool, usize, Slot)>,
     /// The same of QoS 0.
@@ -92,14 +99,22 @@ fn replace<T: Ord>(set: &mut BTreeSet<T>, old: Option<T>, new: Option<T>) {
 }
 
 impl Broker {
-    /// To be called after every change of what waits in a session, and of whether it has a connection.
+    /// To be called after every change of what waits in a session or is held by it, and of whether it has a connection.
     pub(super) fn book(&mut self, slot: Slot) {
         let Some(session) = self.sessions.get_mut(slot) else { return };
         let new = Booked::of(session, self.limits.guaranteed_bytes);
         let old = std::mem::replace(&mut session.booked, new);
         if old != new {
-            self.pot.change(slot, old, new);
+            self.change_pot(slot, old, new);
         }
+    }
+
+    pub(super) fn change_pot(&mut self, slot: Slot, old: Booked, new: Booked) {
+        let (before, after) = (self.charged(old.held), self.charged(new.held));
+        let held = &mut self.pot.held;
+        held.bytes = held.bytes - before.bytes + after.bytes;
+        held.levels = held.levels - before.levels + after.levels;
+        self.pot.change(slot, old, new);
     }
 
     /// Makes room in the pot for a message of `bytes`. `reliable`: messages of QoS 1 and 2 may be dropped for it.
@@ -178,12 +193,14 @@ impl Broker {
 
     /// What is booked, and what there is.
     #[cfg(test)]
-    pub(super) fn books(&self) -> [(usize, usize, usize); 2] {
-        let mut there = (0, 0, 0);
+    pub(super) fn books(&self) -> [(usize, usize, usize, Held); 2] {
+        let mut there = (0, 0, 0, Held::default());
         for (_, session) in self.sessions.from(0) {
             let booked = Booked::of(session, self.limits.guaranteed_bytes);
-            there = (there.0 + booked.messages, there.1 + booked.bytes, there.2 + booked.charge);
+            let held = self.charged(booked.held);
+            let held = Held { bytes: there.3.bytes + held.bytes, levels: there.3.levels + held.levels };
+            there = (there.0 + booked.messages, there.1 + booked.bytes, there.2 + booked.charge, held);
         }
-        [(self.pot.messages, self.pot.bytes, self.pot.charge), there]
+        [(self.pot.messages, self.pot.bytes, self.pot.charge, self.pot.held), there]
     }
 }

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use super::inbound::{Incoming, Stage};
+use super::held::{self, Held};
+use super::inbound::{INCOMING_BYTES, Incoming, Stage};
 use super::outgoing;
 use super::packets::ack;
 use super::record::{self, Message, Millis, Record};
 use super::session::Slot;
-use super::{Broker, ConnectionId, Denied, EventName, Published, Reaction, Unstored};
+use super::{
+    Broker, ConnectionId, Denied, EventName, KEPT_TOPIC_BYTES_MAX, Published, Reaction, UNRELEASED_FACTOR, Unstored,
+};
 use crate::event::topic;
 use crate::ingest::mqtt::packet::{Packet, PacketId, Publish, QoS, Reason, Version};
 
@@ -24,7 +27,11 @@ impl Broker {
     pub fn publish(&mut self, now: Millis, connection: ConnectionId, publish: Publish) -> (Published, Reaction) {
         let mut reaction = Reaction::default();
         let published = match self.slot_of(connection) {
-            Some(slot) => self.arrived(now, slot, publish, None, &mut reaction).unwrap_or(Published::Answered),
+            Some(slot) => {
+                let published = self.arrived(now, slot, publish, None, &mut reaction);
+                self.book(slot);
+                published.unwrap_or(Published::Answered)
+            }
             None => Published::Answered,
         };
         (published, reaction)
@@ -45,6 +52,7 @@ impl Broker {
             return self.publish(now, connection, publish);
         }
         let published = self.arrived(now, slot, publish, Some(reason), &mut reaction);
+        self.book(slot);
         (published.unwrap_or(Published::Answered), reaction)
     }
 
@@ -66,7 +74,7 @@ impl Broker {
     ) -> Option<Published> {
         self.counts.received += 1;
         self.counts.received_bytes += publish.payload.len() as u64;
-        let topic = self.topic(slot, &publish, reaction)?;
+        let topic = self.topic(now, slot, &publish, reaction)?;
         let verdict = refused.map_or_else(|| self.judge(slot, &topic), Verdict::Refuse);
         if refused.is_none() && !matches!(verdict, Verdict::Take) {
             reaction.denied.push(Denied::Publish(topic.clone()));
@@ -85,7 +93,9 @@ impl Broker {
         {
             return Some(known);
         }
-        if packet_id.is_some() && !self.spend_quota(slot, reaction) {
+        if let Some(id) = packet_id
+            && !self.spend_quota(slot, id, publish.qos, reaction)
+        {
             return None;
         }
         let message = match verdict {
@@ -118,7 +128,7 @@ impl Broker {
     }
 
     /// The topic of a PUBLISH, its alias resolved or learnt (MQTT 5.0 §3.3.2.3.4).
-    fn topic(&mut self, slot: Slot, publish: &Publish, reaction: &mut Reaction) -> Option<Arc<str>> {
+    fn topic(&mut self, now: Millis, slot: Slot, publish: &Publish, reaction: &mut Reaction) -> Option<Arc<str>> {
         let alias = publish.properties.as_deref().and_then(|p| p.topic_alias);
         let Some(alias) = alias else {
             if publish.topic.is_empty() {
@@ -127,24 +137,46 @@ impl Broker {
             }
             return Some(publish.topic.clone());
         };
-        let aliases = &mut self.sessions.get_mut(slot)?.connection.as_mut()?.aliases_in;
         let at = usize::from(alias.get()) - 1;
         if alias.get() > self.limits.topic_alias_max {
             self.close(slot, Reason::TOPIC_ALIAS_INVALID, "topic alias above the maximum", reaction);
             return None;
         }
         if publish.topic.is_empty() {
-            let known = aliases.get(at).cloned().flatten();
+            let connection = self.sessions.get(slot)?.connection.as_ref()?;
+            let known = connection.aliases_in.get(at).cloned().flatten();
             if known.is_none() {
                 self.close(slot, Reason::TOPIC_ALIAS_INVALID, "unknown topic alias", reaction);
             }
             return known;
         }
-        if aliases.len() <= at {
-            aliases.resize(at + 1, None);
+        self.learn_alias(now, slot, at, &publish.topic, reaction).then(|| publish.topic.clone())
+    }
+
+    /// Whether there is room for it. Without it, later messages would come under the topic that had the alias before.
+    fn learn_alias(&mut self, now: Millis, slot: Slot, at: usize, topic: &Arc<str>, reaction: &mut Reaction) -> bool {
+        if topic.len() > KEPT_TOPIC_BYTES_MAX {
+            self.close(slot, Reason::QUOTA_EXCEEDED, "topic alias for a topic of more than 1024 bytes", reaction);
+            return false;
         }
-        aliases[at] = Some(publish.topic.clone());
-        Some(publish.topic.clone())
+        let Some(session) = self.sessions.get(slot) else { return false };
+        let Some(connection) = session.connection.as_ref() else { return false };
+        let places = (at + 1).saturating_sub(connection.aliases_in.len());
+        let old = connection.aliases_in.get(at).and_then(|known| known.as_deref()).map_or(0, held::alias_bytes);
+        let new = held::alias_bytes(topic) + places * size_of::<Option<Arc<str>>>();
+        if !self.may_hold(slot, Held::bytes(new.saturating_sub(old))) {
+            let client_id = session.client_id.clone();
+            self.tell_no_room(now, "a topic alias", &client_id, reaction);
+            self.close(slot, Reason::QUOTA_EXCEEDED, "no room for a topic alias", reaction);
+            return false;
+        }
+        let Some(connection) = self.sessions.get_mut(slot).and_then(|s| s.connection.as_mut()) else { return false };
+        if places > 0 {
+            connection.aliases_in.resize(at + 1, None);
+        }
+        connection.aliases_in[at] = Some(topic.clone());
+        connection.alias_bytes = connection.alias_bytes - old + new;
+        true
     }
 
     fn judge(&self, slot: Slot, topic: &str) -> Verdict {
@@ -214,9 +246,16 @@ impl Broker {
     }
 
     /// One more QoS 1 or 2 message under way (MQTT 5.0 §4.9); 3.1.1 has no such limit, there the shell reads no faster
-    /// than it stores.
-    fn spend_quota(&mut self, slot: Slot, reaction: &mut Reaction) -> bool {
-        let Some(connection) = self.sessions.get_mut(slot).and_then(|s| s.connection.as_mut()) else { return false };
+    /// than it stores. Of either, what is not released is bounded over all connections of the session.
+    fn spend_quota(&mut self, slot: Slot, id: PacketId, qos: QoS, reaction: &mut Reaction) -> bool {
+        let Some(session) = self.sessions.get_mut(slot) else { return false };
+        let unreleased_max = UNRELEASED_FACTOR * usize::from(self.limits.receive_max);
+        if qos == QoS::ExactlyOnce && session.inbound.exactly_once() >= unreleased_max && !session.inbound.knows(id) {
+            let why = "too many QoS 2 messages that were not released";
+            self.close(slot, Reason::RECEIVE_MAXIMUM_EXCEEDED, why, reaction);
+            return false;
+        }
+        let Some(connection) = session.connection.as_mut() else { return false };
         if connection.version == Version::V311 {
             return true;
         }
@@ -245,15 +284,20 @@ impl Broker {
         let room =
             !message.retain || self.may_retain(&message.topic, outgoing::bytes(&message), message.payload.is_empty());
         let version = self.sessions.get(slot).and_then(|s| s.connection.as_ref()).map(|c| c.version);
-        if !room && version == Some(Version::V5) {
+        // QoS 2 under a name that it had before may be stored: to refuse it now would make a second message of it.
+        let again = self.sessions.get(slot).is_some_and(|session| session.inbound.knows(packet_id));
+        if !room && version == Some(Version::V5) && !again {
             // Who is there gets it once: QoS 2 that is refused may come again.
             if message.qos == QoS::AtLeastOnce {
                 self.deliver(now, &message, Some(slot), reaction);
             } else {
                 self.counts.dropped.not_retained += 1;
             }
-            let stage = Stage::Refused(Unstored::for_now(Reason::QUOTA_EXCEEDED));
-            self.decline(now, slot, packet_id, message.qos, stage, reaction);
+            self.no_room(now, slot, (packet_id, message.qos), "a retained message", reaction);
+            return Published::Answered;
+        }
+        if message.qos == QoS::ExactlyOnce && !again && !self.may_hold(slot, Held::bytes(INCOMING_BYTES)) {
+            self.no_room(now, slot, (packet_id, message.qos), "a message with QoS 2", reaction);
             return Published::Answered;
         }
         if message.qos == QoS::AtLeastOnce {
@@ -279,6 +323,23 @@ impl Broker {
             return Published::Answered;
         }
         Published::New { message, name }
+    }
+
+    /// A message that has to wait until there is less of what is kept; what 3.1.1 cannot be told ends the connection.
+    fn no_room(
+        &mut self,
+        now: Millis,
+        slot: Slot,
+        (id, qos): (PacketId, QoS),
+        what: &'static str,
+        reaction: &mut Reaction,
+    ) {
+        if let Some(client_id) = self.sessions.get(slot).map(|session| session.client_id.clone()) {
+            self.tell_no_room(now, what, &client_id, reaction);
+        }
+        reaction.words.push((id, "the gateway has no room to keep it; see mqtt.max_retained, mqtt.max_retained_bytes"));
+        let stage = Stage::Refused(Unstored::for_now(Reason::QUOTA_EXCEEDED));
+        self.decline(now, slot, id, qos, stage, reaction);
     }
 
     /// QoS 2: gives it its name, or finds it.
@@ -351,6 +412,7 @@ impl Broker {
             }
         }
         self.answer(now, slot, &mut reaction);
+        self.book(slot);
         reaction
     }
 

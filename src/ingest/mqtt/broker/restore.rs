@@ -81,7 +81,7 @@ impl Broker {
             }
             Record::Retained { topic, message: None } => self.forget_retained(&topic, &mut Reaction::default()),
             Record::Will { session, will, due_at } => self.with(session, |broker, slot| {
-                let will = will.map(|(message, delay_s)| Box::new(Will { message, delay_s, due_at }));
+                let will = will.map(|(message, delay_s)| Will::new(message, delay_s, due_at));
                 broker.restore_will(slot, will);
             }),
             Record::Time(_) => {}
@@ -101,6 +101,7 @@ impl Broker {
         };
         let slots: Vec<_> = self.sessions.from(0).map(|(slot, session)| (slot, cut_off(session))).collect();
         for (slot, (in_use, has_will)) in slots {
+            self.book(slot);
             if in_use {
                 self.start_expiry(now, slot, &mut reaction);
             }
@@ -206,6 +207,7 @@ impl Broker {
             absent_since: None,
             subscriptions: Vec::new(),
             subscription_bytes: 0,
+            subscription_levels: 0,
             pulls: VecDeque::new(),
             inbound,
             outgoing,
@@ -230,10 +232,7 @@ impl Broker {
             self.restore_waiting(slot, id, &message, waiting);
             self.next_message = self.next_message.max(id + 1);
         }
-        self.restore_will(
-            slot,
-            state.will.map(|(message, delay_s, due_at)| Box::new(Will { message, delay_s, due_at })),
-        );
+        self.restore_will(slot, state.will.map(|(message, delay_s, due_at)| Will::new(message, delay_s, due_at)));
     }
 
     fn set_expiry(&mut self, slot: Slot, expires_at: Option<Millis>, expiry_s: u32) {
@@ -257,6 +256,7 @@ impl Broker {
             Ok(at) => session.subscriptions[at].1 = options,
             Err(at) => {
                 session.subscription_bytes += filter.filter.len();
+                session.subscription_levels += parsed.levels();
                 session.subscriptions.insert(at, (filter.filter.as_str().into(), options));
             }
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::record::{Message, MessageId, Millis, Record};
-use super::{Broker, Due, Reaction, outgoing};
+use super::{Broker, Due, KEPT_TOPIC_BYTES_MAX, Reaction, outgoing};
 
 /// The last retained message of a topic.
 #[derive(Debug)]
@@ -21,28 +21,32 @@ impl Broker {
         if payload_empty {
             return true;
         }
+        if topic.len() > KEPT_TOPIC_BYTES_MAX {
+            return false;
+        }
         let (known, old) = self.retained.get(topic).map_or((false, 0), |(_, bytes)| (true, bytes));
         (known || self.retained.len() < self.limits.max_retained)
             && self.retained.bytes() - old + message_bytes <= self.limits.max_retained_bytes
     }
 
     /// Keeps a message with the retain flag, or forgets the one before if its payload is empty [MQTT-3.3.1-5],
-    /// [MQTT-3.3.1-6].
-    pub(super) fn retain(&mut self, message: &Arc<Message>, durable: bool, reaction: &mut Reaction) {
+    /// [MQTT-3.3.1-6]. `false`: there is no room for it.
+    pub(super) fn retain(&mut self, message: &Arc<Message>, durable: bool, reaction: &mut Reaction) -> bool {
         let bytes = outgoing::bytes(message);
         if message.payload.is_empty() {
             self.forget_retained(&message.topic, reaction);
-            return;
+            return true;
         }
         if durable && !self.may_retain(&message.topic, bytes, false) {
             self.counts.dropped.not_retained += 1;
-            return;
+            return false;
         }
         let was_durable = self.put_retained(message.clone(), durable);
         if durable || was_durable {
             let message_if_durable = durable.then(|| message.clone());
             reaction.records.push(Record::Retained { topic: message.topic.clone(), message: message_if_durable });
         }
+        true
     }
 
     /// Puts it in; says whether the one before was on disk.

@@ -74,8 +74,12 @@ impl Broker {
         received: Option<(SessionId, PacketId)>,
         reaction: &mut Reaction,
     ) {
-        if message.retain {
-            self.retain(message, true, reaction);
+        if message.retain
+            && !self.retain(message, true, reaction)
+            && let Some(client_id) =
+                from.and_then(|slot| self.sessions.get(slot)).map(|session| session.client_id.clone())
+        {
+            self.tell_no_room(now, "a retained message", &client_id, reaction);
         }
         match (self.route(now, message, from, reaction), received) {
             (Some((id, to)), _) => {

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::inbound::Inbound;
-use super::outgoing::{Delivery, Outgoing, Queue};
+use super::outgoing::{self, Delivery, Outgoing, Queue};
 use super::pot::Booked;
 use super::pull::Pull;
 use super::record::{Message, Millis, SessionId, SessionState};
@@ -59,6 +59,15 @@ pub(super) struct Will {
     pub delay_s: u32,
     /// `None`: the connection lasts.
     pub due_at: Option<Millis>,
+    /// What the message costs.
+    pub bytes: usize,
+}
+
+impl Will {
+    pub fn new(message: Arc<Message>, delay_s: u32, due_at: Option<Millis>) -> Box<Self> {
+        let bytes = outgoing::bytes(&message);
+        Box::new(Self { message, delay_s, due_at, bytes })
+    }
 }
 
 #[derive(Debug)]
@@ -75,6 +84,8 @@ pub(super) struct Session {
     /// Sorted by filter, as sent.
     pub subscriptions: Vec<(Box<str>, Options)>,
     pub subscription_bytes: usize,
+    /// Levels of all filters.
+    pub subscription_levels: usize,
     /// Retained messages that it has still to get.
     pub pulls: VecDeque<Pull>,
     pub inbound: Inbound,
@@ -105,9 +116,13 @@ pub(super) struct Connection {
     pub window: usize,
     pub max_packet: usize,
     pub aliases_in: Vec<Option<Arc<str>>>,
+    /// What they cost.
+    pub alias_bytes: usize,
     /// In order of assignment: the first has alias 1.
     pub aliases_out: Vec<Arc<str>>,
     pub aliases_out_max: u16,
+    /// More may be assigned now.
+    pub alias_room: bool,
     /// QoS 0 waits only for the socket.
     pub unreliable: Queue,
     /// The shell was told that there is something to take, and has not yet found nothing.

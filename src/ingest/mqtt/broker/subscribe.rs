@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::record::Record;
+use super::held::Held;
+use super::record::{Millis, Record};
 use super::session::{Options, Slot};
 use super::{Broker, Denied, Reaction, SUBSCRIPTION_BYTES_MAX};
 use crate::ingest::identity::rules::is_hidden;
@@ -32,7 +33,7 @@ fn put<T>(list: &mut Vec<T>, place: &mut Option<usize>, item: T) {
 }
 
 impl Broker {
-    pub(super) fn subscribe(&mut self, slot: Slot, subscribe: Subscribe, reaction: &mut Reaction) {
+    pub(super) fn subscribe(&mut self, now: Millis, slot: Slot, subscribe: Subscribe, reaction: &mut Reaction) {
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
         let mut with_retained: Vec<(String, Options)> = Vec::new();
         // A filter that is there ten thousand times is one subscription.
@@ -66,6 +67,11 @@ impl Broker {
                 }
                 Err(reason) => {
                     reasons.push(reason);
+                    if reason == Reason::QUOTA_EXCEEDED
+                        && let Some(client_id) = self.sessions.get(slot).map(|session| session.client_id.clone())
+                    {
+                        self.tell_no_room(now, "a subscription", &client_id, reaction);
+                    }
                     if [Reason::NOT_AUTHORIZED, HIDDEN].contains(&reason) {
                         reaction.denied.push(Denied::Subscribe(filter.filter));
                     }
@@ -92,11 +98,15 @@ impl Broker {
             Err(at) => {
                 if session.subscriptions.len() >= self.limits.max_subscriptions
                     || session.subscription_bytes + filter.len() > SUBSCRIPTION_BYTES_MAX
+                    || !self.may_hold(slot, Held::subscription(filter, parsed.levels()))
                 {
                     return Err(Reason::QUOTA_EXCEEDED);
                 }
+                let session = self.sessions.get_mut(slot).ok_or(Reason::UNSPECIFIED)?;
                 session.subscription_bytes += filter.len();
+                session.subscription_levels += parsed.levels();
                 session.subscriptions.insert(at, (filter.into(), options));
+                self.book(slot);
             }
         }
         Ok(self.subscriptions.insert(parsed, slot, options).is_none())
@@ -123,12 +133,14 @@ impl Broker {
         session.subscriptions.remove(at);
         session.subscription_bytes -= filter.len();
         if let Ok(parsed) = Filter::parse(filter) {
+            session.subscription_levels -= parsed.levels();
             self.subscriptions.remove(parsed, slot);
         }
         session.pulls.retain(|pull| *pull.filter != *filter);
         if session.persistent {
             reaction.records.push(Record::Unsubscribed { session: session.id, filter: filter.to_owned() });
         }
+        self.book(slot);
         true
     }
 }

@@ -3,12 +3,13 @@
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
+use super::held::{self, Held};
 use super::outgoing::Delivery;
 use super::packets::ack;
 use super::pull::STEPS_MAX;
 use super::record::{MessageId, Millis, Record};
 use super::session::{Connection, Session, Slot};
-use super::{Broker, ConnectionId, Reaction};
+use super::{Broker, ConnectionId, KEPT_TOPIC_BYTES_MAX, Reaction};
 use crate::ingest::mqtt::packet::encode::encoded_len;
 use crate::ingest::mqtt::packet::{Packet, Properties, Publish, QoS, Reason, Version};
 
@@ -27,6 +28,10 @@ impl Broker {
     pub fn take(&mut self, now: Millis, connection: ConnectionId, max_bytes: usize) -> Reaction {
         let mut reaction = Reaction::default();
         let Some(slot) = self.slot_of(connection) else { return reaction };
+        let alias_room = self.may_hold(slot, Held::bytes(held::alias_bytes("") + KEPT_TOPIC_BYTES_MAX));
+        if let Some(connection) = self.sessions.get_mut(slot).and_then(|s| s.connection.as_mut()) {
+            connection.alias_room = alias_room;
+        }
         let (mut bytes, mut first_sending, mut steps, mut first) = (0, None, STEPS_MAX, true);
         while bytes < max_bytes {
             self.pull(now, slot, std::mem::take(&mut first), &mut steps, &mut reaction);
@@ -50,6 +55,7 @@ impl Broker {
                 }
             }
         }
+        self.book(slot);
         let persistent = self.sessions.get(slot).filter(|s| s.persistent).map(|s| s.id);
         if let (Some(through), Some(session)) = (first_sending, persistent) {
             // A client remembers the packet id of a QoS 2 message. If a power cut made us forget that the message was
@@ -166,12 +172,16 @@ fn packet(now: Millis, to: &mut Connection, delivery: &Delivery, no_topic: &Arc<
                 publish.topic = no_topic.clone();
                 publish.properties.get_or_insert_default().topic_alias = known;
             }
-            None if to.aliases_out.len() < usize::from(to.aliases_out_max) => {
+            None if to.aliases_out.len() < usize::from(to.aliases_out_max)
+                && to.alias_room
+                && message.topic.len() <= KEPT_TOPIC_BYTES_MAX =>
+            {
                 let mut teaching = publish.clone();
                 let next = u16::try_from(to.aliases_out.len() + 1).ok().and_then(NonZeroU16::new);
                 teaching.properties.get_or_insert_default().topic_alias = next;
                 if let Some(fits) = fitting(to, teaching) {
                     to.aliases_out.push(message.topic.clone());
+                    to.alias_bytes += held::alias_bytes(&message.topic);
                     return Some(fits);
                 }
             }

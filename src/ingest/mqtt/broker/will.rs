@@ -22,6 +22,7 @@ impl Broker {
                 due_at: will.and_then(|will| will.due_at),
             });
         }
+        self.book(slot);
     }
 
     /// The connection has ended: the will is due now, or after its delay [MQTT-3.1.2-8].
@@ -33,15 +34,17 @@ impl Broker {
             self.publish_will(now, slot, reaction);
             return;
         }
-        let will = Will { message: will.message.clone(), delay_s: will.delay_s, due_at: Some(due_at) };
+        let will = Will::new(will.message.clone(), will.delay_s, Some(due_at));
         self.due.insert((due_at, Due::Will(session.id)));
-        self.set_will(slot, Some(Box::new(will)), reaction);
+        self.set_will(slot, Some(will), reaction);
     }
 
     /// Publishes the will if there is one.
     pub(super) fn publish_will(&mut self, now: Millis, slot: Slot, reaction: &mut Reaction) {
         let Some(session) = self.sessions.get(slot) else { return };
-        let Some(message) = session.will.as_ref().map(|will| will.message.clone()) else { return };
+        let Some((message, bytes)) = session.will.as_ref().map(|will| (will.message.clone(), will.bytes)) else {
+            return;
+        };
         let (client_id, owner) = (session.client_id.clone(), session.owner.clone());
         let expiry_s = message.properties.as_ref().and_then(|p| p.message_expiry_s);
         let message = match expiry_s {
@@ -55,7 +58,7 @@ impl Broker {
         };
         self.counts.wills += 1;
         self.deliver(now, &message, Some(slot), reaction);
-        reaction.published.push(LastWill { message, client_id, owner });
+        reaction.published.push(LastWill { message, client_id, owner, bytes });
         // Last: a power cut in between repeats the will and does not lose it.
         self.set_will(slot, None, reaction);
     }

@@ -112,6 +112,7 @@ async fn enter(
         heard: Instant::now(),
         input,
         input_lease: None,
+        packet_since: None,
         paused: None,
         undecoded: false,
         flights: Flights::default(),
@@ -142,12 +143,12 @@ async fn arrive(shared: &Shared, kind: Kind, stream: TcpStream) -> Result<Arriva
     let no_tls = || io::Error::other("no certificate is configured");
     let (stream, certificate) = match kind {
         Kind::Tcp => (Transport::Tcp(stream), None),
-        Kind::Ws => (Transport::Ws(Box::new(websocket::accept(stream, max_packet).await?)), None),
+        Kind::Ws => (Transport::Ws(Box::new(websocket::accept(stream).await?)), None),
         Kind::Tls | Kind::Wss => {
             let tls = shared.tls.as_ref().ok_or_else(no_tls)?;
             let (stream, certificate) = tls.accept(stream, shared.mqtt.connect_timeout).await?;
             let stream = match kind {
-                Kind::Wss => Transport::Wss(Box::new(websocket::accept(stream, max_packet).await?)),
+                Kind::Wss => Transport::Wss(Box::new(websocket::accept(stream).await?)),
                 _ => Transport::Tls(Box::new(stream)),
             };
             (stream, certificate.map(|c| c.to_vec()))

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::Connection;
 use super::flights::{Landed, Load};
+use crate::ingest::http::budget::Lease;
 use crate::ingest::identity::{self, Wait};
 use crate::ingest::mqtt::broker::record::Message;
 use crate::ingest::mqtt::broker::{EventName, Published, Unstored};
@@ -28,6 +29,14 @@ const READ_BYTES: usize = 64 << 10;
 
 /// The beginning of a packet up to this size needs no share of the memory for all: the packets of most clients.
 pub(super) const INPUT_FREE_BYTES: usize = 4 << 10;
+
+/// A packet that is larger must be there after this time, and a second more for each KiB of it that has come: what is held for it
+/// is not there for others. A modem of 9600 bit/s is faster.
+const PACKET_TIME: Duration = Duration::from_secs(60);
+const PACKET_BYTES_PER_S: usize = 1 << 10;
+
+/// What a packet costs in memory while it waits, besides its bytes.
+const PACKET_BYTES: usize = 256;
 
 /// A client that sends more than it may is not read for a while: that slows it down and loses nothing. One of 5.0 whose
 /// message would have to wait for longer than this is told instead (0x97, MQTT 5.0 §4.9 leaves it to the server): its PINGREQ
@@ -59,6 +68,9 @@ pub struct Paused {
     pub until: Instant,
     /// When they were read.
     since: Instant,
+    /// What they cost in memory, and their share of it for as long as they wait.
+    bytes: usize,
+    lease: Option<Lease>,
 }
 
 /// A packet, and what the quota says to it.
@@ -98,6 +110,7 @@ impl Connection {
     /// Takes in what has been read; at the beginning that is what came with CONNECT.
     pub(super) fn decode(&mut self) {
         let mut packets = VecDeque::new();
+        let before = self.input.len();
         self.undecoded = false;
         let fault = loop {
             if packets.len() == PACKETS_MAX {
@@ -114,24 +127,37 @@ impl Connection {
         if self.input.len() <= INPUT_FREE_BYTES {
             self.input = BytesMut::from(&self.input[..]);
         }
+        if !packets.is_empty() {
+            self.packet_since = None;
+        }
+        let bytes = before - self.input.len() + PACKET_BYTES * packets.len();
         if fault.is_none() && !self.share_memory() {
             return self.end(Reason::SERVER_BUSY, "too many large packets at once; send it again later");
         }
         let now = self.heard;
-        self.admit(Paused { weighed: VecDeque::new(), packets, fault, until: now, since: now }, now);
+        let weighed = VecDeque::new();
+        self.admit(Paused { weighed, packets, fault, until: now, since: now, bytes, lease: None }, now);
     }
 
     /// The memory that the beginning of a large packet takes is counted.
     fn share_memory(&mut self) -> bool {
         if self.input.len() <= INPUT_FREE_BYTES {
             self.input_lease = None;
+            self.packet_since = None;
             return true;
         }
+        self.packet_since.get_or_insert(self.heard);
         self.input_lease = None;
         let mut lease = self.shared.coming.lease();
         let granted = lease.grow(self.input.capacity()).is_ok();
         self.input_lease = Some(lease);
         granted
+    }
+
+    /// When the packet that is coming must be there.
+    pub(super) fn packet_due(&self) -> Option<Instant> {
+        let grace = Duration::from_secs((self.input.len() / PACKET_BYTES_PER_S) as u64);
+        self.packet_since.map(|since| since + PACKET_TIME + grace)
     }
 
     /// Goes on with what was read and not taken in.
@@ -173,6 +199,15 @@ impl Connection {
                 let journal = self.seat.journal().clone();
                 self.room = Some(Box::pin(async move { journal.room().await }));
                 self.answer_weighed_pings(&mut work.weighed);
+            }
+            // Who only had its turn waits for a moment.
+            let waits = work.until > now || self.room.is_some();
+            if waits && work.lease.is_none() && work.bytes > INPUT_FREE_BYTES {
+                let mut lease = self.shared.coming.lease();
+                if lease.grow(work.bytes).is_err() {
+                    return self.end(Reason::SERVER_BUSY, "too much has to wait at once; send it again later");
+                }
+                work.lease = Some(lease);
             }
             self.paused = Some(Box::new(work));
             return;
@@ -244,6 +279,8 @@ impl Connection {
             self.shared.gate.refused(&self.identity, &identity::Refused::Quota(wait));
         }
         let after = effects.after;
+        // It will come back with the same, and should not at once.
+        let full = matches!(effects.close, Some((Reason::QUOTA_EXCEEDED, _)));
         if effects.unkept.is_some() {
             // Never acknowledged, so they come again.
             new.retain(|message| message.id.is_none());
@@ -251,6 +288,9 @@ impl Connection {
         self.take_effect(effects);
         if !new.is_empty() {
             self.send_up(new, after, now);
+        }
+        if full {
+            self.rest();
         }
         if goodbye {
             self.end(Reason::SUCCESS, "");

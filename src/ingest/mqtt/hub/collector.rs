@@ -19,7 +19,7 @@ struct Reason {
 
 type Source = (&'static str, &'static str, fn(&Counts) -> usize);
 
-const GAUGES: [Source; 8] = [
+const GAUGES: [Source; 10] = [
     ("mqtt_sessions", "Sessions, with and without a connection", |c| c.sessions),
     ("mqtt_subscriptions", "Subscriptions, shared ones included", |c| c.subscriptions),
     ("mqtt_shared_subscriptions", "Shared subscriptions", |c| c.shared_subscriptions),
@@ -28,6 +28,8 @@ const GAUGES: [Source; 8] = [
     ("mqtt_queued_messages", "Messages that wait in sessions", |c| c.queued),
     ("mqtt_queued_bytes", "Bytes of messages that wait in sessions", |c| c.queued_bytes),
     ("mqtt_pot_bytes", "Bytes that wait beyond what each connection is guaranteed", |c| c.pot_bytes),
+    ("mqtt_held_bytes", "Bytes of sessions besides messages, beyond what each has for itself", |c| c.held_bytes),
+    ("mqtt_held_levels", "Levels of filters, beyond what each session has for itself", |c| c.held_levels),
 ];
 
 impl Collector {

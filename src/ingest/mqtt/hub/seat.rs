@@ -97,7 +97,7 @@ impl Turn<'_> {
     }
 
     pub(super) fn add(&mut self, reaction: Reaction) {
-        let Reaction { records, replies, wake, kick, published, denied, notices, close } = reaction;
+        let Reaction { records, replies, wake, kick, published, denied, notices, words, close } = reaction;
         append(&mut self.all.records, records);
         append(&mut self.all.replies, replies);
         append(&mut self.all.wake, wake);
@@ -105,6 +105,7 @@ impl Turn<'_> {
         append(&mut self.all.published, published);
         append(&mut self.all.denied, denied);
         append(&mut self.all.notices, notices);
+        append(&mut self.all.words, words);
         self.all.close = self.all.close.or(close);
     }
 }

@@ -1,8 +1,8 @@
 //! The broker as the journal has it, at a start.
 
 use crate::config::EdgeConfig;
-use crate::config::edge::Durability;
-use crate::ingest::mqtt::broker::{Broker, GUARANTEED_BYTES, Limits};
+use crate::config::edge::{CONNECTION_BYTES, Durability, SESSION_BYTES, SESSIONS_BYTES};
+use crate::ingest::mqtt::broker::{Broker, Limits, Share};
 use crate::ingest::mqtt::shelf::Shelf;
 use crate::ingest::mqtt::upstream::Upstream;
 use crate::journal::{Meters, OpenError, Settings};
@@ -11,6 +11,10 @@ use crate::sys::clock::Clock;
 use crate::sys::random;
 
 use super::Hub;
+
+/// Levels of filters: one for each subscription to a device's topics, and more. Where all are nodes of their own, which those of one
+/// site's topics are not, they are 65 MB by default.
+const LEVELS: Share = Share { own: 12, shared: 65_536 };
 
 /// Directory of the journal in the data directory.
 const DIR: &str = "mqtt";
@@ -56,7 +60,9 @@ pub(super) fn limits(config: &EdgeConfig) -> Limits {
         max_queued: mqtt.max_queued,
         max_queued_bytes: clamp(mqtt.max_queued_bytes, usize::MAX),
         max_total_bytes: clamp(mqtt.max_total_bytes, usize::MAX),
-        guaranteed_bytes: GUARANTEED_BYTES,
+        guaranteed_bytes: clamp(CONNECTION_BYTES, usize::MAX),
+        held_bytes: Share { own: clamp(SESSION_BYTES, usize::MAX), shared: clamp(SESSIONS_BYTES, usize::MAX) },
+        held_levels: LEVELS,
         max_retained: mqtt.max_retained,
         max_retained_bytes: clamp(mqtt.max_retained_bytes, usize::MAX),
         deny_subscribe: config.identity.deny_subscribe.clone().into(),

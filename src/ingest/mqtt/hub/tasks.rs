@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Hub;
+use crate::ingest::http::budget::Lease;
 use crate::ingest::mqtt::broker::record::Message;
 use crate::ingest::mqtt::broker::{LastWill, TidyCursor};
 use crate::ingest::mqtt::metrics::{Counters, Fate};
@@ -171,7 +172,7 @@ async fn until(stop: &CancellationToken, work: impl Future<Output = Result<(), I
 /// Wills on their way to Pulsar.
 struct Wills {
     hub: Hub,
-    unstored: mpsc::Receiver<LastWill>,
+    unstored: mpsc::Receiver<(LastWill, Lease)>,
     upstream: Upstream,
     counters: Counters,
 }
@@ -182,7 +183,7 @@ impl Wills {
         loop {
             tokio::select! {
                 will = self.unstored.recv() => match will {
-                    Some(will) => self.store(&will).await,
+                    Some((will, _lease)) => self.store(&will).await,
                     None => return Ok(()),
                 },
                 () = stop.cancelled() => break,
@@ -191,7 +192,7 @@ impl Wills {
         loop {
             // Looked at before the queue: who leaves after it has left a will before it.
             let last = self.hub.is_empty();
-            while let Ok(will) = self.unstored.try_recv() {
+            while let Ok((will, _lease)) = self.unstored.try_recv() {
                 self.store(&will).await;
             }
             if last {
@@ -202,7 +203,7 @@ impl Wills {
     }
 
     async fn store(&self, will: &LastWill) {
-        let LastWill { message, client_id, owner } = will;
+        let LastWill { message, client_id, owner, .. } = will;
         let origin = self.upstream.origin(owner, client_id);
         let fate = match self.upstream.store(&origin, message, None).await {
             Ok(true) => Fate::Upstream,

@@ -1,5 +1,6 @@
 //! The hub with a journal that is too small.
 
+use std::num::NonZeroU16;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,9 +8,9 @@ use bytes::Bytes;
 
 use super::*;
 use crate::config::EdgeConfig;
-use crate::ingest::mqtt::broker::Published;
 use crate::ingest::mqtt::broker::tests::{anybody, connect};
-use crate::ingest::mqtt::packet::{Connect, PacketId, Publish, QoS};
+use crate::ingest::mqtt::broker::{Published, Rules, Who};
+use crate::ingest::mqtt::packet::{Connect, PacketId, Publish, QoS, Version, Will};
 use crate::ingest::mqtt::upstream::Upstream;
 use crate::ingest::router::Router;
 use crate::journal::{Meter, Meters, Settings};
@@ -26,6 +27,58 @@ fn open(dir: &Path) -> (Hub, Meter) {
     let restore = |record| broker.restore(record);
     let shelf = Shelf::open(dir, SETTINGS, meter.clone(), &Clock::system(), restore).unwrap();
     (Hub::new(broker, shelf), meter)
+}
+
+fn with_will(n: usize, payload: usize) -> Connect {
+    let message = Publish { topic: "will".into(), payload: vec![0; payload].into(), ..Publish::default() };
+    Connect {
+        version: Version::V5,
+        clean_start: true,
+        keep_alive_s: 0,
+        client_id: n.to_string(),
+        will: Some(Will { message, delay_s: 0 }),
+        user_name: None,
+        password: None,
+        session_expiry_s: None,
+        receive_maximum: NonZeroU16::MAX,
+        maximum_packet_size: None,
+        topic_alias_maximum: 0,
+        request_response_information: false,
+        request_problem_information: true,
+        authentication_method: None,
+        user_properties: Vec::new(),
+    }
+}
+
+#[derive(Debug)]
+struct Everything;
+
+impl Rules for Everything {
+    fn may_publish(&self, _: &str) -> bool {
+        true
+    }
+    fn may_subscribe(&self, _: &str) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn wills_on_their_way_upstream_are_bounded_in_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (hub, _) = open(dir.path());
+    for n in 0..400 {
+        let seat = hub.enter();
+        let who = Who { owner: "".into(), rules: Arc::new(Everything) };
+        let ((), effects) = seat.turn(|turn| turn.connect(with_will(n, 60_000), who));
+        assert_eq!(effects.close, None);
+    }
+    let mut unstored = hub.0.unstored.lock().unwrap().take().unwrap();
+    let mut bytes = 0;
+    while let Ok((will, _lease)) = unstored.try_recv() {
+        bytes += will.bytes as u64;
+    }
+    assert!((PUBLISHED_BYTES_MAX - 100_000..=PUBLISHED_BYTES_MAX).contains(&bytes), "{bytes}");
+    assert!(hub.0.published_bytes.lease().grow(PUBLISHED_BYTES_MAX as usize).is_ok(), "it is given back");
 }
 
 fn retained(n: u8, payload: Vec<u8>) -> Message {

@@ -1,5 +1,6 @@
 //! The broker's promises, one test for each, and a site to make them at.
 
+mod bounding;
 mod connecting;
 mod delivering;
 mod ending;
@@ -58,6 +59,8 @@ fn limits() -> Limits {
         max_queued_bytes: 1 << 20,
         max_total_bytes: 4 << 20,
         guaranteed_bytes: 1_000,
+        held_bytes: Share { own: 1_000, shared: 1 << 20 },
+        held_levels: Share { own: 10, shared: 10_000 },
         max_retained: 20,
         max_retained_bytes: 1 << 20,
         deny_subscribe: Arc::new([]),

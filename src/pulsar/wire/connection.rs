@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::error::LinkError;
-use super::wire;
+use super::frame;
 use crate::pulsar::credentials::Credentials;
 use crate::security::tls;
 
@@ -94,8 +94,8 @@ impl Address {
     }
 }
 
-/// What connecting needs, for all lanes.
-#[derive(Clone, Debug)]
+/// What connecting needs, besides an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connector {
     /// The token.
     pub credentials: Credentials,
@@ -256,7 +256,7 @@ impl Connection {
     ) -> Result<Vec<BaseCommand>, LinkError> {
         let exchange = async {
             let mut frames = BytesMut::new();
-            requests.iter().for_each(|(_, command)| wire::command(&mut frames, command));
+            requests.iter().for_each(|(_, command)| frame::command(&mut frames, command));
             self.write(&frames).await?;
             let mut answers: Vec<Option<BaseCommand>> = vec![None; requests.len()];
             while answers.iter().any(Option::is_none) {
@@ -277,7 +277,7 @@ impl Connection {
     async fn next(&mut self, credentials: &Credentials) -> Result<BaseCommand, LinkError> {
         loop {
             while let Some(command) =
-                wire::next_command(&mut self.input).map_err(|e| LinkError::protocol(&self.broker, e))?
+                frame::next_command(&mut self.input).map_err(|e| LinkError::protocol(&self.broker, e))?
             {
                 if command.ping.is_some() {
                     self.send(&pong()).await?;
@@ -298,7 +298,7 @@ impl Connection {
 
     async fn send(&mut self, command: &BaseCommand) -> Result<(), LinkError> {
         let mut frame = BytesMut::new();
-        wire::command(&mut frame, command);
+        frame::command(&mut frame, command);
         self.write(&frame).await
     }
 
@@ -346,6 +346,7 @@ pub fn answered(command: &BaseCommand) -> Option<u64> {
         // Not ready: the broker will answer once more.
         .or(c.producer_success.as_ref().filter(|a| a.producer_ready.unwrap_or(true)).map(|a| a.request_id))
         .or(c.success.as_ref().map(|a| a.request_id))
+        .or(c.get_last_message_id_response.as_ref().map(|a| a.request_id))
         .or(c.error.as_ref().map(|a| a.request_id))
 }
 

@@ -1,0 +1,109 @@
+//! What an edge starts with: decided before anything else is started.
+
+use std::sync::Arc;
+
+use tokio::signal::unix::Signal;
+use tokio::time::Instant;
+
+use super::keeper::{self, Keeper, Parts};
+use super::live::{self, Live};
+use super::{AppError, Source};
+use crate::config::OwnFile;
+use crate::downlink::commands::Commands;
+use crate::downlink::keeper::meters::Meters;
+use crate::downlink::keeper::{Begun, Inbox, Status, Store, begin, inbox};
+use crate::downlink::link::{self, Link};
+use crate::downlink::trial::{Found, Machine, Place};
+use crate::observe::metrics::Metrics;
+use crate::sys::clock::Clock;
+
+/// What the loop needs of the running gateway.
+pub struct Kept {
+    pub live: Live,
+    /// For the status page.
+    pub status: Status,
+    pub clock: Clock,
+    pub commands: Commands,
+}
+
+/// What an edge starts with.
+pub struct Choice {
+    pub begun: Begun,
+    /// `None`: started with --local.
+    pub store: Option<Arc<Store>>,
+    /// When the time of the trial's machine began.
+    pub origin: Instant,
+}
+
+impl Choice {
+    /// Takes up what is on disk.
+    pub fn make(source: &Source) -> Result<Self, AppError> {
+        let own = &source.own;
+        let (policy, origin) = (keeper::policy(own.alone()), Instant::now());
+        if source.local_only {
+            tracing::warn!(
+                "started with --local: the gateway's own file runs alone; what was pushed does not count, and nothing pushed is taken, until a start without it"
+            );
+            let nothing = Found { record: Ok(None), slots: [None, None] };
+            let (machine, _) = Machine::start(policy, &nothing, 0);
+            return Ok(Self { begun: Begun::local(machine, own), store: None, origin });
+        }
+        let store = Store::open(&own.alone().node.data_dir).map_err(|e| AppError::Unavailable(e.to_string()))?;
+        let begun = begin(own, &store, policy, live::check).map_err(|e| {
+            let dir = store.dir().display();
+            AppError::Unavailable(format!(
+                "cannot tell from {dir} what is to run: {e}; --local runs the own file alone"
+            ))
+        })?;
+        Ok(Self { begun, store: Some(Arc::new(store)), origin })
+    }
+
+    /// Starts the loop that keeps it, as a task of the way in.
+    pub fn keep(self, source: Source, kept: Kept, metrics: &Metrics, hang_up: Signal) -> Result<(), AppError> {
+        let inbox = self.inbox(&source.own)?;
+        let (Kept { live, status, clock, commands }, Source { own, again, .. }) = (kept, source);
+        let Self { begun, store, origin } = self;
+        let tasks = live.tasks.clone();
+        // With the uplink's tasks: good-bye is said after the way in has stopped.
+        let (link, heard) = Link::start(&live.uplink_tasks, clock.clone(), link::Meters::new(metrics));
+        let meters = Meters::new(metrics);
+        let parts = Parts { live, own, again, begun, store, inbox, link, status, meters, clock, commands, origin };
+        let (keeper, ears) = Keeper::new(parts);
+        tasks.spawn("configuration", keeper.run(hang_up, heard, ears));
+        Ok(())
+    }
+
+    /// Whom it believes, and what it took before.
+    fn inbox(&self, own: &OwnFile) -> Result<Inbox, AppError> {
+        let settled = self.begun.machine.record().settled;
+        let (accepted, keyring) = match &self.store {
+            Some(store) => (store.accepted(), store.keyring()),
+            None => (None, None),
+        };
+        let accepted = accepted.unwrap_or_else(|| inbox::accepted_after_loss(settled));
+        let node = &own.alone().node.id;
+        let (inbox, refused) = Inbox::new(node, &own.alone().downlink, keyring, accepted)
+            .map_err(|e| AppError::Setup(format!("downlink: {e}")))?;
+        if let Some(refusal) = refused {
+            tracing::warn!(%refusal, "the stored keyring does not count any more");
+        }
+        Ok(inbox)
+    }
+
+    /// For the log.
+    pub fn say(&self) {
+        self.begun.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        let record = self.begun.machine.record();
+        let number = record.committed.number;
+        match (self.begun.place, &record.candidate) {
+            (Place::Slot { .. }, Some(candidate)) if candidate.config.place == self.begun.place => {
+                tracing::warn!(number = candidate.config.number, "started with a pushed document that is on trial");
+            }
+            (Place::Slot { .. }, _) => tracing::info!(number, "started with a pushed document over the own file"),
+            (Place::Local, _) if record.committed.place != Place::Local => {
+                tracing::error!(number, "the committed document cannot be used: the gateway's own file runs alone");
+            }
+            (Place::Local, _) => {}
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Puts a configuration into effect: what the machine chose, or the gateway's own file after a change of it.
+
+use super::{Keeper, Running, policy, probe, trial_of};
+use crate::config::{Changes, EdgeConfig, OwnFile, Warning};
+use crate::downlink::artefact::Trust;
+use crate::downlink::keeper::store;
+use crate::downlink::link::Settings;
+use crate::downlink::trial::{Input, Place};
+
+impl Keeper {
+    /// See [`crate::downlink::trial::Action::Apply`].
+    pub(super) async fn apply(&mut self, generation: u64, place: Place) -> Input {
+        let trial = trial_of(&self.machine, place);
+        self.running = Running::new(place, generation, trial);
+        let what = probe::name(&place);
+        match trial {
+            Some(number) => tracing::info!(number, "{what} is on trial"),
+            None => tracing::info!("{what} runs"),
+        }
+        let applied = match self.load(self.own.clone(), place).await {
+            Ok((config, warnings)) => {
+                warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                self.live.apply(config).await.map_err(|e| e.to_string())
+            }
+            Err(reason) => Err(reason),
+        };
+        match applied {
+            Ok(_) => {
+                self.prove_from_here().await;
+                self.connect(generation);
+                Input::Applied { generation }
+            }
+            Err(detail) => {
+                tracing::error!(reason = detail, "{what} cannot be applied");
+                Input::NotApplied { generation, detail }
+            }
+        }
+    }
+
+    /// The configuration of `place` over `own`.
+    pub(super) async fn load(&self, own: OwnFile, place: Place) -> Result<(EdgeConfig, Vec<Warning>), String> {
+        let Some(store) = self.store.clone() else { return Ok((own.alone().clone(), Vec::new())) };
+        let load = move || store::load(&own, store.slots(), &place);
+        tokio::task::spawn_blocking(load).await.unwrap_or_else(|e| Err(format!("reading it failed: {e}")))
+    }
+
+    /// The control link uses what is in effect.
+    pub(super) fn connect(&mut self, generation: u64) {
+        // Its addresses were read when it was checked.
+        let settings = Settings::of(&self.live.config, self.live.outbox.incarnation()).unwrap_or_default();
+        let connection = &mut self.connection;
+        (connection.up, connection.told) = (false, false);
+        if self.settings != settings {
+            (connection.since, connection.seen) = (generation, 0);
+            self.settings.clone_from(&settings);
+        }
+        self.link.set(settings, generation);
+    }
+
+    /// The gateway's own file may have changed: it is read again under what runs.
+    pub(super) async fn reread(&mut self) {
+        let own = match (self.again)() {
+            Ok(own) => own,
+            Err(errors) => {
+                tracing::error!(errors = %errors, "asked to reload, but the configuration is wrong; the one before stays in effect");
+                return;
+            }
+        };
+        own.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+        let (config, warnings) = match self.load(own.clone(), self.running.place).await {
+            Ok(loaded) => loaded,
+            Err(reason) => {
+                tracing::error!(
+                    reason,
+                    "asked to reload, but what was pushed does not fit the file any more; the one before stays in effect"
+                );
+                return;
+            }
+        };
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        match self.live.apply(config).await {
+            Ok(changes) => {
+                self.own = own;
+                self.follow(&changes);
+                let now = changes.at_once().join(", ");
+                tracing::info!(changed = now, "configuration reloaded");
+                if !changes.at_restart.is_empty() {
+                    let keys = changes.at_restart.join("; ");
+                    tracing::warn!(
+                        keys,
+                        "these take effect at the next start only: systemctl restart tidegate, or the like"
+                    );
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "asked to reload, but that failed; the configuration before stays in effect");
+            }
+        }
+    }
+
+    /// What the own file says about pushed configuration, and where the control link goes.
+    fn follow(&mut self, changes: &Changes) {
+        if changes.downlink {
+            let keyring = self.store.as_ref().and_then(|store| store.keyring());
+            match self.inbox.set_own(&self.own.alone().downlink, keyring) {
+                Ok(None) => {}
+                Ok(Some(refusal)) => tracing::warn!(%refusal, "the stored keyring does not count any more"),
+                Err(error) => tracing::error!(%error, "downlink: the keys before stay in force"),
+            }
+            self.publish_trust(self.inbox.trust().clone());
+            self.machine.set_policy(policy(self.own.alone()));
+        }
+        if changes.uplink {
+            self.connect(self.running.generation);
+        }
+    }
+
+    /// Who takes commands believes the same.
+    pub(super) fn publish_trust(&self, trust: Trust) {
+        self.trust.send_replace(trust.into());
+    }
+}

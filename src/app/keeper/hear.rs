@@ -1,0 +1,149 @@
+//! What the control link brings: connections, the inbox, commands for devices.
+
+use bytes::Bytes;
+
+use super::super::live;
+use super::Keeper;
+use crate::config::overlay::Pushed;
+use crate::config::{Changes, OwnFile};
+use crate::downlink::artefact::Offer;
+use crate::downlink::keeper::inbox::{Asks, Reading};
+use crate::downlink::keeper::store::{self, DOCUMENT};
+use crate::downlink::keeper::trusted_now;
+use crate::downlink::link::Heard;
+use crate::downlink::trial::{Assigned, Input};
+
+impl Keeper {
+    pub(super) async fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Connected { generation } if generation == self.running.generation => {
+                self.connection.up = true;
+                self.teller.up();
+                self.consider_connection().await;
+            }
+            Heard::Disconnected { generation, why } if generation == self.running.generation => {
+                (self.connection.up, self.connection.told, self.connection.seen) = (false, false, 0);
+                self.teller.down();
+                self.feed(Input::Disconnected { generation, detail: why }).await;
+            }
+            // Of settings that are not in use any more.
+            Heard::Connected { .. } | Heard::Disconnected { .. } => {}
+            Heard::Inbox { generation, bytes } => self.read(generation, &bytes).await,
+            Heard::Command { bytes, taken } => {
+                // Without keys nobody is believed: it stays where it is until there are some.
+                if self.inbox.is_open()
+                    && let Err(e) = self.orders.try_send((bytes, taken))
+                {
+                    tracing::warn!(reason = %e, "a command is left in Pulsar for now");
+                }
+            }
+            Heard::Unfit { reason, detail, .. } => self.refuse(detail.clone().as_bytes(), reason, detail),
+        }
+    }
+
+    /// The machine hears that Pulsar is connected. On trial that is not enough: it must be the Pulsar that has the
+    /// assignment, or no other one would ever come.
+    async fn consider_connection(&mut self) {
+        let generation = self.running.generation;
+        if !self.connection.up || self.connection.told {
+            return;
+        }
+        match self.running.trial {
+            Some(number) if self.connection.seen < number => {
+                let detail =
+                    format!("connected, but the inbox there does not hold assignment {number} of this gateway");
+                self.feed(Input::Disconnected { generation, detail }).await;
+            }
+            _ => {
+                self.connection.told = true;
+                self.feed(Input::Connected { generation }).await;
+            }
+        }
+    }
+
+    async fn read(&mut self, generation: u64, bytes: &Bytes) {
+        if !self.inbox.is_open() || self.store.is_none() {
+            return;
+        }
+        let settled = self.machine.record().settled;
+        let Reading { keyring, asks, refused } = self.inbox.read(bytes, settled, trusted_now(&self.clock));
+        if let Some((envelope, trust)) = keyring {
+            let version = trust.keyring_version();
+            if !self.on_disk("the keyring", move |store| store.keep_keyring(&envelope)).await {
+                // What stands on it does not count either; all comes again with the next connection.
+                return;
+            }
+            tracing::info!(version, "a newer keyring is in force");
+            self.publish_trust(trust.clone());
+            self.inbox.believe(trust);
+        }
+        refused.into_iter().for_each(|refusal| self.tell_refused(refusal.code(), refusal.to_string()));
+        let number = asks.number();
+        match asks {
+            Asks::Try(offer) => self.offered(*offer).await,
+            Asks::Again(number) => self.feed(Input::Offered(Assigned { number, digest: None })).await,
+            Asks::Nothing => {}
+        }
+        if let Some(number) = number
+            && generation >= self.connection.since
+        {
+            self.connection.seen = self.connection.seen.max(number);
+            self.consider_connection().await;
+        }
+    }
+
+    /// An authentic assignment that is new.
+    async fn offered(&mut self, offer: Offer) {
+        let Offer { assignment, document, accepted } = offer;
+        let number = assignment.number;
+        if !self.on_disk("what was assigned", move |store| store.keep_accepted(&accepted)).await {
+            return;
+        }
+        self.inbox.took(accepted);
+        let digest = document.as_ref().map(|document| document.sha256.bytes());
+        tracing::info!(number, reason = assignment.reason, by = assignment.by, "a configuration is assigned");
+        if let (Some(document), Some(digest)) = (document, digest) {
+            self.remember_version(digest, Some(document.version));
+            let text = Bytes::from(document.text);
+            let (own, checked) = (self.own.clone(), text.clone());
+            let check = tokio::task::spawn_blocking(move || valid(&own, &checked));
+            let checked = check.await.unwrap_or_else(|e| Err(format!("it cannot be checked: {e}")));
+            if let Err(detail) = checked {
+                self.feed(Input::Rejected { number, detail }).await;
+                return;
+            }
+            self.offered = Some((digest, text));
+        }
+        self.feed(Input::Offered(Assigned { number, digest })).await;
+    }
+
+    /// Stores something before it counts. `false`: it cannot be.
+    async fn on_disk(
+        &self,
+        what: &str,
+        write: impl FnOnce(&store::Store) -> std::io::Result<()> + Send + 'static,
+    ) -> bool {
+        let Some(store) = self.store.clone() else { return false };
+        let written = tokio::task::spawn_blocking(move || write(&store)).await;
+        match written.map_err(|e| e.to_string()).and_then(|written| written.map_err(|e| e.to_string())) {
+            Ok(()) => true,
+            Err(reason) => {
+                tracing::error!(reason, "{what} cannot be stored, and does not count; it comes again");
+                false
+            }
+        }
+    }
+}
+
+/// Whether the document can be tried here: it is right over the own file, all of it can take effect without a restart, and
+/// what it names is there.
+fn valid(own: &OwnFile, text: &[u8]) -> Result<(), String> {
+    let text = std::str::from_utf8(text).map_err(|_| "it is not UTF-8".to_owned())?;
+    let overlaid = own.with(Pushed { name: DOCUMENT, text }).map_err(|errors| store::one_line(&errors.to_string()))?;
+    let changes = Changes::between(own.alone(), &overlaid.config);
+    if !changes.at_restart.is_empty() {
+        let keys = changes.at_restart.join("; ");
+        return Err(format!("these cannot take effect without a restart, so they cannot be tried: {keys}"));
+    }
+    live::check(&overlaid.config)
+}
