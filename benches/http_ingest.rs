@@ -244,6 +244,7 @@ async fn tidegate(dir: PathBuf) {
             gate: tidegate::ingest::identity::Gate::open(),
             tls: None,
             ready: Arc::new(AtomicBool::new(true)),
+            downlink: Default::default(),
         },
     );
     tasks.stopping().cancelled().await;

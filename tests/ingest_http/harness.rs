@@ -71,6 +71,7 @@ impl Gate {
             gate: tidegate::ingest::identity::Gate::open(),
             tls: None,
             ready: ready.clone(),
+            downlink: Default::default(),
         };
         listener.start(&tasks, gateway);
         Self { address, tasks, links, ready, outbox, _dir: dir }

@@ -243,17 +243,17 @@ fn tell(notice: &Notice) {
             "as much waits in all MQTT sessions as may (mqtt.max_total_bytes): the oldest messages of this one were dropped, \
              which has the most"
         ),
+        Notice::NoRoom { what, client_id } => tracing::warn!(
+            %client_id,
+            what,
+            "as much is kept for MQTT clients besides messages that wait as may be, or as many retained messages: refused"
+        ),
         Notice::SessionEnded { client_id, owner, sessions } => tracing::warn!(
             %client_id,
             %owner,
             sessions,
             "there are as many MQTT sessions as may be (mqtt.max_sessions): for a new one this one was ended, the longest \
              absent of the identity that has the most"
-        ),
-        Notice::NoRoom { what, client_id } => tracing::warn!(
-            %client_id,
-            what,
-            "as much is kept for MQTT clients besides messages that wait as may be, or as many retained messages: refused"
         ),
         Notice::NearlyFull { bytes, bytes_max } => tracing::warn!(
             bytes,

@@ -169,6 +169,13 @@ pub enum Notice {
         /// How many.
         messages: u64,
     },
+    /// There is no room for what a client wants to have kept besides messages that wait.
+    NoRoom {
+        /// What of it.
+        what: &'static str,
+        /// Whose.
+        client_id: Arc<str>,
+    },
     /// There were as many sessions as may be: for a new one that of this client was ended, which was away for the longest
     /// time and whose owner has the most.
     SessionEnded {
@@ -178,13 +185,6 @@ pub enum Notice {
         owner: Arc<str>,
         /// How many were ended for that reason since the last notice of this kind.
         sessions: u64,
-    },
-    /// There is no room for what a client wants to have kept besides messages that wait.
-    NoRoom {
-        /// What of it.
-        what: &'static str,
-        /// Whose.
-        client_id: Arc<str>,
     },
     /// What waits for absent clients and beyond what each connection is guaranteed is about as much as may be.
     NearlyFull {
