@@ -15,7 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, mpsc};
 
 use super::broker::record::{Message, Millis};
-use super::broker::{Broker, ConnectionId, Counts, Denied, LastWill, Limits, Notice, Reaction};
+use super::broker::{AWAY_DOUBTED_MS, Broker, ConnectionId, Counts, Denied, LastWill, Limits, Notice, Reaction};
 use super::packet::{Packet, PacketId, Reason};
 use super::shelf::Shelf;
 use super::signal::Signal;
@@ -97,7 +97,15 @@ impl Hub {
             published_bytes: Budget::new(PUBLISHED_BYTES_MAX, Gauge::default()),
             unstored: Mutex::new(Some(unstored)),
         }));
-        hub.own(|broker, now| broker.restored(now));
+        let away_ms = hub.0.shelf.away_ms();
+        hub.own(|broker, now| broker.restored(now, away_ms));
+        if away_ms > AWAY_DOUBTED_MS {
+            let days = away_ms / 86_400_000;
+            tracing::warn!(
+                days,
+                "by its clock the gateway was off for so many days; it does not count for MQTT sessions, for the clock may be wrong"
+            );
+        }
         hub
     }
 
