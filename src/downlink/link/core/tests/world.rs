@@ -329,20 +329,17 @@ impl World {
     fn store(&mut self, id: u64, producer: u64, seq: u64, bytes: &[u8]) {
         let last = self.last_seq;
         let Some(line) = self.open_line(id).filter(|l| l.producers.contains(&producer)) else { return };
-        let fresh = seq as i64 > last;
-        let message_id = MessageIdData { ledger_id: u64::MAX, entry_id: u64::MAX, ..MessageIdData::default() };
+        assert!(seq as i64 > last, "a producer began below the broker's last sequence");
         let receipt = pulsar::message::proto::CommandSendReceipt {
             producer_id: producer,
             sequence_id: seq,
-            message_id: (!fresh).then_some(message_id),
+            message_id: None,
             highest_sequence_id: None,
         };
         line.coming
             .push_back(Input::Command(id, Box::new(answer(Type::SendReceipt, |c| c.send_receipt = Some(receipt)))));
-        if fresh {
-            self.last_seq = seq as i64;
-            self.stored.push(text(bytes));
-        }
+        self.last_seq = seq as i64;
+        self.stored.push(text(bytes));
     }
 
     // What may happen.
