@@ -146,6 +146,7 @@ impl Control {
             // Only to say what is wrong with a document that it signed.
             controller_keys: key.iter().map(|key| key.public().to_string()).collect(),
             revoked: control.revoked.clone(),
+            ..Downlink::default()
         })?;
         if let Some(path) = &control.policy {
             orders::read_policy(path).map_err(SetupError::Policy)?;

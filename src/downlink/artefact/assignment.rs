@@ -48,16 +48,6 @@ impl Digest {
         Self(digest)
     }
 
-    /// These bytes.
-    pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    /// Its bytes.
-    pub fn bytes(self) -> [u8; 32] {
-        self.0
-    }
-
     /// Reads 64 hexadecimal digits.
     pub fn parse(text: &str) -> Option<Self> {
         parse_hex(text).map(Self)
