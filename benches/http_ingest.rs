@@ -237,13 +237,14 @@ async fn tidegate(dir: PathBuf) {
             links: Links::default(),
             clock,
             metrics,
-            http: config.http.clone(),
+            http: tidegate::ingest::http::Settings::new(&config.http),
             max_event: config.outbox.max_event,
             bridges: Default::default(),
             local: None,
             gate: tidegate::ingest::identity::Gate::open(),
             tls: None,
             ready: Arc::new(AtomicBool::new(true)),
+            downlink: Default::default(),
         },
     );
     tasks.stopping().cancelled().await;

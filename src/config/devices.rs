@@ -41,7 +41,7 @@ section! {
         topic_alias_max: u16 = 16, key(Count(0, 65_535));
         /// Longest time that a session outlives its connection.
         session_expiry_max: Duration = Duration::from_secs(7 * 86_400), key(Time(Duration::ZERO, DAY * 3650));
-        /// Most sessions, with and without a connection.
+        /// Most sessions, with and without a connection. For one more the longest absent of the identity with the most ends.
         max_sessions: usize = 20_480, key(Count(1, 1_000_000));
         /// Most subscriptions per session.
         max_subscriptions: usize = 100, key(Count(1, 100_000));

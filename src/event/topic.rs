@@ -1,5 +1,7 @@
 //! MQTT topic names and topic filters as text: which are valid, what matches what (MQTT 5.0 §4.7, 3.1.1 §4.7). [pure]
 
+use std::fmt;
+
 /// Longest topic name or filter, in bytes of UTF-8: a length field has 16 bits (MQTT 5.0 §1.5.4, §4.7.3).
 pub const TOPIC_BYTES_MAX: usize = 65_535;
 
@@ -110,6 +112,15 @@ impl<'a> Filter<'a> {
     /// How many levels it has, without the share.
     pub fn levels(self) -> usize {
         self.pattern.split('/').count()
+    }
+}
+
+impl fmt::Display for Filter<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(group) = self.group {
+            write!(f, "{SHARE}{group}/")?;
+        }
+        f.write_str(self.pattern)
     }
 }
 

@@ -54,10 +54,12 @@ use budget::Budget;
 use lane::{Lane, Settings};
 use meter::Meters;
 use notes::Identity;
+use recovery::Opened;
 use window::Fingerprints;
 
 pub use inspect::{InspectedLane, Inspection, inspect};
 pub use reader::Reader;
+pub use window::Recalled;
 pub use writer::{Batch, Receipt, Writer};
 
 /// Position of an event in its lane: 1, 2, 3 … without gaps.
@@ -185,6 +187,7 @@ struct Inner {
     ground: Ground,
     lanes: Lanes,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    recalled: Mutex<Recalled>,
     barrier: sync_barrier::Say,
     lock: DirLock,
 }
@@ -199,7 +202,6 @@ struct Ground {
     durable: bool,
     proven: Arc<AtomicBool>,
     record_bytes_max: u64,
-    max_bytes: u64,
     window: Duration,
     fingerprints: Fingerprints,
     budget: Arc<Budget>,
@@ -223,7 +225,6 @@ impl Outbox {
             durable,
             proven,
             record_bytes_max: config.outbox.max_event.min(block::RECORD_BYTES_MAX as u64),
-            max_bytes: config.outbox.max_bytes,
             window: config.outbox.dedup_window,
             fingerprints: Fingerprints::default(),
             budget: Arc::new(Budget::new(dir.clone(), config.outbox.max_bytes)),
@@ -241,7 +242,10 @@ impl Outbox {
                 files::sync_dir(place).map_err(|e| no_place("sync", place, &e))?;
             }
         }
-        let outbox = Inner { ground, lanes: Lanes::default(), threads: Mutex::default(), barrier, lock };
+        let mut opened = opened;
+        let last = opened.iter_mut().flat_map(|opened| std::mem::take(&mut opened.last));
+        let recalled = Mutex::new(Recalled::new(ground.fingerprints.clone(), last));
+        let outbox = Inner { ground, lanes: Lanes::default(), threads: Mutex::default(), recalled, barrier, lock };
         let started = opened.into_iter().try_for_each(|lane| outbox.start(lane)).and_then(|()| outbox.keep());
         started.map_err(|e| no_threads(&e))?;
         Ok(Self(Arc::new(outbox)))
@@ -272,9 +276,20 @@ impl Outbox {
         inner.begin(opened, &mut threads).map_err(|e| no_threads(&e))
     }
 
+    /// From here on `outbox.max_bytes`. Lanes that are open keep the size of their stores until the next start.
+    pub fn set_budget(&self, max_bytes: u64) {
+        self.0.ground.budget.set(max_bytes);
+    }
+
     /// Random name of this outbox's life: a replaced disk gets a new one. 16 hexadecimal characters.
     pub fn incarnation(&self) -> &str {
         &self.0.ground.identity.incarnation
+    }
+
+    /// The names of what was stored last before this start, ten minutes of it or `outbox.dedup_window`, as far as the window's
+    /// limits go: also if the gateway stood still for longer, when the window knows them no more. Only the first call gets them.
+    pub fn recalled(&self) -> Recalled {
+        std::mem::take(&mut *self.0.recalled.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The way in for one lane; `None`: there is no such lane.
@@ -309,8 +324,8 @@ impl Outbox {
 
 impl Ground {
     /// Opens a lane, one of `lanes` that share the budget.
-    fn open(&self, name: &str, lanes: usize) -> Result<(Arc<Lane>, window::Window), OpenError> {
-        let store_share = self.max_bytes / (STORES_PER_LANE * lanes.max(1) as u64);
+    fn open(&self, name: &str, lanes: usize) -> Result<Opened, OpenError> {
+        let store_share = self.budget.max() / (STORES_PER_LANE * lanes.max(1) as u64);
         let settings = Settings {
             dir: self.dir.join(name),
             tag: self.identity.tag(name),
@@ -338,16 +353,13 @@ impl Inner {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start(&self, opened: (Arc<Lane>, window::Window)) -> std::io::Result<()> {
+    fn start(&self, opened: Opened) -> std::io::Result<()> {
         self.begin(opened, &mut self.threads())
     }
 
     /// A lane takes events from here on.
-    fn begin(
-        &self,
-        (lane, window): (Arc<Lane>, window::Window),
-        threads: &mut Vec<JoinHandle<()>>,
-    ) -> std::io::Result<()> {
+    fn begin(&self, opened: Opened, threads: &mut Vec<JoinHandle<()>>) -> std::io::Result<()> {
+        let Opened { lane, window, .. } = opened;
         let committer = lane.clone();
         threads.push(tasks::thread(&format!("commit-{}", lane.name), move || commit::run(&committer, window))?);
         self.lanes.write().unwrap_or_else(PoisonError::into_inner).push(lane);

@@ -26,6 +26,19 @@ use crate::sys::files;
 /// Prefix of a store that nothing could be read from. One per lane is kept for whoever wants to look at it.
 const DAMAGED: &str = "damaged-";
 
+/// Names of events that are handed out after a start reach back so far from the last event, if the window is shorter.
+const RECALL_MIN: Duration = Duration::from_secs(600);
+
+/// A lane as it was found.
+pub struct Opened {
+    /// The lane.
+    pub lane: Arc<Lane>,
+    /// Its recent events.
+    pub window: Window,
+    /// The named ones of what was stored last, however long ago that is now.
+    pub last: Vec<Fingerprint>,
+}
+
 /// Opens the lane `name`, and the window of its recent events.
 pub fn open_lane(
     name: &str,
@@ -34,7 +47,7 @@ pub fn open_lane(
     budget: &Arc<Budget>,
     meter: Meter,
     fingerprints: &Fingerprints,
-) -> Result<(Arc<Lane>, Window), OpenError> {
+) -> Result<Opened, OpenError> {
     let dir = settings.dir.clone();
     let failed = |what: &str, e: io::Error| OpenError(format!("lane {name}: cannot {what} {}: {e}", dir.display()));
     files::create_dir_durable(&dir).map_err(|e| failed("make", e))?;
@@ -45,7 +58,7 @@ pub fn open_lane(
     let now_ms = clock.unix_ms();
     let book = take_stock(&found, now_ms);
     budget.add(book.stores.iter().map(|s| s.disk).sum());
-    let window = remember(&book, &settings, now_ms, fingerprints);
+    let (window, last) = remember(&book, &settings, now_ms, fingerprints);
     let clock = clock.clone();
     let reserved = found.reserved;
     let lane = Lane::new(name.to_owned(), settings, clock, budget.clone(), meter, mark, book, reserved);
@@ -57,7 +70,7 @@ pub fn open_lane(
     if lane.settings.durable {
         files::sync_dir(&dir).map_err(|e| failed("sync", e))?;
     }
-    Ok((Arc::new(lane), window))
+    Ok(Opened { lane: Arc::new(lane), window, last })
 }
 
 /// Removes what a crash left of removals and preparations.
@@ -119,14 +132,19 @@ fn long_ago(ms: i64) -> Instant {
     now.checked_sub(Duration::from_millis(u64::try_from(ms).unwrap_or(0))).unwrap_or(now)
 }
 
-/// Reads the events of the window again, newest stores first, as far as its limits go.
-fn remember(book: &Book, settings: &Settings, now_ms: i64, fingerprints: &Fingerprints) -> Window {
+/// Reads the events of the window again, newest stores first, as far as its limits go. What was stored last is read also if
+/// the gateway stood still for longer than the window.
+fn remember(book: &Book, settings: &Settings, now_ms: i64, fingerprints: &Fingerprints) -> (Window, Vec<Fingerprint>) {
     let mut window = Window::new(settings.window, ENTRIES_MAX);
     let span_ms = i64::try_from(settings.window.as_millis()).unwrap_or(i64::MAX);
+    let recall_ms = span_ms.max(i64::try_from(RECALL_MIN.as_millis()).unwrap_or(i64::MAX));
+    let last_ms = book.stores.back().map_or(now_ms, |store| store.seal.newest_ms);
     let mut seen: Vec<Vec<(i64, Fingerprint, Seq)>> = Vec::new();
     let (mut bytes, mut events) = (0, 0);
     for store in book.stores.iter().rev() {
-        if bytes >= KEEP_BYTES_MAX || events >= ENTRIES_MAX || age_ms(store.seal.newest_ms, now_ms) >= span_ms {
+        let old = |now_ms| age_ms(store.seal.newest_ms, now_ms);
+        let wanted = old(now_ms) < span_ms || old(last_ms) < recall_ms;
+        if bytes >= KEEP_BYTES_MAX || events >= ENTRIES_MAX || !wanted {
             break;
         }
         if store.seal.named {
@@ -140,10 +158,14 @@ fn remember(book: &Book, settings: &Settings, now_ms: i64, fingerprints: &Finger
             bytes += store.disk;
         }
     }
+    let mut last = Vec::new();
     for (ago_ms, event, seq) in seen.into_iter().rev().flatten() {
-        window.insert(event, seq, -ago_ms);
+        if ago_ms < span_ms {
+            window.insert(event, seq, -ago_ms);
+        }
+        last.push(event);
     }
-    window
+    (window, last)
 }
 
 /// The events in `store` whose senders named them: how long ago, which, where.

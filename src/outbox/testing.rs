@@ -55,7 +55,7 @@ impl Hung {
         let meter = Meters::new(&Metrics::default()).lane(name);
         let fingerprints = Fingerprints::default();
         let opened = recovery::open_lane(name, settings, &Clock::system(), &budget, meter, &fingerprints);
-        let (lane, _) = opened.map_err(|e| e.to_string()).unwrap();
+        let lane = opened.map_err(|e| e.to_string()).unwrap().lane;
         Self { lane, fingerprints, _dir: dir }
     }
 

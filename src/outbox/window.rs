@@ -2,7 +2,7 @@
 //!
 //! Bounded by time and by number: at more than [`ENTRIES_MAX`] identified events per window the window shrinks.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
@@ -35,6 +35,25 @@ impl Fingerprints {
             hasher.finish()
         };
         Fingerprint(u128::from(half(&self.0[0])) << 64 | u128::from(half(&self.0[1])))
+    }
+}
+
+/// Names of the events that were stored last before a start.
+#[derive(Debug, Default)]
+pub struct Recalled {
+    fingerprints: Fingerprints,
+    names: HashSet<Fingerprint>,
+}
+
+impl Recalled {
+    /// These, made with these keys.
+    pub fn new(fingerprints: Fingerprints, names: impl IntoIterator<Item = Fingerprint>) -> Self {
+        Self { fingerprints, names: names.into_iter().collect() }
+    }
+
+    /// Whether this event is one of them. `false`: nobody knows.
+    pub fn has(&self, source: &str, id: &str) -> bool {
+        self.names.contains(&self.fingerprints.of(source, id))
     }
 }
 

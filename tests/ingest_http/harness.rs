@@ -64,13 +64,14 @@ impl Gate {
             links: links.clone(),
             clock,
             metrics,
-            http: config.http.clone(),
+            http: tidegate::ingest::http::Settings::new(&config.http),
             max_event: config.outbox.max_event,
             bridges: Default::default(),
             local: None,
             gate: tidegate::ingest::identity::Gate::open(),
             tls: None,
             ready: ready.clone(),
+            downlink: Default::default(),
         };
         listener.start(&tasks, gateway);
         Self { address, tasks, links, ready, outbox, _dir: dir }

@@ -15,7 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, mpsc};
 
 use super::broker::record::{Message, Millis};
-use super::broker::{Broker, ConnectionId, Counts, Denied, LastWill, Notice, Reaction};
+use super::broker::{Broker, ConnectionId, Counts, Denied, LastWill, Limits, Notice, Reaction};
 use super::packet::{Packet, PacketId, Reason};
 use super::shelf::Shelf;
 use super::signal::Signal;
@@ -71,6 +71,10 @@ pub struct Effects {
     pub denied: Vec<Denied>,
     /// See [`Reaction::words`].
     pub words: Vec<(PacketId, &'static str)>,
+    /// See [`Reaction::needs`].
+    pub needs: Option<usize>,
+    /// See [`Reaction::later`].
+    pub later: bool,
     /// See [`Reaction::close`].
     pub close: Option<(Reason, &'static str)>,
     /// Something waits to be taken.
@@ -138,14 +142,22 @@ impl Hub {
         self.lock().broker.keeps(client_id)
     }
 
+    fn set_limits(&self, limits: Limits) {
+        self.lock().broker.set_limits(limits);
+    }
+
     /// Whether nobody is connected.
     pub fn is_empty(&self) -> bool {
         self.lock().open.is_empty()
     }
 
-    /// Ends all connections.
+    /// Ends all connections, because the gateway stops.
     pub fn disconnect_all(&self, reason: Reason) {
-        let open: Vec<_> = self.lock().open.values().cloned().collect();
+        let open: Vec<_> = {
+            let mut state = self.lock();
+            state.broker.stop();
+            state.open.values().cloned().collect()
+        };
         open.iter().for_each(|signal| signal.end(reason));
     }
 
@@ -177,8 +189,8 @@ impl Hub {
         let mut turn = Turn { broker: &mut state.broker, now, connection, all: Reaction::default(), connects: false };
         let result = work(&mut turn);
         let Turn { all, connects, .. } = turn;
-        let Reaction { records, replies, wake, kick, published, denied, notices, words, close } = all;
-        let mut effects = Effects { replies, close, denied, words, ..Effects::default() };
+        let Reaction { records, replies, wake, kick, published, denied, notices, words, needs, later, close } = all;
+        let mut effects = Effects { replies, close, denied, words, needs, later, ..Effects::default() };
         if !records.is_empty() {
             // Under the lock: the journal has the changes in the order in which they were made.
             match self.0.shelf.append(&records) {
@@ -235,6 +247,13 @@ fn tell(notice: &Notice) {
             %client_id,
             what,
             "as much is kept for MQTT clients besides messages that wait as may be, or as many retained messages: refused"
+        ),
+        Notice::SessionEnded { client_id, owner, sessions } => tracing::warn!(
+            %client_id,
+            %owner,
+            sessions,
+            "there are as many MQTT sessions as may be (mqtt.max_sessions): for a new one this one was ended, the longest \
+             absent of the identity that has the most"
         ),
         Notice::NearlyFull { bytes, bytes_max } => tracing::warn!(
             bytes,

@@ -14,8 +14,9 @@ use crate::journal::time_line::Reading;
 pub use read::decode;
 pub use write::encode;
 
-/// The version written. Of those before it: 1 has no digests in intents and sessions, and does not know what is stored.
-const VERSION: u8 = 2;
+/// The version written. Of those before it: 1 has no digests in intents and sessions, and does not know what is stored;
+/// 2 does not know which outgoing messages were sent, nor what is shared.
+const VERSION: u8 = 3;
 
 /// Of a reading of the clocks, which has not changed since.
 const CLOCK_VERSION: u8 = 1;
@@ -40,6 +41,8 @@ mod kind {
     pub const CLOCK: u8 = 15;
     /// Since version 2.
     pub const STORED: u8 = 16;
+    /// Since version 3.
+    pub const OUTGOING_SENT: u8 = 17;
 }
 
 /// The bytes of a reading of the shelf's clocks.

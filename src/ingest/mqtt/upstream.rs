@@ -169,6 +169,11 @@ impl Upstream {
         }
     }
 
+    /// Source and id of the event of a QoS 2 message of `client` that brings none of its own. `None`: there is no such event.
+    pub fn named(&self, client: &str, name: EventName) -> Option<(String, String)> {
+        Some((mapping::source(&self.rules().node, client).ok()?, text_of(name)))
+    }
+
     /// Puts one message on disk. `false`: it stays here. While too much waits for the disk it waits for [`BUSY_MAX`].
     /// Dropping the future does not undo the append.
     pub async fn store(&self, origin: &Origin, message: &Message, name: Option<EventName>) -> Result<bool, Refused> {

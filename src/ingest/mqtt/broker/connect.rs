@@ -57,8 +57,7 @@ impl Broker {
             reaction.denied.push(Denied::Session(client_id));
             return Err((Reason::NOT_AUTHORIZED, "the session belongs to another identity"));
         }
-        if known.is_none() && self.sessions.len() >= self.limits.max_sessions {
-            // The absent ones are what other clients were promised.
+        if known.is_none() && !self.has_place(&who.owner) {
             return Err((Reason::QUOTA_EXCEEDED, "as many sessions as there may be"));
         }
         let will = connect.will.as_ref().map(will);
@@ -76,6 +75,7 @@ impl Broker {
                 slot
             }
             None => {
+                self.make_place(now, &who.owner, reaction);
                 let slot = self.begin_session(client_id.as_str().into(), who.owner, link, expiry_s, will, reaction)?;
                 self.begun = Some(slot);
                 slot
@@ -125,7 +125,7 @@ impl Broker {
             if !connection.closing {
                 reaction.kick.push((connection.id, Reason::SESSION_TAKEN_OVER));
             }
-            self.detach(now, slot, reaction);
+            self.detach(now, slot, true, reaction);
         }
         // Gone if it was not to outlive its connection.
         self.by_id.get(&id)?;
@@ -170,6 +170,8 @@ impl Broker {
             self.due.remove(&(at, Due::Session(session.id)));
         }
         session.expiry_s = expiry_s;
+        self.set_absent(slot, None);
+        let Some(session) = self.sessions.get_mut(slot) else { return };
         let rules = link.rules.clone();
         session.connection = Some(link);
         let id = session.id;
@@ -209,6 +211,7 @@ impl Broker {
             persistent: expiry_s > 0,
             expiry_s,
             expires_at: None,
+            absent_since: None,
             subscriptions: Vec::new(),
             subscription_bytes: 0,
             subscription_levels: 0,
@@ -225,7 +228,9 @@ impl Broker {
         if session.persistent {
             reaction.records.push(Record::Session(Box::new(session.state())));
         }
+        let owner = session.owner.clone();
         let slot = self.sessions.insert(session).ok_or((Reason::QUOTA_EXCEEDED, "no place for a session"))?;
+        self.owners.began(&owner);
         self.clients.insert(client_id, slot);
         self.by_id.insert(id, slot);
         self.book(slot);

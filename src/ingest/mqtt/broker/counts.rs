@@ -31,6 +31,8 @@ pub struct Counts {
     /// Wills published.
     pub wills: u64,
     pub sessions_expired: u64,
+    /// Sessions of absent clients that were ended for new ones.
+    pub sessions_evicted: u64,
     pub dropped: Dropped,
 }
 

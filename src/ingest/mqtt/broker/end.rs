@@ -13,7 +13,7 @@ impl Broker {
     pub fn closed(&mut self, now: Millis, connection: ConnectionId) -> Reaction {
         let mut reaction = Reaction::default();
         if let Some(&slot) = self.connections.get(&connection) {
-            self.detach(now, slot, &mut reaction);
+            self.detach(now, slot, false, &mut reaction);
         }
         self.past.remove(&connection);
         reaction
@@ -33,6 +33,11 @@ impl Broker {
         if let Some(connection) = self.sessions.get_mut(slot).and_then(|session| session.connection.as_mut()) {
             connection.closing = true;
         }
+    }
+
+    /// The gateway stops: all connections end, and nobody is there to take what was meant for others.
+    pub fn stop(&mut self) {
+        self.stopping = true;
     }
 
     /// What is due by now: expiry of sessions and retained messages, wills. To be called at [`Self::next_deadline`].
@@ -68,8 +73,8 @@ impl Broker {
         }
     }
 
-    /// Takes the connection off its session, which ends too or waits to be resumed.
-    pub(super) fn detach(&mut self, now: Millis, slot: Slot, reaction: &mut Reaction) {
+    /// Takes the connection off its session, which ends too or waits to be resumed. `is_back`: another one takes its place.
+    pub(super) fn detach(&mut self, now: Millis, slot: Slot, is_back: bool, reaction: &mut Reaction) {
         let Some(session) = self.sessions.get_mut(slot) else { return };
         let stored: Vec<_> = session.inbound.stored().filter(|_| session.persistent).collect();
         for (packet_id, name) in stored {
@@ -92,6 +97,9 @@ impl Broker {
             self.end_session(now, slot, reaction);
             return;
         }
+        if !is_back && !self.stopping {
+            self.share_out(now, slot, reaction);
+        }
         self.fit_pot(now, reaction);
         self.start_expiry(now, slot, reaction);
         self.delay_will(now, slot, reaction);
@@ -107,12 +115,15 @@ impl Broker {
         }
         let (session, expires_at) = (session.id, session.expires_at);
         reaction.records.push(Record::SessionExpiry { session, expires_at, expiry_s });
+        self.set_absent(slot, Some(now));
     }
 
     /// The session is over. Its will does not outlive it [MQTT-3.1.3-9].
     pub(super) fn end_session(&mut self, now: Millis, slot: Slot, reaction: &mut Reaction) {
         self.publish_will(now, slot, reaction);
-        if let Some(session) = self.remove_session(slot).filter(|s| s.persistent) {
+        let Some(mut session) = self.remove_session(slot) else { return };
+        self.bequeath(now, &mut session, reaction);
+        if session.persistent {
             reaction.records.push(Record::SessionEnded { session: session.id });
             self.ended.add(now, &session.client_id);
         }
@@ -131,6 +142,7 @@ impl Broker {
         if let Some(at) = session.will.as_ref().and_then(|will| will.due_at) {
             self.due.remove(&(at, Due::Will(session.id)));
         }
+        self.owners.ended(&session.owner, slot, session.absent_since);
         self.change_pot(slot, session.booked, Booked::default());
         Some(session)
     }
@@ -149,7 +161,7 @@ impl Broker {
             self.retain(&message, keep, &mut reaction);
         }
         if let Some((id, to)) = self.route(now, &message, None, &mut reaction) {
-            reaction.records.push(Record::Queued { id, message, to, received: None });
+            reaction.records.push(Record::Queued { id, message, to, received: None, moved: None });
         }
         reaction
     }

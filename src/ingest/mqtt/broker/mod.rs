@@ -11,6 +11,7 @@ mod handed;
 mod held;
 mod inbound;
 mod outgoing;
+mod owners;
 mod packets;
 mod pot;
 mod publish;
@@ -20,6 +21,7 @@ mod restore;
 mod retained;
 mod route;
 mod session;
+mod share;
 mod subscribe;
 mod table;
 mod take;
@@ -33,6 +35,7 @@ pub use counts::Counts;
 use ended::Ended;
 use handed::Handed;
 pub use held::Share;
+use owners::Owners;
 use pot::Pot;
 use record::{Message, MessageId, Millis, Record, SessionId};
 use retained::Kept;
@@ -143,6 +146,10 @@ pub struct Reaction {
     pub denied: Vec<Denied>,
     /// For the log.
     pub notices: Vec<Notice>,
+    /// What the next message for this connection costs, which was not taken because of that.
+    pub needs: Option<usize>,
+    /// Something waits for this connection that has to wait until others have less: it is to be asked again after a while.
+    pub later: bool,
     /// Words for answers that refuse.
     pub words: Vec<(PacketId, &'static str)>,
     /// This connection must end after the replies: with DISCONNECT and this reason in 5.0, silently in 3.1.1 and after
@@ -167,6 +174,16 @@ pub enum Notice {
         what: &'static str,
         /// Whose.
         client_id: Arc<str>,
+    },
+    /// There were as many sessions as may be: for a new one that of this client was ended, which was away for the longest
+    /// time and whose owner has the most.
+    SessionEnded {
+        /// Whose.
+        client_id: Arc<str>,
+        /// The identity; empty: anonymous.
+        owner: Arc<str>,
+        /// How many were ended for that reason since the last notice of this kind.
+        sessions: u64,
     },
     /// What waits for absent clients and beyond what each connection is guaranteed is about as much as may be.
     NearlyFull {
@@ -282,6 +299,12 @@ pub struct Broker {
     /// When it was last said that there is no room.
     no_room_told: Option<Millis>,
     counts: Counts,
+    owners: Owners,
+    /// Sessions that were ended for new ones since it was said last, and when that was.
+    untold_evictions: u64,
+    evictions_told: Option<Millis>,
+    /// The gateway stops; see [`Broker::stop`].
+    stopping: bool,
     /// Used again for each message.
     targets: Vec<Target>,
     /// The topic of a PUBLISH with an alias.
@@ -328,9 +351,22 @@ impl Broker {
             pot: Pot::default(),
             no_room_told: None,
             counts: Counts::default(),
+            owners: Owners::default(),
+            untold_evictions: 0,
+            evictions_told: None,
+            stopping: false,
             targets: Vec::new(),
             no_topic: Arc::from(""),
         }
+    }
+
+    /// From here on `limits`, but for those that clients were told at their CONNECT (MQTT 5.0 §3.2.2.3: a client that keeps to
+    /// what it was told must not be cut off for it) and those that size the journal. What is beyond a smaller limit stays
+    /// until it goes by itself.
+    pub fn set_limits(&mut self, limits: Limits) {
+        let Limits { receive_max, max_packet, topic_alias_max, max_total_bytes, max_retained_bytes, .. } = self.limits;
+        self.limits =
+            Limits { receive_max, max_packet, topic_alias_max, max_total_bytes, max_retained_bytes, ..limits };
     }
 
     /// The session of a connection that still counts: not kicked, closed, or about to be.
@@ -378,4 +414,4 @@ fn wake(session: &mut Session, reaction: &mut Reaction) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -20,11 +20,13 @@ pub(super) struct Delivery {
     pub retain: bool,
     /// QoS 2: from the moment it waits. QoS 1: from its first sending.
     pub packet_id: Option<PacketId>,
-    /// It was sent before, or may have been (a session that was read back from disk).
+    /// It was sent before, or may have been (QoS 1 of a session that was read back from disk).
     pub sent: bool,
     /// PUBREC has come: only PUBREL is sent from now on [MQTT-4.3.3-6].
     pub received: bool,
     pub subscription_ids: Box<[u32]>,
+    /// The shared subscription that it came by: another member may get it instead.
+    pub share: Option<Arc<str>>,
 }
 
 impl Delivery {
@@ -38,11 +40,17 @@ impl Delivery {
             sent: false,
             received: false,
             subscription_ids: offer.ids.into(),
+            share: offer.share,
         }
     }
 
     pub fn bytes(&self) -> usize {
-        bytes(&self.message) + self.subscription_ids.len() * 4
+        bytes(&self.message) + extra_bytes(&self.subscription_ids, self.share.as_deref())
+    }
+
+    /// Nobody has seen it: not under way, and if it is to come once then never sent.
+    pub fn is_unseen(&self) -> bool {
+        !self.sent && !self.received
     }
 
     /// Not begun and no longer wanted (MQTT 5.0 §3.3.2.3.3). A QoS 2 message that was begun has to be ended: its
@@ -59,8 +67,15 @@ impl Delivery {
             packet_id: self.packet_id.filter(|_| self.qos == QoS::ExactlyOnce),
             subscription_ids: self.subscription_ids.to_vec(),
             received: self.received,
+            sent: self.sent && self.qos == QoS::ExactlyOnce,
+            share: self.share.clone(),
         }
     }
+}
+
+/// What a delivery costs besides its message.
+pub(super) fn extra_bytes(subscription_ids: &[u32], share: Option<&str>) -> usize {
+    size_of_val(subscription_ids) + share.map_or(0, str::len)
 }
 
 /// What a message costs where it is kept.
@@ -96,7 +111,7 @@ impl Queue {
 }
 
 /// QoS 1 and 2 messages of a session. `in_flight` and then `queue` are in the order of their ids; those of `queue`
-/// that were sent before are at its front.
+/// that have a packet id and were sent before are at its front.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
     /// Sent on this connection and not done with.
@@ -217,14 +232,16 @@ impl Outgoing {
         }
     }
 
+    /// QoS 2 up to this one was sent.
+    pub fn sent_through(&mut self, through: MessageId) {
+        let first = self.queue.iter_mut().take_while(|d| d.id <= through);
+        first.filter(|d| d.qos == QoS::ExactlyOnce).for_each(|d| d.sent = true);
+    }
+
     /// The place of the oldest that may be dropped although it is wanted: not under way, and if with QoS 2 then never begun.
     pub fn oldest_unsent(&self) -> Option<usize> {
-        let first = self.queue.front()?;
-        if first.qos == QoS::AtLeastOnce {
-            return Some(0);
-        }
-        let at = self.queue.partition_point(|d| d.sent);
-        (at < self.queue.len()).then_some(at)
+        // Those that were sent are at the front, within the window.
+        self.queue.iter().position(|d| d.qos == QoS::AtLeastOnce || !d.sent)
     }
 
     /// Drops that one for good.

@@ -109,6 +109,6 @@ impl Broker {
             // [MQTT-3.14.4-3]; any other reason, 0x04 above all, leaves the will in force.
             self.set_will(slot, None, reaction);
         }
-        self.detach(now, slot, reaction);
+        self.detach(now, slot, false, reaction);
     }
 }

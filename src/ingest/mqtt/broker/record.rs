@@ -103,6 +103,15 @@ pub enum Record {
         /// It came with QoS 2 under this packet id: also what `Received` says. In one record, because a power cut between
         /// the two would lose the message or double it.
         received: Option<(SessionId, PacketId)>,
+        /// It waited in this session under this id, and does so no more: another member of the shared subscription takes
+        /// it over. In one record, for the same reason.
+        moved: Option<(SessionId, MessageId)>,
+    },
+    /// Outgoing QoS 2 messages up to this one are about to be sent for the first time. On disk before they leave: one that
+    /// was sent belongs to its session, one that was not may still expire, or go to another member of the shared subscription.
+    OutgoingSent {
+        session: SessionId,
+        through: MessageId,
     },
     /// PUBREC came for an outgoing QoS 2 message: from now on PUBREL is sent.
     OutgoingReceived {
@@ -145,6 +154,10 @@ pub struct Waiting {
     pub subscription_ids: Vec<u32>,
     /// PUBREC has come.
     pub received: bool,
+    /// QoS 2: it was sent, or may have been.
+    pub sent: bool,
+    /// The shared subscription that it came by, as subscribed to.
+    pub share: Option<Arc<str>>,
 }
 
 /// A QoS 2 packet that is not answered yet.

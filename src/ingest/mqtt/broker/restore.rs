@@ -8,7 +8,7 @@ use super::outgoing::{Delivery, Outgoing};
 use super::pot::Booked;
 use super::record::{Intent, Message, MessageId, Millis, Record, SessionId, SessionState, Waiting};
 use super::session::{Options, Session, Slot, Will};
-use super::{Broker, Due, Reaction};
+use super::{Broker, Due, EventName, Reaction};
 use crate::ingest::mqtt::packet::{FilterOptions, PacketId, QoS};
 use crate::ingest::mqtt::topic::Filter;
 
@@ -49,7 +49,12 @@ impl Broker {
                     session.inbound.remove(packet_id);
                 }
             }),
-            Record::Queued { id, message, to, received } => {
+            Record::Queued { id, message, to, received, moved } => {
+                if let Some((session, id)) = moved {
+                    self.with(session, |broker, slot| {
+                        broker.replace_queue(slot, |outgoing| drop(outgoing.remove(id)));
+                    });
+                }
                 for waiting in to {
                     self.with(waiting.session, |broker, slot| broker.restore_waiting(slot, id, &message, waiting));
                 }
@@ -58,6 +63,9 @@ impl Broker {
                     self.received(session, packet_id);
                 }
             }
+            Record::OutgoingSent { session, through } => self.with(session, |broker, slot| {
+                broker.replace_queue(slot, |outgoing| outgoing.sent_through(through));
+            }),
             Record::OutgoingReceived { session, id } => self.with(session, |broker, slot| {
                 let queued = broker.sessions.get_mut(slot).and_then(|s| s.outgoing.find_queued(id));
                 if let Some(delivery) = queued {
@@ -93,6 +101,10 @@ impl Broker {
             if in_use {
                 self.start_expiry(now, slot, &mut reaction);
             }
+            if self.sessions.get(slot).is_some_and(|session| session.absent_since.is_none()) {
+                // Of those that never end nobody knows for how long.
+                self.set_absent(slot, Some(now));
+            }
             if has_will {
                 self.delay_will(now, slot, &mut reaction);
             }
@@ -100,6 +112,25 @@ impl Broker {
         self.happen(now, &mut reaction);
         self.fit_pot(now, &mut reaction);
         self.watch_pot(&mut reaction);
+        reaction
+    }
+
+    /// Of QoS 2 messages that the last run left before it heard of their end: whether they are stored, as `is_stored` says by
+    /// the client's id and the name. They may come again when the outbox has forgotten the name; then they are answered. Of
+    /// the others nobody knows, so they keep their names.
+    pub fn resolve(&mut self, is_stored: impl Fn(&str, EventName) -> bool) -> Reaction {
+        let mut reaction = Reaction::default();
+        let slots: Vec<_> = self.sessions.from(0).map(|(slot, _)| slot).collect();
+        for slot in slots {
+            let Some(session) = self.sessions.get_mut(slot).filter(|session| session.persistent) else { continue };
+            let unresolved: Vec<_> = session.inbound.intents().filter(|intent| !intent.stored).collect();
+            for Intent { packet_id, name: number, .. } in unresolved {
+                let name = EventName { session: session.id, number };
+                if is_stored(&session.client_id, name) && session.inbound.put_upstream(packet_id, number) {
+                    reaction.records.push(Record::Stored { session: session.id, packet_id });
+                }
+            }
+        }
         reaction
     }
 
@@ -160,6 +191,7 @@ impl Broker {
             persistent: true,
             expiry_s: state.expiry_s,
             expires_at: None,
+            absent_since: None,
             subscriptions: Vec::new(),
             subscription_bytes: 0,
             subscription_levels: 0,
@@ -173,7 +205,9 @@ impl Broker {
             evicted: 0,
             evicted_told: None,
         });
+        let owner = session.owner.clone();
         let Some(slot) = self.sessions.insert(session) else { return };
+        self.owners.began(&owner);
         self.clients.insert(client_id, slot);
         self.by_id.insert(state.session, slot);
         self.book(slot);
@@ -198,6 +232,7 @@ impl Broker {
         }
         session.expires_at = expires_at;
         session.expiry_s = expiry_s;
+        self.set_absent(slot, expires_at.map(|at| at.saturating_sub(u64::from(expiry_s) * 1000)));
     }
 
     fn restore_subscription(&mut self, slot: Slot, filter: &FilterOptions, id: Option<u32>) {
@@ -216,16 +251,19 @@ impl Broker {
     }
 
     fn restore_waiting(&mut self, slot: Slot, id: MessageId, message: &Arc<Message>, waiting: Waiting) {
+        // The same text for all: the subscription was restored before what came by it.
+        let known = |share: &Arc<str>| Some(self.subscriptions.group(Filter::parse(share).ok()?)?.filter().clone());
         let delivery = Delivery {
             id,
             message: message.clone(),
             qos: waiting.qos,
             retain: waiting.retain,
             packet_id: waiting.packet_id,
-            // It may have been; DUP says no more than that (MQTT 5.0 §3.3.1.1).
-            sent: true,
+            // QoS 1 may have been; DUP says no more than that (MQTT 5.0 §3.3.1.1).
+            sent: waiting.qos == QoS::AtLeastOnce || waiting.sent,
             received: waiting.received,
             subscription_ids: waiting.subscription_ids.into(),
+            share: waiting.share.map(|share| known(&share).unwrap_or(share)),
         };
         self.replace_queue(slot, |outgoing| outgoing.restore(delivery));
     }

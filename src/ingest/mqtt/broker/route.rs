@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::outgoing::{self, Delivery};
 use super::record::{Message, MessageId, Millis, Record, SessionId, Waiting};
-use super::session::{Options, Session, Slot};
-use super::{Broker, Reaction, UNRELIABLE_QUEUED_MAX, wake};
+use super::session::{Options, Slot};
+use super::{Broker, Reaction, UNRELIABLE_QUEUED_MAX, share, wake};
 use crate::ingest::identity::rules::is_denied;
 use crate::ingest::mqtt::packet::{PacketId, QoS};
 use crate::ingest::mqtt::topic::subscriptions::Match;
@@ -17,17 +17,18 @@ pub(super) struct Target {
     /// The most that the subscription allows.
     qos: QoS,
     retain_as_published: bool,
-    shared: bool,
+    /// The filter of the shared subscription.
+    share: Option<Arc<str>>,
     ids: Vec<u32>,
 }
 
 impl Target {
-    fn new(slot: Slot, options: &Options, shared: bool) -> Self {
+    fn new(slot: Slot, options: &Options, share: Option<Arc<str>>) -> Self {
         Self {
             slot,
             qos: options.qos,
             retain_as_published: options.retain_as_published,
-            shared,
+            share,
             ids: options.id.iter().map(|id| id.get()).collect(),
         }
     }
@@ -48,6 +49,14 @@ pub(super) struct Offer<'a> {
     pub qos: QoS,
     pub retain: bool,
     pub ids: Vec<u32>,
+    /// The filter of the shared subscription that it comes by.
+    pub share: Option<Arc<str>>,
+}
+
+impl Offer<'_> {
+    fn bytes(&self) -> usize {
+        outgoing::bytes(self.message) + outgoing::extra_bytes(&self.ids, self.share.as_deref())
+    }
 }
 
 impl Broker {
@@ -74,7 +83,7 @@ impl Broker {
         }
         match (self.route(now, message, from, reaction), received) {
             (Some((id, to)), _) => {
-                reaction.records.push(Record::Queued { id, message: message.clone(), to, received });
+                reaction.records.push(Record::Queued { id, message: message.clone(), to, received, moved: None });
             }
             (None, Some((session, packet_id))) => reaction.records.push(Record::Received { session, packet_id }),
             (None, None) => {}
@@ -102,6 +111,7 @@ impl Broker {
                     qos: target.qos.min(message.qos),
                     retain: message.retain && target.retain_as_published,
                     ids: target.ids,
+                    share: target.share,
                 };
                 to.extend(self.offer(now, target.slot, offer, reaction));
             }
@@ -119,7 +129,8 @@ impl Broker {
     fn find(&mut self, message: &Message, from: Option<Slot>, targets: &mut Vec<Target>) {
         let mut turns = Vec::new();
         let sessions = &self.sessions;
-        let denied = &self.limits.deny_subscribe;
+        let (limits, denied) = (&self.limits, &self.limits.deny_subscribe);
+        let bytes = outgoing::bytes(message) + outgoing::extra_bytes(&[0], None);
         let open = |slot: Slot| {
             let owner = || sessions.get(slot).map_or("", |session| &session.owner);
             denied.is_empty() || !is_denied(denied, owner(), &message.topic)
@@ -129,19 +140,23 @@ impl Broker {
                 let wanted =
                     |(slot, options): &&(Slot, Options)| !(options.no_local && Some(*slot) == from) && open(*slot);
                 let wanted = subscribers.iter().filter(wanted);
-                targets.extend(wanted.map(|(slot, options)| Target::new(*slot, options, false)));
+                targets.extend(wanted.map(|(slot, options)| Target::new(*slot, options, None)));
             }
-            Match::OneOf { members, .. } => {
+            Match::OneOf { filter, members } => {
+                let bytes = bytes + filter.len();
                 let able = members.iter().filter_map(|member| Some((sessions.get(member.0)?, member)));
                 let able = able.filter(|(session, (slot, options))| {
                     let reliable = session.persistent && options.qos.min(message.qos) != QoS::AtMostOnce;
                     (session.connected() || reliable) && open(*slot)
                 });
-                if let Some((_, (slot, options))) =
-                    able.min_by_key(|(session, (slot, _))| turn(session, turns.contains(slot)))
-                {
+                let next = able.min_by_key(|(session, (slot, options))| {
+                    let qos = options.qos.min(message.qos);
+                    let has_room = share::has_room(session, qos, bytes, limits);
+                    share::turn(session, has_room, turns.contains(slot))
+                });
+                if let Some((_, (slot, options))) = next {
                     turns.push(*slot);
-                    targets.push(Target::new(*slot, options, true));
+                    targets.push(Target::new(*slot, options, Some(filter.clone())));
                 }
             }
         });
@@ -153,9 +168,9 @@ impl Broker {
         }
         if targets.len() > 1 {
             // Stable: in the order of the filters, which is fixed.
-            targets.sort_by_key(|target| (target.slot, target.shared));
+            targets.sort_by_key(|target| (target.slot, target.share.is_some()));
             targets.dedup_by(|later, earlier| {
-                let same = later.slot == earlier.slot && !later.shared && !earlier.shared;
+                let same = later.slot == earlier.slot && later.share.is_none() && earlier.share.is_none();
                 if same {
                     earlier.merge(later);
                 }
@@ -180,7 +195,7 @@ impl Broker {
         if !session.connected() && !session.persistent {
             return None;
         }
-        let bytes = outgoing::bytes(offer.message) + offer.ids.len() * 4;
+        let bytes = offer.bytes();
         if !self.has_room(slot, bytes) {
             self.drop_expired(now, slot, reaction);
             if !self.has_room(slot, bytes) {
@@ -227,7 +242,7 @@ impl Broker {
     /// QoS 0 waits for a connection's socket only, and not for long: a slow consumer loses the oldest and hurts
     /// nobody else.
     fn offer_unreliable(&mut self, now: Millis, slot: Slot, offer: Offer<'_>, reaction: &mut Reaction) {
-        let bytes = outgoing::bytes(offer.message) + offer.ids.len() * 4;
+        let bytes = offer.bytes();
         let Some(session) = self.sessions.get_mut(slot) else { return };
         let Some(connection) = session.connection.as_mut() else { return };
         let queue = &mut connection.unreliable;
@@ -275,15 +290,4 @@ impl Broker {
             reaction.records.push(Record::OutgoingDone { session: session.id, id: delivery.id });
         }
     }
-}
-
-/// Who of a shared subscription is next: the least is. First those that can take it now, then those that are there,
-/// then the absent; among equals the one whose turn is longest ago (MQTT 5.0 §4.8.2 leaves the choice to us).
-fn turn(session: &Session, chosen_already: bool) -> (u8, bool, u64) {
-    let class = match &session.connection {
-        Some(connection) if session.outgoing.len() < connection.window => 0,
-        Some(_) => 1,
-        None => 2,
-    };
-    (class, chosen_already, session.shared_turn)
 }

@@ -79,6 +79,8 @@ pub(super) struct Session {
     pub persistent: bool,
     pub expiry_s: u32,
     pub expires_at: Option<Millis>,
+    /// `None`: it has a connection. Set by [`Broker::set_absent`](super::Broker) only.
+    pub absent_since: Option<Millis>,
     /// Sorted by filter, as sent.
     pub subscriptions: Vec<(Box<str>, Options)>,
     pub subscription_bytes: usize,

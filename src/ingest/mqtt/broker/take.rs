@@ -7,7 +7,7 @@ use super::held::{self, Held};
 use super::outgoing::Delivery;
 use super::packets::ack;
 use super::pull::STEPS_MAX;
-use super::record::{Millis, Record};
+use super::record::{MessageId, Millis, Record};
 use super::session::{Connection, Session, Slot};
 use super::{Broker, ConnectionId, KEPT_TOPIC_BYTES_MAX, Reaction};
 use crate::ingest::mqtt::packet::encode::encoded_len;
@@ -24,15 +24,16 @@ enum From {
 
 impl Broker {
     /// Packets for a client, some `max_bytes` of them; none: nothing now. To be called again until then, after each
-    /// wake-up; also if it wakes this connection itself.
-    pub fn take(&mut self, now: Millis, connection: ConnectionId, max_bytes: usize) -> Reaction {
+    /// wake-up; also if it wakes this connection itself. None is taken that costs more than `largest`: where one is next,
+    /// [`Reaction::needs`] says what it costs.
+    pub fn take(&mut self, now: Millis, connection: ConnectionId, max_bytes: usize, largest: usize) -> Reaction {
         let mut reaction = Reaction::default();
         let Some(slot) = self.slot_of(connection) else { return reaction };
         let alias_room = self.may_hold(slot, Held::bytes(held::alias_bytes("") + KEPT_TOPIC_BYTES_MAX));
         if let Some(connection) = self.sessions.get_mut(slot).and_then(|s| s.connection.as_mut()) {
             connection.alias_room = alias_room;
         }
-        let (mut bytes, mut first_sending, mut steps, mut first) = (0, false, STEPS_MAX, true);
+        let (mut bytes, mut first_sending, mut steps, mut first) = (0, None, STEPS_MAX, true);
         while bytes < max_bytes {
             self.pull(now, slot, std::mem::take(&mut first), &mut steps, &mut reaction);
             let Some(from) = self.sessions.get(slot).and_then(next) else {
@@ -45,22 +46,42 @@ impl Broker {
                 }
                 break;
             };
+            let (from, cost) = from;
+            if cost > largest && matches!(from, From::Unreliable) && self.pot.charge > self.limits.max_total_bytes {
+                // A retained one, which was fetched whatever waits: it cannot wait as well.
+                self.drop_unreliable(slot);
+                continue;
+            }
+            if cost > largest {
+                reaction.needs = Some(cost);
+                break;
+            }
             match from {
                 From::Unreliable => {
                     self.take_unreliable(now, slot, &mut bytes, &mut reaction);
                     self.book(slot);
                 }
-                From::Reliable => first_sending |= self.take_reliable(now, slot, &mut bytes, &mut reaction),
+                From::Reliable => {
+                    first_sending = self.take_reliable(now, slot, &mut bytes, &mut reaction).or(first_sending);
+                }
             }
         }
         self.book(slot);
-        if first_sending && self.sessions.get(slot).is_some_and(|s| s.persistent) {
+        let persistent = self.sessions.get(slot).filter(|s| s.persistent).map(|s| s.id);
+        if let (Some(through), Some(session)) = (first_sending, persistent) {
             // A client remembers the packet id of a QoS 2 message. If a power cut made us forget that the message was
             // ever queued, the id would go to another one, and the client would take that for the same. So these
             // packets wait until all records so far are on disk.
-            reaction.records.push(Record::Time(now));
+            reaction.records.push(Record::OutgoingSent { session, through });
         }
         reaction
+    }
+
+    fn drop_unreliable(&mut self, slot: Slot) {
+        let connection = self.sessions.get_mut(slot).and_then(|session| session.connection.as_mut());
+        let dropped = connection.and_then(|connection| connection.unreliable.pop()).is_some();
+        self.counts.dropped.slow += u64::from(dropped);
+        self.book(slot);
     }
 
     fn take_unreliable(&mut self, now: Millis, slot: Slot, bytes: &mut usize, reaction: &mut Reaction) {
@@ -81,23 +102,29 @@ impl Broker {
         }
     }
 
-    /// Whether it is a QoS 2 message that is sent for the first time.
-    fn take_reliable(&mut self, now: Millis, slot: Slot, bytes: &mut usize, reaction: &mut Reaction) -> bool {
-        let Some(session) = self.sessions.get_mut(slot) else { return false };
-        let Some(first) = session.outgoing.queue.front_mut() else { return false };
+    /// The id of a QoS 2 message that is sent for the first time.
+    fn take_reliable(
+        &mut self,
+        now: Millis,
+        slot: Slot,
+        bytes: &mut usize,
+        reaction: &mut Reaction,
+    ) -> Option<MessageId> {
+        let session = self.sessions.get_mut(slot)?;
+        let first = session.outgoing.queue.front_mut()?;
         if first.received {
-            let Some(delivery) = session.outgoing.queue.pop_front() else { return false };
+            let delivery = session.outgoing.queue.pop_front()?;
             if let Some(id) = delivery.packet_id {
                 reaction.replies.push(Packet::Pubrel(ack(id, Reason::SUCCESS)));
                 *bytes += PUBREL_BYTES;
             }
             session.outgoing.in_flight.push_back(delivery);
-            return false;
+            return None;
         }
         if first.expired(now) {
             self.counts.dropped.expired += 1;
             self.give_up(slot, reaction);
-            return false;
+            return None;
         }
         if first.packet_id.is_none() {
             let id = session.outgoing.take_packet_id();
@@ -105,19 +132,17 @@ impl Broker {
                 first.packet_id = id;
             }
         }
-        let (Some(connection), Some(mut delivery)) = (session.connection.as_mut(), session.outgoing.queue.pop_front())
-        else {
-            return false;
-        };
+        let connection = session.connection.as_mut()?;
+        let mut delivery = session.outgoing.queue.pop_front()?;
         let Some((packet, len)) = packet(now, connection, &delivery, &self.no_topic) else {
             // [MQTT-3.1.2-25]: as if it had been sent.
             session.outgoing.queue.push_front(delivery);
             self.counts.dropped.too_large += 1;
             self.give_up(slot, reaction);
-            return false;
+            return None;
         };
         *bytes += len;
-        let first_sending = delivery.qos == QoS::ExactlyOnce && !delivery.sent;
+        let first_sending = (delivery.qos == QoS::ExactlyOnce && !delivery.sent).then_some(delivery.id);
         delivery.sent = true;
         self.counts.sent += 1;
         self.counts.sent_bytes += delivery.message.payload.len() as u64;
@@ -133,15 +158,18 @@ impl Broker {
     }
 }
 
-/// The older of both queues; QoS 0 also where the window of the other is full.
-fn next(session: &Session) -> Option<From> {
+/// The older of both queues; QoS 0 also where the window of the other is full. And what it costs, no less than its packet has.
+fn next(session: &Session) -> Option<(From, usize)> {
     let connection = session.connection.as_ref()?;
     let open = session.outgoing.in_flight.len() < connection.window;
     let reliable = session.outgoing.queue.front().filter(|_| open);
     match (reliable, connection.unreliable.messages.front()) {
-        (Some(reliable), Some(unreliable)) if unreliable.id < reliable.id => Some(From::Unreliable),
-        (Some(_), _) => Some(From::Reliable),
-        (None, Some(_)) => Some(From::Unreliable),
+        (Some(reliable), Some(unreliable)) if unreliable.id < reliable.id => {
+            Some((From::Unreliable, unreliable.bytes()))
+        }
+        (Some(reliable), _) if reliable.received => Some((From::Reliable, PUBREL_BYTES)),
+        (Some(reliable), _) => Some((From::Reliable, reliable.bytes())),
+        (None, Some(unreliable)) => Some((From::Unreliable, unreliable.bytes())),
         (None, None) => None,
     }
 }

@@ -127,7 +127,8 @@ fn tidy_queue(
             return Position::Queue { slot, session: session.id, after: last };
         }
         let to = vec![delivery.waiting(session.id)];
-        records.push(Record::Queued { id: delivery.id, message: delivery.message.clone(), to, received: None });
+        let (id, message) = (delivery.id, delivery.message.clone());
+        records.push(Record::Queued { id, message, to, received: None, moved: None });
         size += RECORD_BYTES + delivery.bytes();
         last = delivery.id;
     }

@@ -55,6 +55,11 @@ impl prometheus_client::collector::Collector for Collector {
         for (name, help, n) in [
             ("mqtt_wills", "Wills published", counts.wills),
             ("mqtt_sessions_expired", "Sessions that expired", counts.sessions_expired),
+            (
+                "mqtt_sessions_evicted",
+                "Sessions of absent clients that were ended for new ones",
+                counts.sessions_evicted,
+            ),
         ] {
             ConstCounter::new(n).encode(to.encode_descriptor(name, help, None, MetricType::Counter)?)?;
         }

@@ -4,7 +4,9 @@ use crate::config::EdgeConfig;
 use crate::config::edge::{CONNECTION_BYTES, Durability, SESSION_BYTES, SESSIONS_BYTES};
 use crate::ingest::mqtt::broker::{Broker, Limits, Share};
 use crate::ingest::mqtt::shelf::Shelf;
+use crate::ingest::mqtt::upstream::Upstream;
 use crate::journal::{Meters, OpenError, Settings};
+use crate::outbox::Recalled;
 use crate::sys::clock::Clock;
 use crate::sys::random;
 
@@ -29,6 +31,25 @@ impl Hub {
         let dir = config.node.data_dir.join(DIR);
         let shelf = Shelf::open(&dir, settings, meters.of(DIR), clock, |record| broker.restore(record))?;
         Ok(Self::new(broker, shelf))
+    }
+
+    /// Finds out which QoS 2 messages of the last run the outbox has, of those that nobody was answered. To be called before
+    /// anybody is let in.
+    pub fn resolve(&self, upstream: &Upstream, outbox: &Recalled) {
+        let is_stored = |client: &str, name| {
+            let named = upstream.named(client, name);
+            named.is_some_and(|(source, id)| outbox.has(&source, &id))
+        };
+        self.own(|broker, _| broker.resolve(is_stored));
+    }
+}
+
+impl Hub {
+    /// From here on the limits of `config` that no client was told and that do not size the journal: the number of sessions,
+    /// subscriptions and retained messages, what waits in one session, how long sessions live, and what nobody may
+    /// subscribe to. What is beyond a smaller limit already stays until it goes.
+    pub fn set(&self, config: &EdgeConfig) {
+        self.set_limits(limits(config));
     }
 }
 

@@ -8,10 +8,14 @@ use bytes::Bytes;
 
 use super::*;
 use crate::config::EdgeConfig;
-use crate::ingest::mqtt::broker::{Rules, Who};
-use crate::ingest::mqtt::packet::{Connect, Publish, QoS, Version, Will};
+use crate::ingest::mqtt::broker::tests::{anybody, connect};
+use crate::ingest::mqtt::broker::{Published, Rules, Who};
+use crate::ingest::mqtt::packet::{Connect, PacketId, Publish, QoS, Version, Will};
+use crate::ingest::mqtt::upstream::Upstream;
+use crate::ingest::router::Router;
 use crate::journal::{Meter, Meters, Settings};
 use crate::observe::metrics::Metrics;
+use crate::outbox::{Outbox, testing};
 use crate::sys::clock::Clock;
 
 /// A third of it is 128 KiB.
@@ -90,6 +94,46 @@ async fn eventually(what: &str, is: impl Fn() -> bool) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("not within 20 s: {what}");
+}
+
+/// It was stored, and the gateway was killed before anybody heard of it. The client comes back when the outbox has forgotten.
+#[tokio::test]
+async fn a_qos_2_message_that_is_stored_is_known_after_the_window() {
+    let (_dir, mut config) = testing::config(&["telemetry"]);
+    let (clock, hand) = Clock::set_to(1_800_000_000_000);
+    let connect = || Connect { clean_start: false, session_expiry_s: Some(86_400), ..connect("press/7") };
+    let publish = |topic: &str, id| Publish {
+        qos: QoS::ExactlyOnce,
+        topic: topic.into(),
+        packet_id: PacketId::new(id),
+        payload: Bytes::from_static(b"1"),
+        ..Publish::default()
+    };
+    for run in 0..3 {
+        let outbox = Outbox::open(&config, &clock, &Metrics::default()).unwrap();
+        let upstream = Upstream::new(&config, &Router::new(&config.lanes, &outbox).unwrap(), clock.clone());
+        let hub = Hub::open(&config, &clock, &Meters::new(&Metrics::default())).unwrap();
+        hub.resolve(&upstream, &outbox.recalled());
+        let seat = hub.enter();
+        seat.turn(|turn| turn.connect(connect(), anybody()));
+        let (stored, _) = seat.turn(|turn| turn.publish(publish("devices/d/stored", 1)));
+        let (lost, effects) = seat.turn(|turn| turn.publish(publish("devices/d/lost", 2)));
+        assert!(matches!(lost, Published::New { .. }), "of this one nobody knows");
+        match stored {
+            Published::New { message, name } if run == 0 => {
+                hub.journal().durable(effects.after.unwrap()).await.unwrap();
+                let stored = upstream.store(&upstream.origin("d", "press/7"), &message, name).await;
+                assert_eq!(stored, Ok(true));
+            }
+            Published::Answered if run > 0 => {}
+            other => panic!("{run} {other:?}"),
+        }
+        drop(seat);
+        hub.close().await;
+        outbox.close().await;
+        hand.fetch_add(3_600_000, Ordering::Relaxed);
+        config.outbox.dedup_window = Duration::ZERO;
+    }
 }
 
 #[tokio::test]

@@ -54,10 +54,12 @@ impl Read<'_> {
             kind::QUEUED => {
                 let (id, message) = (self.number()?, Arc::new(self.message()?));
                 let to = self.list(Self::waiting)?;
-                let [is_received] = self.flags("flags of the queued message")?;
+                let [is_received, is_moved] = self.flags("flags of the queued message")?;
                 let received = self.optional(is_received, |r| Ok((r.id()?, r.packet_id()?)))?;
-                Record::Queued { id, message, to, received }
+                let moved = self.optional(is_moved, |r| Ok((r.id()?, r.number()?)))?;
+                Record::Queued { id, message, to, received, moved }
             }
+            kind::OUTGOING_SENT => Record::OutgoingSent { session: self.id()?, through: self.number()? },
             kind::OUTGOING_RECEIVED => Record::OutgoingReceived { session: self.id()?, id: self.number()? },
             kind::OUTGOING_DONE => Record::OutgoingDone { session: self.id()?, id: self.number()? },
             kind::RETAINED => {
@@ -207,9 +209,13 @@ impl Read<'_> {
     fn waiting(&mut self) -> Result<Waiting> {
         let session = self.id()?;
         let qos = Self::qos(self.byte("QoS")?)?;
-        let [retain, received, has_packet_id] = self.flags("flags of the delivery")?;
+        let [retain, received, has_packet_id, sent, is_shared] = self.flags("flags of the delivery")?;
+        // Nobody knows of those of older versions.
+        let sent = sent || self.1 < 3 && qos == QoS::ExactlyOnce;
         let packet_id = self.optional(has_packet_id, Self::packet_id)?;
-        Ok(Waiting { session, qos, retain, packet_id, subscription_ids: self.list(Self::number32)?, received })
+        let subscription_ids = self.list(Self::number32)?;
+        let share = self.optional(is_shared, |r| Ok(r.text()?.into()))?;
+        Ok(Waiting { session, qos, retain, packet_id, subscription_ids, received, sent, share })
     }
 
     fn intent(&mut self) -> Result<Intent> {

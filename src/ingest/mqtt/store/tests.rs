@@ -56,9 +56,10 @@ prop_compose! {
 prop_compose! {
     fn waiting()(
         session in any::<u64>(), qos in qos(), retain in any::<bool>(), packet_id in option::of(packet_id()),
-        subscription_ids in vec(any::<u32>(), 0..3), received in any::<bool>(),
+        subscription_ids in vec(any::<u32>(), 0..3), done in any::<[bool; 2]>(), share in option::of(text()),
     ) -> Waiting {
-        Waiting { session, qos, retain, packet_id, subscription_ids, received }
+        let ([received, sent], share) = (done, share.map(Into::into));
+        Waiting { session, qos, retain, packet_id, subscription_ids, received, sent, share }
     }
 }
 
@@ -117,8 +118,9 @@ fn record() -> impl Strategy<Value = Record> {
         (id(), packet_id()).prop_map(|(session, packet_id)| Record::Received { session, packet_id }),
         (id(), packet_id()).prop_map(|(session, packet_id)| Record::Stored { session, packet_id }),
         (id(), packet_id()).prop_map(|(session, packet_id)| Record::Released { session, packet_id }),
-        (id(), message(), vec(waiting(), 0..4), option::of((id(), packet_id())))
-            .prop_map(|(id, message, to, received)| Record::Queued { id, message, to, received }),
+        (id(), message(), vec(waiting(), 0..4), option::of((id(), packet_id())), option::of((id(), id())))
+            .prop_map(|(id, message, to, received, moved)| Record::Queued { id, message, to, received, moved }),
+        (id(), id()).prop_map(|(session, through)| Record::OutgoingSent { session, through }),
         (id(), id()).prop_map(|(session, id)| Record::OutgoingReceived { session, id }),
         (id(), id()).prop_map(|(session, id)| Record::OutgoingDone { session, id }),
         (text(), option::of(message())).prop_map(|(topic, m)| Record::Retained { topic: topic.into(), message: m }),
@@ -184,10 +186,49 @@ fn records_of_version_1_stay_readable() {
     }
 }
 
-/// As version 2 writes them: the same, but for the digests.
+/// As version 2 wrote them: the same, but for the digests.
 #[test]
 fn records_of_version_2_stay_readable() {
+    for (record, hex) in golden_2() {
+        assert_eq!(decode(&from_hex(&hex)), Ok(record), "{hex}");
+    }
+}
+
+/// As version 3 writes them: the same, but for what was sent and what is shared.
+#[test]
+fn records_of_version_3_stay_readable() {
+    let session = 0x1122_3344_5566_7788;
+    let mut all = golden_2();
+    for (record, hex) in &mut all {
+        hex.replace_range(..2, "03");
+        match record {
+            Record::Session(state) => {
+                state.queue[0].2.share = Some("$share/g/t".into());
+                *hex = hex.replacen("0207f40301070174", "021ff40301070a2473686172652f672f740174", 1);
+            }
+            Record::Queued { to, moved, .. } if to.is_empty() => {
+                *moved = Some((session, 1));
+                *hex = hex.replacen("0001887766554433221108", "0003887766554433221108887766554433221101", 1);
+            }
+            Record::Queued { .. } => *hex = hex.replacen("0207f403010700", "020ff403010700", 1),
+            _ => {}
+        }
+    }
+    all.push((Record::OutgoingSent { session, through: 7 }, "0311887766554433221107".to_owned()));
+    for (record, hex) in all {
+        assert_eq!(decode(&from_hex(&hex)), Ok(record.clone()), "{hex}");
+        if VERSION == 3 {
+            let written: String = encode(&record).iter().map(|b| format!("{b:02x}")).collect();
+            assert_eq!(written, hex, "{record:?}");
+        }
+    }
+}
+
+fn golden_2() -> Vec<(Record, String)> {
     const DIGEST: u64 = 0x0102_0304_0506_0708;
+    let packet_id = PacketId::new(1).unwrap();
+    let stored = Record::Stored { session: 0x1122_3344_5566_7788, packet_id };
+    let mut all = vec![(stored, "0210887766554433221101".to_owned())];
     for (mut record, hex) in golden() {
         let mut hex = hex.replacen("01", "02", 1);
         match &mut record {
@@ -202,16 +243,9 @@ fn records_of_version_2_stay_readable() {
             }
             _ => {}
         }
-        assert_eq!(decode(&from_hex(&hex)), Ok(record.clone()), "{hex}");
-        assert_eq!(
-            decode(&from_hex("0210887766554433221101")),
-            Ok(Record::Stored { session: 0x1122_3344_5566_7788, packet_id: PacketId::new(1).unwrap() })
-        );
-        if VERSION == 2 {
-            let written: String = encode(&record).iter().map(|b| format!("{b:02x}")).collect();
-            assert_eq!(written, hex, "{record:?}");
-        }
+        all.push((record, hex));
     }
+    all
 }
 
 #[allow(clippy::too_many_lines)] // a list
@@ -257,6 +291,8 @@ fn golden() -> Vec<(Record, &'static str)> {
         packet_id: Some(pid(500)),
         subscription_ids: vec![7],
         received: true,
+        sent: true,
+        share: None,
     };
     let state = SessionState {
         session,
@@ -287,11 +323,17 @@ fn golden() -> Vec<(Record, &'static str)> {
         (Record::Received { session, packet_id: pid(1) }, "0107887766554433221101"),
         (Record::Released { session, packet_id: pid(2) }, "0108887766554433221102"),
         (
-            Record::Queued { id: 300, message: message.clone(), to: vec![waiting], received: None },
+            Record::Queued { id: 300, message: message.clone(), to: vec![waiting], received: None, moved: None },
             "0109ac0203612f620207026f6e7fac020301720109017401016b017602018001e8070188776655443322110207f403010700",
         ),
         (
-            Record::Queued { id: 300, message: message.clone(), to: Vec::new(), received: Some((session, pid(8))) },
+            Record::Queued {
+                id: 300,
+                message: message.clone(),
+                to: Vec::new(),
+                received: Some((session, pid(8))),
+                moved: None,
+            },
             "0109ac0203612f620207026f6e7fac020301720109017401016b017602018001e8070001887766554433221108",
         ),
         (Record::OutgoingReceived { session, id: 1 }, "010a887766554433221101"),

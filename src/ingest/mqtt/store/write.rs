@@ -36,18 +36,24 @@ pub fn encode(record: &Record) -> Vec<u8> {
             w.id(*session);
             w.packet_id(*packet_id);
         }
-        Record::Queued { id, message, to, received } => {
+        Record::Queued { id, message, to, received, moved } => {
             w.number(*id);
             w.message(message);
             w.count(to.len());
             to.iter().for_each(|t| w.waiting(t));
-            w.flags(&[received.is_some()]);
+            w.flags(&[received.is_some(), moved.is_some()]);
             if let Some((session, packet_id)) = received {
                 w.id(*session);
                 w.packet_id(*packet_id);
             }
+            if let Some((session, id)) = moved {
+                w.id(*session);
+                w.number(*id);
+            }
         }
-        Record::OutgoingReceived { session, id } | Record::OutgoingDone { session, id } => {
+        Record::OutgoingReceived { session, id }
+        | Record::OutgoingDone { session, id }
+        | Record::OutgoingSent { session, through: id } => {
             w.id(*session);
             w.number(*id);
         }
@@ -82,6 +88,7 @@ fn kind_of(record: &Record) -> u8 {
         Record::Stored { .. } => kind::STORED,
         Record::Released { .. } => kind::RELEASED,
         Record::Queued { .. } => kind::QUEUED,
+        Record::OutgoingSent { .. } => kind::OUTGOING_SENT,
         Record::OutgoingReceived { .. } => kind::OUTGOING_RECEIVED,
         Record::OutgoingDone { .. } => kind::OUTGOING_DONE,
         Record::Retained { .. } => kind::RETAINED,
@@ -176,9 +183,10 @@ impl Write {
     fn waiting(&mut self, w: &Waiting) {
         self.id(w.session);
         self.0.push(qos(w.qos));
-        self.flags(&[w.retain, w.received, w.packet_id.is_some()]);
+        self.flags(&[w.retain, w.received, w.packet_id.is_some(), w.sent, w.share.is_some()]);
         w.packet_id.iter().for_each(|id| self.packet_id(*id));
         self.numbers(&w.subscription_ids);
+        w.share.iter().for_each(|share| self.bytes(share.as_bytes()));
     }
 
     fn state(&mut self, s: &SessionState) {

@@ -4,6 +4,7 @@
 //! beginning, each once, without allocating; the tree is no deeper than `TOPIC_LEVELS_MAX`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::Filter;
 
@@ -22,8 +23,8 @@ pub enum Match<'a, K, V> {
     Each(&'a [(K, V)]),
     /// A shared subscription (MQTT 5.0 §4.8.2): one of its members gets the message. Never empty.
     OneOf {
-        /// The name of the group; the same name with another filter is another group.
-        group: &'a str,
+        /// The whole filter, which names the group: the same name with another pattern is another group.
+        filter: &'a Arc<str>,
         /// Who shares it, in the order of `K`.
         members: &'a [(K, V)],
     },
@@ -49,7 +50,28 @@ struct Below<K, V> {
 #[derive(Debug)]
 struct Slot<K, V> {
     each: Members<K, V>,
-    groups: Vec<(Box<str>, Members<K, V>)>,
+    /// Sorted by name.
+    groups: Vec<Group<K, V>>,
+}
+
+/// Those who share a subscription.
+#[derive(Debug)]
+pub struct Group<K, V> {
+    name: Box<str>,
+    filter: Arc<str>,
+    members: Members<K, V>,
+}
+
+impl<K, V> Group<K, V> {
+    /// The whole filter.
+    pub fn filter(&self) -> &Arc<str> {
+        &self.filter
+    }
+
+    /// In the order of `K`. Never empty.
+    pub fn members(&self) -> &[(K, V)] {
+        &self.members.0
+    }
 }
 
 /// Sorted by key: small, and a message to ten thousand walks along memory.
@@ -79,7 +101,7 @@ impl<K: Copy + Ord, V> Subscriptions<K, V> {
 
     /// Adds one; the same filter again replaces the options and returns the old ones [MQTT-3.8.4-3].
     pub fn insert(&mut self, filter: Filter<'_>, key: K, value: V) -> Option<V> {
-        let old = self.root.slot(filter.pattern()).members(filter.group()).insert(key, value);
+        let old = self.root.slot(filter.pattern()).members(filter).insert(key, value);
         if old.is_none() {
             self.all += 1;
             self.shared += usize::from(filter.group().is_some());
@@ -100,6 +122,13 @@ impl<K: Copy + Ord, V> Subscriptions<K, V> {
         for filter in filters {
             self.remove(filter, key);
         }
+    }
+
+    /// Those who share a subscription; `None`: nobody.
+    pub fn group(&self, filter: Filter<'_>) -> Option<&Group<K, V>> {
+        let (name, slot) = (filter.group()?, self.root.find(filter.pattern())?);
+        let at = slot.groups.binary_search_by(|group| (*group.name).cmp(name)).ok()?;
+        slot.groups.get(at)
     }
 
     /// Visits all whose filter matches a topic name.
@@ -157,6 +186,19 @@ impl<K: Copy + Ord, V> Node<K, V> {
             };
         }
         node.here.get_or_insert_with(Box::default)
+    }
+
+    fn find(&self, pattern: &str) -> Option<&Slot<K, V>> {
+        let mut node = self;
+        for level in pattern.split('/') {
+            let below = node.below.as_deref()?;
+            node = match level {
+                "#" => return below.hash.as_deref(),
+                "+" => below.plus.as_deref()?,
+                _ => below.named.get(level)?,
+            };
+        }
+        node.here.as_deref()
     }
 
     /// Removes below here, and on the way back every node that is empty now.
@@ -233,25 +275,26 @@ impl<K, V> Default for Slot<K, V> {
 }
 
 impl<K: Copy + Ord, V> Slot<K, V> {
-    fn members(&mut self, group: Option<&str>) -> &mut Members<K, V> {
-        let Some(group) = group else { return &mut self.each };
-        let at = match self.groups.binary_search_by(|(name, _)| (**name).cmp(group)) {
+    fn members(&mut self, filter: Filter<'_>) -> &mut Members<K, V> {
+        let Some(name) = filter.group() else { return &mut self.each };
+        let at = match self.groups.binary_search_by(|group| (*group.name).cmp(name)) {
             Ok(at) => at,
             Err(at) => {
-                self.groups.insert(at, (group.into(), Members(Vec::new())));
+                let filter = filter.to_string().into();
+                self.groups.insert(at, Group { name: name.into(), filter, members: Members(Vec::new()) });
                 at
             }
         };
-        &mut self.groups[at].1
+        &mut self.groups[at].members
     }
 
     fn remove(slot: &mut Option<Box<Self>>, group: Option<&str>, key: K) -> Option<V> {
         let this = slot.as_mut()?;
         let old = match group {
             None => this.each.remove(key)?,
-            Some(group) => {
-                let at = this.groups.binary_search_by(|(name, _)| (**name).cmp(group)).ok()?;
-                let members = &mut this.groups[at].1;
+            Some(name) => {
+                let at = this.groups.binary_search_by(|group| (*group.name).cmp(name)).ok()?;
+                let members = &mut this.groups[at].members;
                 let old = members.remove(key)?;
                 if members.0.is_empty() {
                     this.groups.remove(at);
@@ -269,8 +312,8 @@ impl<K: Copy + Ord, V> Slot<K, V> {
         if !self.each.0.is_empty() {
             visit(Match::Each(&self.each.0));
         }
-        for (group, members) in &self.groups {
-            visit(Match::OneOf { group, members: &members.0 });
+        for Group { filter, members, .. } in &self.groups {
+            visit(Match::OneOf { filter, members: &members.0 });
         }
     }
 }
@@ -319,7 +362,9 @@ mod tests {
         tree.matches(topic, |matched| {
             let (group, members) = match matched {
                 Match::Each(members) => (None, members),
-                Match::OneOf { group, members } => (Some(group.to_owned()), members),
+                Match::OneOf { filter, members } => {
+                    (Filter::parse(filter).unwrap().group().map(str::to_owned), members)
+                }
             };
             found.push((group, members.iter().map(|(key, _)| *key).collect()));
         });
@@ -400,8 +445,9 @@ mod tests {
 
     impl<K, V> Slot<K, V> {
         fn heap_bytes(&self) -> usize {
-            let groups = self.groups.iter().map(|(name, members)| name.len() + members.heap_bytes()).sum::<usize>();
-            let list = self.groups.capacity() * size_of::<(Box<str>, Members<K, V>)>();
+            let groups =
+                self.groups.iter().map(|g| g.name.len() + g.filter.len() + g.members.heap_bytes()).sum::<usize>();
+            let list = self.groups.capacity() * size_of::<Group<K, V>>();
             size_of::<Self>() + self.each.heap_bytes() + list + groups
         }
     }

@@ -81,7 +81,12 @@ fn found(tree: &Subscriptions<Key, u32>, topic: &str) -> Found {
     tree.matches(topic, |matched| {
         found.push(match matched {
             Match::Each(members) => (None, members.to_vec()),
-            Match::OneOf { group, members } => (Some(group.to_owned()), members.to_vec()),
+            Match::OneOf { filter: text, members } => {
+                let group = filter(text).group().map(str::to_owned);
+                let known = tree.group(filter(text)).map(|group| (group.filter(), group.members()));
+                assert_eq!(known, Some((text, members)));
+                (group, members.to_vec())
+            }
         });
     });
     found.sort();

@@ -149,10 +149,9 @@ fn the_limits_are_announced_in_5_0() {
 }
 
 #[test]
-fn no_more_sessions_than_there_may_be_and_none_is_ended_for_a_new_one() {
+fn no_more_sessions_than_there_may_be_and_no_connection_is_ended_for_a_new_one() {
     let mut site = Site::with(Limits { max_sessions: 2, ..limits() });
-    let a = site.connect(lasting("a"));
-    site.bye(a);
+    site.connect(lasting("a"));
     site.connect(connect("b"));
     assert_eq!(site.refused(connect("c"), anybody()), Reason::QUOTA_EXCEEDED);
     assert_eq!(site.refused(v311("c", true), anybody()), Reason::SERVER_UNAVAILABLE);
@@ -160,6 +159,78 @@ fn no_more_sessions_than_there_may_be_and_none_is_ended_for_a_new_one() {
     // Who has one may come back, also for a new one.
     assert!(site.resumes(lasting("a")).1);
     site.connect(connect("b"));
+}
+
+/// A site that is full: `greedy` has five sessions, `modest` two, none of which is connected.
+fn full_site() -> Site {
+    let mut site = Site::with(Limits { max_sessions: 7, ..limits() });
+    for (owner, client) in
+        [("modest", "m1"), ("greedy", "g1"), ("greedy", "g2"), ("modest", "m2"), ("greedy", "g3"), ("greedy", "g4")]
+    {
+        let (id, ..) = site.try_connect(lasting(client), who(owner, &[]));
+        site.pass(1);
+        site.lose(id);
+    }
+    let (id, ..) = site.try_connect(lasting("g5"), who("greedy", &[]));
+    site.lose(id);
+    assert_eq!(site.broker.counts().sessions, 7);
+    site
+}
+
+fn left(site: &Site) -> Vec<String> {
+    let mut left: Vec<_> = site.broker.clients.keys().map(ToString::to_string).collect();
+    left.sort();
+    left
+}
+
+/// Who lets many sessions behind does not lock others out for as long as they are kept.
+#[test]
+fn the_longest_absent_session_of_who_has_most_goes_for_a_new_one() {
+    let mut site = full_site();
+    let (_, connack, _) = site.try_connect(connect("n1"), who("new", &[]));
+    assert_eq!(connack.reason, Reason::SUCCESS);
+    assert_eq!(left(&site), ["g2", "g3", "g4", "g5", "m1", "m2", "n1"]);
+    assert!(site.records.iter().any(|r| matches!(r, Record::SessionEnded { .. })));
+    let told = Notice::SessionEnded { client_id: "g1".into(), owner: "greedy".into(), sessions: 1 };
+    assert_eq!(site.notices, [told]);
+    site.try_connect(lasting("n2"), who("new", &[]));
+    assert_eq!(site.broker.counts().sessions_evicted, 2);
+    assert_eq!(site.notices.len(), 1, "not for each");
+    // As many as with the new one: it is its own that goes.
+    site.try_connect(lasting("m3"), who("modest", &[]));
+    assert_eq!(left(&site), ["g3", "g4", "g5", "m2", "m3", "n1", "n2"]);
+    // The greedy one gets no more than it has.
+    for name in ["g6", "g7", "g8"] {
+        site.try_connect(lasting(name), who("greedy", &[]));
+    }
+    assert_eq!(left(&site), ["g6", "g7", "g8", "m2", "m3", "n1", "n2"]);
+    // Now only one is absent.
+    site.try_connect(connect("g9"), who("greedy", &[]));
+    assert_eq!(left(&site), ["g6", "g7", "g8", "g9", "m3", "n1", "n2"]);
+    assert_eq!(site.refused(connect("g10"), who("greedy", &[])), Reason::QUOTA_EXCEEDED);
+    assert!(site.kicked.is_empty());
+}
+
+#[test]
+fn who_is_refused_takes_nobodys_place() {
+    let mut site = full_site();
+    assert_eq!(site.refused(with_will(connect("x"), "alarm", 0), who("", &["alarm"])), Reason::NOT_AUTHORIZED);
+    assert_eq!(site.refused(connect("g1"), who("modest", &[])), Reason::NOT_AUTHORIZED);
+    assert_eq!(site.broker.counts().sessions, 7);
+    // Nor who has one already.
+    assert!(site.try_connect(lasting("g1"), who("greedy", &[])).1.session_present);
+    site.try_connect(connect("m1"), who("modest", &[]));
+    assert_eq!((site.broker.counts().sessions, site.broker.counts().sessions_evicted), (7, 0));
+}
+
+/// The order in which they went away is that of their expiry.
+#[test]
+fn the_longest_absent_is_known_after_a_crash() {
+    let mut site = full_site();
+    site.restart();
+    site.try_connect(connect("n1"), who("new", &[]));
+    site.try_connect(connect("n2"), who("new", &[]));
+    assert_eq!(left(&site), ["g3", "g4", "g5", "m1", "m2", "n1", "n2"]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod ending;
 mod model;
 mod publishing;
 mod restoring;
+mod sharing;
 mod subscribing;
 
 use std::collections::HashSet;
@@ -37,7 +38,7 @@ impl Rules for Except {
     }
 }
 
-fn anybody() -> Who {
+pub(crate) fn anybody() -> Who {
     who("", &[])
 }
 
@@ -71,7 +72,7 @@ fn pid(id: u16) -> PacketId {
 }
 
 /// A 5.0 CONNECT with a clean start and no session expiry.
-fn connect(client_id: &str) -> Connect {
+pub(crate) fn connect(client_id: &str) -> Connect {
     Connect {
         version: Version::V5,
         clean_start: true,
@@ -287,7 +288,7 @@ impl Site {
     fn take(&mut self, to: ConnectionId) -> Vec<Packet> {
         let mut all = Vec::new();
         loop {
-            let reaction = self.broker.take(self.now, to, 1_000);
+            let reaction = self.broker.take(self.now, to, 1_000, usize::MAX);
             let reaction = self.shell(reaction);
             if reaction.replies.is_empty() && !reaction.wake.contains(&to) {
                 return all;

@@ -32,11 +32,15 @@ pub enum Fault {
     IntentForgotten,
     /// Wake-ups get lost.
     WakeLost,
+    /// That a message went to another member of the group is on disk only for the one that has it now.
+    MovedFromForgotten,
+    /// That a QoS 2 message was sent is not on disk: after a crash it goes to another member of the group.
+    SentForgotten,
     /// An unsubscription is not on disk; harmless to what is promised, but not the same state.
     UnsubscribedLost,
 }
 
-pub const PLANTED: [Fault; 13] = [
+pub const PLANTED: [Fault; 15] = [
     Fault::AnswerBeforeRecord,
     Fault::PacketIdReused,
     Fault::ReleasedLost,
@@ -49,6 +53,8 @@ pub const PLANTED: [Fault; 13] = [
     Fault::TidyForgetsQueues,
     Fault::IntentForgotten,
     Fault::WakeLost,
+    Fault::MovedFromForgotten,
+    Fault::SentForgotten,
     Fault::UnsubscribedLost,
 ];
 
@@ -60,13 +66,24 @@ impl Fault {
             (Self::ReleasedLost, Record::Released { .. })
                 | (Self::OutgoingReceivedLost, Record::OutgoingReceived { .. })
                 | (Self::ExpiryForgotten, Record::SessionExpiry { .. })
+                | (Self::SentForgotten, Record::OutgoingSent { .. })
                 | (Self::EndForgotten, Record::SessionEnded { .. })
                 | (Self::IntentForgotten, Record::Intent { .. })
                 | (Self::UnsubscribedLost, Record::Unsubscribed { .. })
         )
     }
 
+    /// Only they find it.
+    pub fn is_of_those_who_share(self) -> bool {
+        [Self::MovedFromForgotten, Self::SentForgotten].contains(&self)
+    }
+
     pub fn spoil(self, reaction: &mut Reaction) {
+        for record in &mut reaction.records {
+            if let (Self::MovedFromForgotten, Record::Queued { moved, .. }) = (self, record) {
+                *moved = None;
+            }
+        }
         let dup = |packet: &Packet| matches!(packet, Packet::Publish(p) if p.dup && p.qos == QoS::AtLeastOnce);
         let answer = |packet: &Packet| matches!(packet, Packet::Puback(_) | Packet::Pubrec(_));
         let swap: &dyn Fn(&Packet) -> bool = match self {

@@ -16,6 +16,8 @@ use crate::ingest::mqtt::packet::QoS;
 pub type Payload = u32;
 
 const TOPICS: [&str; 3] = ["a", "b/c", "s"];
+/// Only a shared subscription matches it.
+const SHARED_TOPIC: &str = "s";
 const FILTERS: [&str; 5] = ["a", "b/c", "+/c", "b/#", "$share/g/s"];
 
 fn number(payload: &[u8]) -> Payload {
@@ -96,8 +98,19 @@ pub enum Op {
     },
 }
 
-fn op() -> impl Strategy<Value = Op> {
+/// What is subscribed to at the start, and in most cases published to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Site {
+    /// Each device has another filter.
+    Mixed,
+    /// All share one.
+    Shared,
+}
+
+fn op(site: Site) -> impl Strategy<Value = Op> {
     let device = || 0..4_usize;
+    let topics = if site == Site::Shared { TOPICS.len() - 1..TOPICS.len() } else { 0..TOPICS.len() };
+    let filters = if site == Site::Shared { FILTERS.len() - 1..FILTERS.len() } else { 0..FILTERS.len() };
     let qos =
         || prop_oneof![Just(QoS::AtMostOnce), Just(QoS::AtLeastOnce), Just(QoS::ExactlyOnce), Just(QoS::ExactlyOnce)];
     prop_oneof![
@@ -106,9 +119,9 @@ fn op() -> impl Strategy<Value = Op> {
         3 => device().prop_map(|device| Op::Lose { device }),
         2 => device().prop_map(|device| Op::Forget { device }),
         2 => (device(), prop::bool::weighted(0.2)).prop_map(|(device, expiry)| Op::Disconnect { device, expiry }),
-        8 => (device(), 0..FILTERS.len(), qos()).prop_map(|(device, filter, qos)| Op::Subscribe { device, filter, qos }),
-        1 => (device(), 0..FILTERS.len()).prop_map(|(device, filter)| Op::Unsubscribe { device, filter }),
-        20 => (device(), 0..TOPICS.len(), qos(), prop::bool::weighted(0.2), prop::bool::weighted(0.3))
+        8 => (device(), filters.clone(), qos()).prop_map(|(device, filter, qos)| Op::Subscribe { device, filter, qos }),
+        1 => (device(), filters).prop_map(|(device, filter)| Op::Unsubscribe { device, filter }),
+        20 => (device(), topics, qos(), prop::bool::weighted(0.2), prop::bool::weighted(0.3))
             .prop_map(|(device, topic, qos, retain, empty)| Op::Publish { device, topic, qos, retain, empty }),
         25 => (device(), 1..6_usize).prop_map(|(device, packets)| Op::Server { device, packets }),
         15 => (device(), 0..4_usize, 1..4_usize, prop::bool::weighted(0.95), prop::bool::weighted(0.9))
@@ -125,14 +138,19 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-fn run(tight: bool, fault: Fault, ops: &[Op]) -> Outcome {
+fn ops(site: Site) -> impl Strategy<Value = Vec<Op>> {
+    prop::collection::vec(op(site), 1..120)
+}
+
+fn run(site: Site, tight: bool, fault: Fault, ops: &[Op]) -> Outcome {
     let mut world = World::new(tight, fault);
     for device in 0..world.devices.len() {
         // So that most ops find somebody to do them.
         world.step(&Op::Connect { device, clean: false, expiry_s: 1_000 })?;
         world.step(&Op::Sync { part: 4 })?;
         world.step(&Op::Client { device, packets: 1, lazy: false })?;
-        world.step(&Op::Subscribe { device, filter: device, qos: QoS::ExactlyOnce })?;
+        let filter = if site == Site::Shared { FILTERS.len() - 1 } else { device };
+        world.step(&Op::Subscribe { device, filter, qos: QoS::ExactlyOnce })?;
     }
     for op in ops {
         world.step(op)?;
@@ -149,8 +167,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_promised_is_kept(tight in prop::bool::weighted(0.2), ops in prop::collection::vec(op(), 1..120)) {
-        prop_assert_eq!(run(tight, Fault::None, &ops), Ok(()));
+    fn what_is_promised_is_kept(tight in prop::bool::weighted(0.2), ops in ops(Site::Mixed)) {
+        prop_assert_eq!(run(Site::Mixed, tight, Fault::None, &ops), Ok(()));
+    }
+
+    #[test]
+    fn what_is_promised_to_those_who_share_is_kept(tight in prop::bool::weighted(0.2), ops in ops(Site::Shared)) {
+        prop_assert_eq!(run(Site::Shared, tight, Fault::None, &ops), Ok(()));
     }
 }
 
@@ -168,7 +191,7 @@ fn a_message_that_may_be_stored_is_not_refused() {
         Op::Server { device: 0, packets: 1 },
         Op::Store { device: 0, pick: 0, count: 1, ok: false, tell: true },
     ];
-    assert_eq!(run(false, Fault::None, &ops), Ok(()));
+    assert_eq!(run(Site::Mixed, false, Fault::None, &ops), Ok(()));
 }
 
 /// The random cases prove something only if they find mistakes.
@@ -180,9 +203,10 @@ fn each_planted_mistake_is_found() {
         let cases = cases() * 20;
         let config = Config { cases, failure_persistence: None, max_shrink_iters: 0, ..Config::default() };
         let cases = std::cell::Cell::new(0);
-        let result = TestRunner::new(config).run(&prop::collection::vec(op(), 1..120), |ops| {
+        let site = if fault.is_of_those_who_share() { Site::Shared } else { Site::Mixed };
+        let result = TestRunner::new(config).run(&ops(site), |ops| {
             cases.set(cases.get() + 1);
-            run(false, fault, &ops).map_err(TestCaseError::fail)
+            run(site, false, fault, &ops).map_err(TestCaseError::fail)
         });
         assert!(result.is_err(), "{fault:?} was not found");
         println!("{fault:?}: found by case {}", cases.get());

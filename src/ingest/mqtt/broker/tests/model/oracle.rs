@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::Payload;
+use super::{Payload, SHARED_TOPIC};
 use crate::ingest::mqtt::broker::record::Millis;
 use crate::ingest::mqtt::packet::QoS;
 use crate::ingest::mqtt::topic::Filter;
@@ -34,11 +34,16 @@ enum Known {
     Open,
 }
 
-/// Of a message: who is owed it. All of the first; of the second one, if all of these sessions last.
+/// Of a message: who is owed it. All of the first; of the second one, if any of these sessions lasts and shares to the end:
+/// it inherits what others leave.
 #[derive(Debug, Default)]
 struct Debt {
     each: Vec<(usize, u64)>,
     one_of: Vec<(usize, u64)>,
+    /// To these it was sent with QoS 2: it is nobody else's any more [MQTT-4.8.2-5].
+    begun: Vec<(usize, u64)>,
+    /// There was a member that keeps nothing on disk: it may have been lost with it in a crash.
+    fragile: bool,
 }
 
 /// A retained message that may be there: log before and after it, payload (0: cleared), whether it may also not be there.
@@ -56,6 +61,8 @@ pub struct Oracle {
     acknowledged: BTreeSet<Payload>,
     /// By device, its session, payload: how often with QoS 2, and how often at all.
     delivered: HashMap<(usize, u32, Payload), (u32, u32)>,
+    /// Delivered with QoS 2 by a shared subscription: to which device, in which of its sessions.
+    once: HashMap<Payload, (usize, u32)>,
     /// By device, its session, publisher, topic, and QoS as published and as delivered: the last that was new.
     order: HashMap<(usize, u32, usize, String, QoS, QoS), Payload>,
     retained: BTreeMap<&'static str, Vec<Retained>>,
@@ -79,6 +86,7 @@ impl Oracle {
             repeated: BTreeSet::new(),
             acknowledged: BTreeSet::new(),
             delivered: HashMap::new(),
+            once: HashMap::new(),
             order: HashMap::new(),
             retained: BTreeMap::new(),
         }
@@ -126,6 +134,9 @@ impl Oracle {
         let (persistent, connected) = (expiry_s > 0, true);
         let (ends, position, end_position) = (None, log, 0);
         let session = Session { number, connected, persistent, expiry_s, ends, position, end_position, subscriptions };
+        if !persistent {
+            self.debts.values_mut().for_each(|debt| debt.fragile = true);
+        }
         self.sessions[device] = Known::Some(session);
         Ok(())
     }
@@ -147,27 +158,36 @@ impl Oracle {
                 Some(qos) => s.subscriptions.insert(filter, (qos, log)),
                 None => s.subscriptions.remove(filter),
             };
+            let gone = (device, s.number);
+            if qos.is_none() && Filter::parse(filter).unwrap().group().is_some() {
+                self.debts.values_mut().for_each(|debt| debt.one_of.retain(|member| *member != gone));
+            }
         }
     }
 
     /// The broker hands a message out.
     pub fn routed(&mut self, now: Millis, payload: Payload, topic: &str, qos: QoS) {
-        let (mut debt, mut shared) = (Debt::default(), false);
+        let mut debt = Debt::default();
         let sessions = (0..self.sessions.len()).filter_map(|d| Some((d, self.alive(d, now)?)));
         for (device, session) in sessions {
             let owed = |granted: Option<QoS>| granted.is_some_and(|g| g.min(qos) != QoS::AtMostOnce);
             if owed(qos_of(session, topic, false)) {
                 debt.each.push((device, session.number));
             }
-            shared |= owed(qos_of(session, topic, true));
-            debt.one_of.push((device, session.number));
-        }
-        // Whoever got it may have lost it with its session: then nothing is said.
-        if !shared || self.sessions.iter().any(|s| matches!(s, Known::Open)) {
-            debt.one_of.clear();
+            if owed(qos_of(session, topic, true)) {
+                debt.one_of.push((device, session.number));
+            }
+            debt.fragile |= !session.persistent;
         }
         if self.debts.insert(payload, debt).is_some() {
             self.repeated.insert(payload);
+        }
+    }
+
+    /// A message goes off to a device with QoS 2.
+    pub fn begun(&mut self, device: usize, payload: Payload) {
+        if let (Known::Some(s), Some(debt)) = (&self.sessions[device], self.debts.get_mut(&payload)) {
+            debt.begun.push((device, s.number));
         }
     }
 
@@ -199,7 +219,15 @@ impl Oracle {
         if times.0 > 1 {
             return Err(format!("{payload} came twice with QoS 2 to device {}", to.0));
         }
-        if times.1 == 1 && !self.repeated.contains(&payload) {
+        let is_shared = topic == SHARED_TOPIC;
+        if is_shared && qos == QoS::ExactlyOnce && !self.repeated.contains(&payload) {
+            let first = *self.once.entry(payload).or_insert((to.0, to.1));
+            if first != to {
+                return Err(format!("{payload} came with QoS 2 to {first:?} and to {to:?}, who share"));
+            }
+        }
+        // What a member inherits may be older than what it had.
+        if times.1 == 1 && !is_shared && !self.repeated.contains(&payload) {
             let last = self.order.entry((to.0, to.1, from.0, topic, from.1, qos)).or_default();
             if payload < *last {
                 return Err(format!("{payload} came after {last} to device {}", to.0));
@@ -229,6 +257,13 @@ impl Oracle {
                 _ => {}
             }
         }
+        for debt in self.debts.values_mut() {
+            let stays = |&(device, number): &(usize, u64)| match &self.sessions[device] {
+                Known::Some(s) => s.number == number && qos_of(s, SHARED_TOPIC, true).is_some(),
+                _ => false,
+            };
+            debt.one_of.retain(|member| !debt.fragile && stays(member));
+        }
         for values in self.retained.values_mut() {
             values.retain(|(before, ..)| *before < kept);
             values.iter_mut().for_each(|(_, after, _, may_lack)| *may_lack |= *after > kept);
@@ -254,8 +289,7 @@ impl Oracle {
             let Some(debt) = self.debts.get(payload) else { return Err(format!("{payload} was never handed out")) };
             let owed = debt.each.iter().filter(|&&to| lasts(to) && !has(to.0, *payload));
             missing.extend(owed.map(|(device, _)| (*payload, *device)));
-            let shared = &debt.one_of;
-            if !shared.is_empty() && shared.iter().all(|&to| lasts(to)) {
+            if debt.one_of.iter().any(|&to| lasts(to)) && debt.begun.iter().all(|&to| lasts(to)) {
                 let got = (0..self.sessions.len()).any(|device| has(device, *payload));
                 missing.extend((!got).then_some((*payload, usize::MAX)));
             }

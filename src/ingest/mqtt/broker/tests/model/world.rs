@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use super::device::{Device, Link, Seen, Storing};
 use super::faults::Fault;
 use super::oracle::Oracle;
-use super::{FILTERS, Op, Payload, TOPICS, number};
+use super::{FILTERS, Op, Payload, SHARED_TOPIC, TOPICS, number};
 use crate::ingest::mqtt::broker::record::{Millis, Record};
 use crate::ingest::mqtt::broker::tests::{anybody, busy, filter, full, limits, message};
 use crate::ingest::mqtt::broker::{
@@ -113,6 +113,12 @@ impl World {
                 let needs = link.to_client.back().map_or(needs, |(_, before)| needs.max(*before));
                 if matches!(&packet, Packet::Publish(p) if p.qos != AtMostOnce) {
                     link.under_way += 1;
+                }
+                if let (Some(device), Packet::Publish(p)) = (device, &packet)
+                    && p.qos == ExactlyOnce
+                    && *p.topic == *SHARED_TOPIC
+                {
+                    self.oracle.begun(device, number(&p.payload));
                 }
                 self.fault.on_the_wire(link, &mut packet);
                 link.to_client.push_back((packet, needs));
@@ -354,7 +360,7 @@ impl World {
     fn take(&mut self, device: usize, max_bytes: usize) -> Outcome {
         let window = usize::from(self.devices[device].window.min(WINDOW_MAX));
         let Some(link) = self.devices[device].link.as_mut().filter(|l| l.awake) else { return Ok(()) };
-        let reaction = self.broker.take(self.now, link.id, max_bytes);
+        let reaction = self.broker.take(self.now, link.id, max_bytes, usize::MAX);
         link.awake = !reaction.replies.is_empty();
         self.shell(Some(device), reaction);
         let under_way = self.devices[device].link.as_ref().map_or(0, |l| l.under_way);
@@ -474,6 +480,9 @@ impl World {
         }
         if (queued, bytes) != (counts.queued, counts.queued_bytes) {
             return Err(format!("{queued} messages of {bytes} bytes wait, but {counts:?}"));
+        }
+        if !self.broker.owners_are_known() {
+            return Err("it is not known whose sessions there are".into());
         }
         let [booked, there] = self.broker.books();
         if booked != there {
