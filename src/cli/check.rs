@@ -169,7 +169,8 @@ mod tests {
             "a.toml: ok (edge): 2 lanes, uplink to pulsar://127.0.0.1:6650\n  node.id = \"press-7\"\n  \
              lane alarms: takes *.alarm\n  lane rest: takes what no other lane matches\n  \
              uplink.pulsar = [\"pulsar://127.0.0.1:6650\"]\n  uplink.token = (secret)\n  \
-             on disk at most: events 2GiB, MQTT sessions 784MiB\n"
+             on disk at most: events 2GiB, MQTT sessions 784MiB\n  \
+             in memory at most: MQTT clients 717MiB\n"
         );
         assert_eq!(
             err,
