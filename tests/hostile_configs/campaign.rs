@@ -264,7 +264,6 @@ impl Worker {
     fn messages(&mut self, entry: &Entry) -> (Vec<u64>, Vec<String>) {
         let (campaign, number) = (self.campaign.clone(), self.number + 1);
         let maker = Maker {
-            places: &campaign.places,
             keys: &campaign.central.keys,
             node: &self.node.name,
             number,

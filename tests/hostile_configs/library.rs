@@ -40,7 +40,6 @@ pub struct Entry {
 
 /// Makes messages.
 pub struct Maker<'m> {
-    pub places: &'m Places,
     pub keys: &'m Keys,
     pub node: &'m str,
     /// Of the assignment.
@@ -225,7 +224,7 @@ fn lanes() -> Vec<Entry> {
             "lanes-beyond-number",
             |_| (0..200).map(|n| format!("[[lane]]\nname = \"l{n}\"\ntypes = [\"t{n}\"]\n")).collect::<String>()
                 + "[[lane]]\nname = \"telemetry\"\n",
-            Becomes::Tried(&["not-applied", "invalid"]),
+            Becomes::Rejected("at most 32"),
         ),
         document(
             "lanes-of-one-name",
