@@ -13,16 +13,17 @@ fn gauge(url: &str, name: &str) -> u64 {
 
 /// Both ways with everything. What comes twice comes by both bridges, and that is all of it.
 fn both_ways(theirs: &str, ours: &str) -> Gateway {
+    // Another address than that of HTTP, which may be given the same port.
     let port = free_port();
     let broker = Mosquitto::with(&format!(
-        "allow_anonymous true\nconnection tidegate\naddress 127.0.0.1:{port}\ntopic # both 1\nnotifications false\n\
+        "allow_anonymous true\nconnection tidegate\naddress 127.0.0.2:{port}\ntopic # both 1\nnotifications false\n\
          restart_timeout 1\nbridge_protocol_version {theirs}\n"
     ));
-    let listen = format!("[mqtt]\nlisten = \"127.0.0.1:{port}\"\n");
+    let listen = format!("[mqtt]\nlisten = \"127.0.0.2:{port}\"\n");
     let mut gateway = Gateway::start(&broker.url(), &format!("local = true\nversion = \"{ours}\""), &listen);
     gateway.wait_connected();
     gateway.process.wait_for("mosquitto to subscribe", PATIENCE, |process| {
-        gauge(process.url(), "tidegate_mqtt_subscriptions ") >= 1
+        gauge(&process.url(), "tidegate_mqtt_subscriptions ") >= 1
     });
     for n in 0..5 {
         broker.publish(&["-t", "plant/7", "-m", &n.to_string(), "-q", "1"]);
