@@ -3,8 +3,7 @@
 //! begins at that one. A message that comes in between is the last, or comes after it. [pure]
 //!
 //! Found out on Pulsar 4.0.7 (tests/downlink_link.rs holds it): a reader's start is included, also without a batch index;
-//! after an unload or a restart the last message is still named, although its ledger is closed; seeking instead would end
-//! a reader that is not durable.
+//! after an unload or a restart the last message is still named, although its ledger is closed.
 
 use std::time::Instant;
 
