@@ -279,7 +279,8 @@ section! {
         keep_alive: Duration = Duration::from_secs(30), key(Time(Duration::from_secs(5), Duration::from_secs(65_535)));
         /// Most messages taken and not yet on disk.
         in_flight: u16 = 100, key(Count(1, 65_535));
-        /// Also publish what comes from there to our own subscribers.
+        /// Also publish what comes from there to our own subscribers. If that broker has a bridge to us that speaks 5.0, set
+        /// `version` to 5.0 as well, or messages go round.
         local: bool = false, key(Flag);
     }
 }

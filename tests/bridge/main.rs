@@ -10,4 +10,5 @@ mod events;
 mod faults;
 mod full;
 mod harness;
+mod loops;
 mod words;

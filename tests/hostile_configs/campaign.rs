@@ -79,7 +79,11 @@ impl Campaign {
     pub async fn run(self: &Arc<Self>, work: Vec<Work>, gateways: usize, random: &mut Random) {
         let (mut usual, mut swallowing) = (VecDeque::new(), VecDeque::new());
         for item in work {
-            if item.0.swallows { swallowing.push_back(item) } else { usual.push_back(item) };
+            if item.0.swallows {
+                swallowing.push_back(item)
+            } else {
+                usual.push_back(item)
+            };
         }
         let (usual, swallowing) = (Arc::new(Mutex::new(usual)), Arc::new(Mutex::new(swallowing)));
         let mut running = Vec::new();
@@ -124,7 +128,8 @@ impl Campaign {
     }
 
     async fn count(&self, promised: Vec<(String, Promised, bool)>) {
-        let expected: u64 = promised.iter().map(|(_, promised, swallows)| if *swallows { 0 } else { promised.len() }).sum();
+        let expected: u64 =
+            promised.iter().map(|(_, promised, swallows)| if *swallows { 0 } else { promised.len() }).sum();
         let (url, dir, tenant) = (self.places.broker.service_url(), self.places.dir().to_owned(), self.tenant.clone());
         let seen = tokio::task::spawn_blocking(move || {
             let witness = |lane: &str| {
@@ -162,17 +167,17 @@ impl Worker {
         match kills {
             Kills::Random => {
                 let kill = self.random_kill();
-                self.round(entry, kill).await;
+                self.round(entry, kill, true).await;
             }
             Kills::Every => {
                 for step in 1.. {
                     // The last one is one step too many.
-                    if !self.round(entry, Kill::AtStep(step)).await || step > 20 {
+                    if !self.round(entry, Kill::AtStep(step), false).await || step > 20 {
                         break;
                     }
                 }
                 for kill in [self.random_moment(), self.random_moment(), Kill::AtTheEnd, Kill::Never] {
-                    self.round(entry, kill).await;
+                    self.round(entry, kill, false).await;
                 }
             }
         }
@@ -192,8 +197,8 @@ impl Worker {
         Kill::After(Duration::from_millis(self.random.below(most)))
     }
 
-    /// Pushes `entry` and kills. Whether the kill came.
-    async fn round(&mut self, entry: &Entry, kill: Kill) -> bool {
+    /// Pushes `entry` and kills; `at_last`: at the end, if it was decided before. Whether the kill came.
+    async fn round(&mut self, entry: &Entry, kill: Kill, at_last: bool) -> bool {
         let what = format!("{} {kill:?} on {}", entry.name, self.node.name);
         let (numbers, messages) = self.messages(entry);
         let heard = self.campaign.central.reports(&self.node.name).len();
@@ -205,15 +210,15 @@ impl Worker {
         let number = *numbers.last().unwrap();
         let verdict = |reports: &[NodeReport]| verdict(entry.becomes, number, &reports[heard..]);
         let (mut killed, mut result) = (false, None);
-        while result.is_none() || (!killed && matches!(kill, Kill::AtTheEnd)) {
+        let at_last = at_last || matches!(kill, Kill::AtTheEnd);
+        while result.is_none() || (!killed && at_last) {
             result = verdict(&self.campaign.central.reports(&self.node.name));
             let is_due = match kill {
                 Kill::AtStep(n) => steps.look() >= n,
                 Kill::After(time) => begun.elapsed() >= time,
-                Kill::AtTheEnd => result.is_some(),
-                Kill::Never => false,
+                Kill::AtTheEnd | Kill::Never => false,
             };
-            if is_due && !killed && (result.is_none() || matches!(kill, Kill::AtTheEnd)) {
+            if !killed && (is_due && result.is_none() || at_last && result.is_some()) {
                 killed = true;
                 self.restart().await;
             }
@@ -240,7 +245,8 @@ impl Worker {
             _ => false,
         };
         if !expected {
-            let said: Vec<&What> = reports[heard..].iter().map(|r| &r.what).filter(|w| !matches!(w, What::Present { .. })).collect();
+            let said: Vec<&What> =
+                reports[heard..].iter().map(|r| &r.what).filter(|w| !matches!(w, What::Present { .. })).collect();
             let log = self.node.process.log_tail();
             println!("{what}: {result:?} after {took:?}; wanted {:?}; reported {said:?}\n{log}\n", entry.becomes);
             figures.unreported.push(format!("{what}: {result:?}"));
@@ -250,7 +256,12 @@ impl Worker {
             figures.stranded.push(what.clone());
         }
         let back = took + returned.elapsed();
-        println!("{what}: {} after {:.1} s, {steps} steps, reachable after {:.1} s", if expected { "as it should" } else { "NOT" }, took.as_secs_f32(), back.as_secs_f32());
+        println!(
+            "{what}: {} after {:.1} s, {steps} steps, reachable after {:.1} s",
+            if expected { "as it should" } else { "NOT" },
+            took.as_secs_f32(),
+            back.as_secs_f32()
+        );
         if took > figures.longest_verdict.0 {
             figures.longest_verdict = (took, what.clone());
         }
@@ -266,6 +277,7 @@ impl Worker {
         let maker = Maker {
             keys: &campaign.central.keys,
             node: &self.node.name,
+            mqtt: self.node.mqtt,
             number,
             last: &self.last.1,
             last_number: self.last.0,
@@ -330,7 +342,12 @@ impl Worker {
                 return;
             }
             if begun.elapsed() > PATIENCE {
-                println!("{} keeps {left:?} events: {}\n{}", self.node.name, status["lanes"], self.node.process.log_tail());
+                println!(
+                    "{} keeps {left:?} events: {}\n{}",
+                    self.node.name,
+                    status["lanes"],
+                    self.node.process.log_tail()
+                );
                 return;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

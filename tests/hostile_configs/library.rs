@@ -42,6 +42,8 @@ pub struct Entry {
 pub struct Maker<'m> {
     pub keys: &'m Keys,
     pub node: &'m str,
+    /// Its own MQTT listener.
+    pub mqtt: std::net::SocketAddr,
     /// Of the assignment.
     pub number: u64,
     /// The message that was committed last.
@@ -134,10 +136,22 @@ fn message(name: &'static str, make: fn(&Maker<'_>) -> String, becomes: Becomes)
 
 /// All of them. What takes longest comes first.
 pub fn all() -> Vec<Entry> {
-    [unreachable(), credentials(), lanes(), limits(), ways_in(), own(), texts(), signatures(), numbers(), pairs()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        unreachable(),
+        credentials(),
+        lanes(),
+        limits(),
+        doors(),
+        ways_in(),
+        own(),
+        texts(),
+        signatures(),
+        numbers(),
+        pairs(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Another Pulsar, or none.
@@ -149,7 +163,11 @@ fn unreachable() -> Vec<Entry> {
         document("dead-dns", |_| uplink("pulsar://no-such-host.invalid:6650"), NOT_CONNECTED),
         document("not-pulsar", |p| uplink(&p.broker.admin_url().replace("http", "pulsar")), NOT_CONNECTED),
         document("other-cluster", |p| uplink(&p.other_cluster.service_url()), NOT_CONNECTED),
-        document("other-cluster-by-name", |p| uplink(&p.other_cluster.service_url()) + "cluster = \"b\"\n", NOT_CONNECTED),
+        document(
+            "other-cluster-by-name",
+            |p| uplink(&p.other_cluster.service_url()) + "cluster = \"b\"\n",
+            NOT_CONNECTED,
+        ),
         document("tls-at-plain-port", |p| tls(&p.tls_at_plain_port(), &p.ca()), NOT_CONNECTED),
         document("plain-at-tls-port", |p| uplink(&p.plain_at_tls_port()), NOT_CONNECTED),
         document("no-address", |_| "[uplink]\npulsar = []\n".into(), Becomes::Rejected("could never be reached again")),
@@ -197,7 +215,11 @@ fn credentials() -> Vec<Entry> {
         ),
         document("token-garbage", |_| "[uplink]\ntoken = \"not.a.token\"\n".into(), NOT_CONNECTED),
         document("token-expired", |p| format!("[uplink]\ntoken = \"{}\"\n", p.token(-3600)), NOT_CONNECTED),
-        document("token-of-another-signer", |p| format!("[uplink]\ntoken = \"{}\"\n", p.foreign_token()), NOT_CONNECTED),
+        document(
+            "token-of-another-signer",
+            |p| format!("[uplink]\ntoken = \"{}\"\n", p.foreign_token()),
+            NOT_CONNECTED,
+        ),
         document("token-right", |p| format!("[uplink]\ntoken = \"{}\"\n", p.token(36_000)), COMMITTED),
     ]
 }
@@ -222,8 +244,10 @@ fn lanes() -> Vec<Entry> {
         ),
         document(
             "lanes-beyond-number",
-            |_| (0..200).map(|n| format!("[[lane]]\nname = \"l{n}\"\ntypes = [\"t{n}\"]\n")).collect::<String>()
-                + "[[lane]]\nname = \"telemetry\"\n",
+            |_| {
+                (0..200).map(|n| format!("[[lane]]\nname = \"l{n}\"\ntypes = [\"t{n}\"]\n")).collect::<String>()
+                    + "[[lane]]\nname = \"telemetry\"\n"
+            },
             Becomes::Rejected("at most 32"),
         ),
         document(
@@ -250,7 +274,11 @@ fn limits() -> Vec<Entry> {
     vec![
         document("batch-of-one-event", |_| "[uplink]\nbatch_events = 1\n".into(), COMMITTED),
         document("batch-of-a-kibibyte", |_| "[uplink]\nbatch_bytes = \"1KiB\"\n".into(), COMMITTED),
-        document("batch-of-one-byte", |_| "[uplink]\nbatch_bytes = 1\n".into(), Becomes::Rejected("uplink.batch_bytes")),
+        document(
+            "batch-of-one-byte",
+            |_| "[uplink]\nbatch_bytes = 1\n".into(),
+            Becomes::Rejected("uplink.batch_bytes"),
+        ),
         document("window-of-one", |_| "[uplink]\nwindow = 1\n".into(), Becomes::Rejected("uplink.window")),
         document(
             "receipts-within-a-second",
@@ -274,7 +302,11 @@ fn limits() -> Vec<Entry> {
         document("cluster-renamed", |_| "[uplink]\ncluster = \"elsewhere\"\n".into(), COMMITTED),
         document("level-trace", |_| "[log]\nlevel = \"trace\"\n".into(), COMMITTED),
         document("level-of-nothing", |_| "[log]\nlevel = \"a=b=c\"\n".into(), Becomes::Rejected("log.level")),
-        document("overflow", |_| "[uplink]\nbatch_events = 18446744073709551616\n".into(), Becomes::Rejected("out of range")),
+        document(
+            "overflow",
+            |_| "[uplink]\nbatch_events = 18446744073709551616\n".into(),
+            Becomes::Rejected("out of range"),
+        ),
     ]
 }
 
@@ -308,6 +340,65 @@ fn ways_in() -> Vec<Entry> {
             |p| format!("[[bridge]]\nname = \"old\"\nurl = \"mqtt://{}\"\ntopics = [\"#\"]\n", p.taken),
             COMMITTED,
         ),
+        message(
+            "bridge-to-itself",
+            |m| {
+                let url = format!("mqtt://{}", m.mqtt);
+                let bridge = format!("[[bridge]]\nname = \"me\"\nurl = \"{url}\"\ntopics = [\"#\"]\nlocal = true\n");
+                m.message(&versioned(&bridge, m.number))
+            },
+            Becomes::Rejected("this gateway's own mqtt.listen"),
+        ),
+    ]
+}
+
+/// Limits and rules of the ways in: devices may be refused by them, and wait; the gateway is not stranded.
+fn doors() -> Vec<Entry> {
+    const RESTART: Becomes = Becomes::Rejected("without a restart");
+    vec![
+        document("rate-of-0", |_| "[identity]\nmax_events = 0\ntotal_events = 0\n".into(), COMMITTED),
+        document("rate-of-1", |_| "[identity]\nmax_events = 1\ntotal_events = 1\n".into(), COMMITTED),
+        document("one-byte-a-second", |_| "[identity]\nmax_bytes = \"1B\"\ntotal_bytes = \"1B\"\n".into(), COMMITTED),
+        document("one-connection", |_| "[identity]\nmax_connections = 1\n".into(), COMMITTED),
+        document(
+            "refuses-every-device",
+            |p| format!("[identity]\nmode = \"required\"\ndevices_file = {:?}\n", p.file("nobody.toml")),
+            COMMITTED,
+        ),
+        document(
+            "refuses-every-topic",
+            |_| "[identity]\npublish = []\nsubscribe = []\ndeny_subscribe = [\"#\"]\n".into(),
+            COMMITTED,
+        ),
+        document(
+            "devices-file-missing",
+            |p| format!("[identity]\nmode = \"required\"\ndevices_file = {:?}\n", p.file("nowhere.toml")),
+            Becomes::Rejected("nowhere.toml"),
+        ),
+        document(
+            "key-of-tokens-missing",
+            |p| format!("[identity]\nmode = \"required\"\njwt_key_file = {:?}\n", p.file("nowhere.pem")),
+            Becomes::Rejected("nowhere.pem"),
+        ),
+        document("byte-budget-at-its-minimum", |_| "[outbox]\nmax_bytes = \"16MiB\"\n".into(), COMMITTED),
+        document(
+            "bodies-of-a-kibibyte",
+            |_| {
+                "[http]\nmax_body = \"1KiB\"\nmax_inflated = \"1KiB\"\nmax_batch = 1\nbody_timeout = \"100ms\"\nheader_timeout = \"100ms\"\n".into()
+            },
+            COMMITTED,
+        ),
+        document(
+            "sessions-of-one",
+            |_| {
+                "[mqtt]\nmax_sessions = 1\nmax_subscriptions = 1\nmax_queued = 1\nmax_queued_bytes = \"1KiB\"\nmax_retained = 0\nsession_expiry_max = \"0s\"\nkeep_alive_max = \"1s\"\n".into()
+            },
+            COMMITTED,
+        ),
+        document("events-of-a-kibibyte", |_| "[outbox]\nmax_event = \"1KiB\"\n".into(), RESTART),
+        document("forgets-at-once", |_| "[outbox]\ndedup_window = \"0s\"\n".into(), RESTART),
+        document("not-on-disk", |_| "[outbox]\ndurability = \"os\"\n".into(), RESTART),
+        document("one-message-under-way", |_| "[mqtt]\nreceive_max = 1\n".into(), RESTART),
     ]
 }
 
@@ -317,7 +408,11 @@ fn own() -> Vec<Entry> {
         document("another-tenant", |_| "[uplink]\ntenant = \"elsewhere\"\n".into(), REFUSED_KEY),
         document("another-node", |_| "[node]\nid = \"elsewhere\"\n".into(), REFUSED_KEY),
         document("another-data-directory", |_| "[node]\ndata_dir = \"/tmp/elsewhere\"\n".into(), REFUSED_KEY),
-        document("own-keys-revoked", |_| format!("[downlink]\nrevoked = [\"{}\"]\n", key(3).public().id()), REFUSED_KEY),
+        document(
+            "own-keys-revoked",
+            |_| format!("[downlink]\nrevoked = [\"{}\"]\n", key(3).public().id()),
+            REFUSED_KEY,
+        ),
         document("no-keys-at-all", |_| "[downlink]\ncontroller_keys = []\n".into(), REFUSED_KEY),
         document("confirm-for-ever", |_| "[downlink]\nconfirm = \"1h\"\n".into(), REFUSED_KEY),
         document("health-command", |_| "[downlink]\nhealth_command = [\"/bin/sh\"]\n".into(), REFUSED_KEY),
@@ -348,9 +443,17 @@ fn texts() -> Vec<Entry> {
             Becomes::Refused(UNREADABLE),
         ),
         document("a-section-twice", |_| "[uplink]\n[uplink]\n".into(), Becomes::Refused(UNREADABLE)),
-        document("nested-deeply", |_| format!("x = {}{}\n", "[".repeat(20_000), "]".repeat(20_000)), Becomes::Refused(UNREADABLE)),
+        document(
+            "nested-deeply",
+            |_| format!("x = {}{}\n", "[".repeat(20_000), "]".repeat(20_000)),
+            Becomes::Refused(UNREADABLE),
+        ),
         message("empty-document", |m| m.message(""), Becomes::Refused(UNREADABLE)),
-        message("not-utf-8", |m| m.bytes(format!("# {}\u{0}", m.number).into_bytes().into_iter().chain([0xff]).collect()), Becomes::Refused(UNREADABLE)),
+        message(
+            "not-utf-8",
+            |m| m.bytes(format!("# {}\u{0}", m.number).into_bytes().into_iter().chain([0xff]).collect()),
+            Becomes::Refused(UNREADABLE),
+        ),
         message("not-toml-but-json", |m| m.message("{\"uplink\":{\"pulsar\":[]}}"), Becomes::Refused(UNREADABLE)),
     ]
 }

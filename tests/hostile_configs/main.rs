@@ -63,6 +63,11 @@ async fn no_hostile_configuration_strands_a_gateway_or_loses_an_event() {
     assert!(figures.stranded.is_empty(), "stranded, seed {}: {:#?}", random.seed(), figures.stranded);
     assert!(figures.unreported.is_empty(), "not as it should, seed {}: {:#?}", random.seed(), figures.unreported);
     let counts = figures.counts;
-    assert_eq!((counts.lost, counts.duplicates, counts.altered, counts.gaps), (0, 0, 0, 0), "seed {}: {counts:?}", random.seed());
+    assert_eq!(
+        (counts.lost, counts.duplicates, counts.altered, counts.gaps),
+        (0, 0, 0, 0),
+        "seed {}: {counts:?}",
+        random.seed()
+    );
     assert!(counts.acknowledged > 0);
 }

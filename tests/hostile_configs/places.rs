@@ -41,6 +41,7 @@ impl Places {
         certificates(&other, &["localhost"]);
         std::fs::write(dir.path().join("no.pem"), "not a certificate\n").unwrap();
         std::fs::write(dir.path().join("empty.token"), "").unwrap();
+        std::fs::write(dir.path().join("nobody.toml"), "").unwrap();
         let conf = [
             "authenticationEnabled=true".to_owned(),
             "authenticationProviders=org.apache.pulsar.broker.authentication.AuthenticationProviderToken".to_owned(),

@@ -74,10 +74,7 @@ impl Devices {
     pub fn start(node: &Node, seed: u64) -> Self {
         let plan =
             mqtt_fleet::Plan { address: node.mqtt, devices: 1, window: 4, forgetful: usize::MAX, rate: RATE, seed };
-        Self {
-            poster: Poster::start(&node.name, &node.process.url()),
-            mqtt: Fleet::start(plan, |_| false),
-        }
+        Self { poster: Poster::start(&node.name, &node.process.url()), mqtt: Fleet::start(plan, |_| false) }
     }
 
     pub async fn stop(self) -> Promised {
@@ -95,9 +92,10 @@ impl Promised {
 
     fn mqtt_acknowledged(&self) -> impl Iterator<Item = (u8, u32)> {
         self.mqtt.iter().flat_map(|(&device, known)| {
-            (1..).zip(&known.acknowledged).filter(|(_, is)| **is).map(move |(n, _)| {
-                (mqtt_fleet::qos(device, n), crc32fast::hash(&mqtt_fleet::payload(device, n)))
-            })
+            (1..)
+                .zip(&known.acknowledged)
+                .filter(|(_, is)| **is)
+                .map(move |(n, _)| (mqtt_fleet::qos(device, n), crc32fast::hash(&mqtt_fleet::payload(device, n))))
         })
     }
 
@@ -191,10 +189,7 @@ pub fn own_file(trusted: &str, retired: &tidegate::downlink::artefact::SecretKey
     let key = retired.public();
     let artefact = format!("artefact_keys = [\"{key}\", ");
     let trusted = trusted.replace("artefact_keys = [", &artefact);
-    format!(
-        "{trusted}revoked = [\"{}\"]\n[uplink]\npulsar = [\"{url}\"]\ntenant = \"{tenant}\"\n",
-        key.id()
-    )
+    format!("{trusted}revoked = [\"{}\"]\n[uplink]\npulsar = [\"{url}\"]\ntenant = \"{tenant}\"\n", key.id())
 }
 
 /// The built binary.

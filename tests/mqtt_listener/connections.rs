@@ -50,7 +50,7 @@ async fn a_connect_has_256_kib() {
     // A remaining length of 256 KiB.
     connect.splice(1..2, [0x80, 0x80, 0x10]);
     client.write(&connect).await;
-    assert_eq!(client.next().await, Reply::Connack { present: false, reason: 0x95 });
+    // Before its version is known there is nothing to say to it.
     assert!(client.ends().await);
 }
 

@@ -36,7 +36,7 @@ impl Digest {
     }
 
     /// Its bytes.
-    pub const fn bytes(&self) -> [u8; 32] {
+    pub const fn bytes(self) -> [u8; 32] {
         self.0
     }
 

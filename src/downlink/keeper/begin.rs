@@ -83,8 +83,7 @@ pub fn begin(
                     match loaded {
                         Ok((config, warnings)) => {
                             later.append(&mut actions);
-                            let on_trial =
-                                machine.record().candidate.as_ref().is_some_and(|c| c.config.place == place);
+                            let on_trial = machine.record().candidate.as_ref().is_some_and(|c| c.config.place == place);
                             let before = on_trial.then(|| committed(own, store, &machine, &check));
                             return Ok(Begun {
                                 machine,

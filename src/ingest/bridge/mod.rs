@@ -19,6 +19,7 @@
 
 mod codec;
 mod connection;
+mod echo;
 mod error;
 mod options;
 mod run;
@@ -106,6 +107,7 @@ impl Bridging {
             upstream: self.upstream.clone(),
             origin: self.upstream.origin("", &bridge.name),
             local: bridge.local.then(|| self.local.clone()),
+            node: config.node.id.clone(),
             report: report.clone(),
             jobs: queue,
             done,

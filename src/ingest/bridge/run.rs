@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::codec::{Delivery, Incoming};
 use super::connection::Connection;
+use super::echo::{self, Rounds};
 use super::error::BridgeError;
 use super::options;
 use super::status::Report;
@@ -63,6 +64,9 @@ pub async fn run(setup: Setup, jobs: mpsc::Sender<Job>, stored: mpsc::Receiver<V
         names: random::bits(),
         report: setup.report.clone(),
         in_flight: usize::from(setup.bridge.in_flight),
+        node: setup.node.clone(),
+        rounds: Rounds::default(),
+        born: Instant::now(),
     };
     let mut backoff = Backoff::default();
     loop {
@@ -239,6 +243,9 @@ struct Taking {
     names: u64,
     report: Report,
     in_flight: usize,
+    node: String,
+    rounds: Rounds,
+    born: Instant,
 }
 
 impl Taking {
@@ -260,6 +267,15 @@ impl Taking {
                 }
             },
         };
+        if echo::is_ours(&message, &self.node) {
+            // It came by a bridge before, and is on disk.
+            self.report.looped.inc();
+            self.window.stored(ticket);
+            return;
+        }
+        if self.rounds.came(digest(0, &message), self.born.elapsed()) {
+            self.report.goes_round(&message.topic);
+        }
         let bytes = message.payload.len() + message.topic.len();
         let name = self.name(ticket, &message);
         // There is room: has_room() was asked, and the channel holds as many.

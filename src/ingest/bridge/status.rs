@@ -74,6 +74,7 @@ struct NameAndClass {
 pub struct BridgeMetrics {
     messages: Family<Name, Counter>,
     repeated: Family<Name, Counter>,
+    looped: Family<Name, Counter>,
     refused: Family<Name, Counter>,
     given_up: Family<Name, Counter>,
     connects: Family<Name, Counter>,
@@ -91,6 +92,7 @@ impl BridgeMetrics {
         metrics.register(|r| {
             r.register("bridge_messages", "Messages taken from the other broker", a.messages);
             r.register("bridge_repeated", "Messages that came again and were recognised", a.repeated);
+            r.register("bridge_looped", "Messages that we had published ourselves, dropped", a.looped);
             r.register("bridge_refused", "Messages that cannot be stored, now or ever", a.refused);
             r.register("bridge_given_up", "Messages of QoS 0 given up while nothing could be stored", a.given_up);
             r.register("bridge_connects", "Times that the other broker was reached", a.connects);
@@ -120,6 +122,8 @@ pub struct Report {
     messages: Counter,
     /// Messages that came again and were recognised.
     pub repeated: Counter,
+    /// Messages that we had published ourselves.
+    pub looped: Counter,
     /// Of QoS 0, while nothing could be stored.
     pub given_up: Counter,
     /// Times connected.
@@ -144,6 +148,7 @@ impl Report {
             refused: metrics.refused.get_or_create(&label).clone(),
             messages: metrics.messages.get_or_create(&label).clone(),
             repeated: metrics.repeated.get_or_create(&label).clone(),
+            looped: metrics.looped.get_or_create(&label).clone(),
             given_up: metrics.given_up.get_or_create(&label).clone(),
             connects: metrics.connects.get_or_create(&label).clone(),
             sessions_lost: metrics.sessions_lost.get_or_create(&label).clone(),
@@ -189,6 +194,16 @@ impl Report {
     pub fn taken(&self) {
         self.messages.inc();
         self.bridges.update(&self.name, |b| b.messages += 1);
+    }
+
+    /// The same message on `topic` comes again and again.
+    pub fn goes_round(&self, topic: &str) {
+        tracing::warn!(
+            bridge = self.name,
+            topic,
+            "the same message comes more often than ten times a second: if it goes round between brokers, see bridge.local and \
+             bridge.version"
+        );
     }
 
     /// So many are not acknowledged.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::echo;
 use super::status::Report;
 use super::window::Ticket;
 use crate::ingest::mqtt::broker::EventName;
@@ -42,6 +43,8 @@ pub struct Store {
     pub origin: Origin,
     /// Our own subscribers, where the bridge serves them too.
     pub local: Option<Local>,
+    /// Our name, for what is published there.
+    pub node: String,
     /// Status and metrics.
     pub report: Report,
     /// Messages to store; their number is bounded by who sends them.
@@ -97,7 +100,12 @@ impl Store {
     async fn tell(&self, jobs: &[Job]) {
         if let Some(local) = &self.local {
             local.room().await;
-            local.publish(jobs.iter().map(|job| job.message.clone()).collect());
+            let marked = |job: &Job| {
+                let mut message = job.message.clone();
+                echo::mark(&mut message, &self.node);
+                message
+            };
+            local.publish_bridged(jobs.iter().map(marked).collect());
         }
     }
 

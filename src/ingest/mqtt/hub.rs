@@ -15,7 +15,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, mpsc};
 
 use super::broker::record::{Message, Millis};
-use super::broker::{AWAY_DOUBTED_MS, Broker, ConnectionId, Counts, Denied, LastWill, Limits, Notice, Reaction};
+use super::broker::{
+    AWAY_DOUBTED_MS, Broker, ConnectionId, Counts, Denied, LastWill, Limits, Notice, Reaction, Source,
+};
 use super::packet::{Packet, PacketId, Reason};
 use super::shelf::Shelf;
 use super::signal::Signal;
@@ -121,7 +123,7 @@ impl Hub {
     /// Publishes a message of the gateway's own to local subscribers, and retains it where it says so; `keep`: also across
     /// a restart. Returns once that is on disk. It does not go upstream. Dropping the future does not undo it.
     pub async fn publish(&self, message: Message, keep: bool) -> Result<(), Unkept> {
-        let effects = self.own(|broker, now| broker.publish_own(now, message, keep));
+        let effects = self.own(|broker, now| broker.publish_own(now, Source::Gateway, message, keep));
         if let Some(e) = effects.unkept {
             return Err(e.into());
         }
@@ -132,8 +134,8 @@ impl Hub {
     }
 
     /// The same without waiting for the disk.
-    pub fn publish_soon(&self, message: Message) {
-        self.own(|broker, now| broker.publish_own(now, message, true));
+    pub fn publish_soon(&self, source: Source, message: Message) {
+        self.own(|broker, now| broker.publish_own(now, source, message, true));
     }
 
     /// The broker in numbers.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::broker::Counts;
 use super::broker::record::Message;
+use super::broker::{Counts, Source};
 use super::hub::Hub;
 use super::packet::{Properties, QoS};
 use crate::config::EdgeConfig;
@@ -61,6 +61,15 @@ impl Local {
     /// What would come out on a topic of commands is left out: an event's type is its sender's choice, and what another
     /// broker's clients publish is nobody's here, but devices obey what comes on these topics.
     pub fn publish(&self, messages: Vec<Message>) {
+        self.publish_from(Source::Gateway, messages);
+    }
+
+    /// The same for what came by a bridge: clients that are bridges of other brokers do not get it, for it would come back.
+    pub fn publish_bridged(&self, messages: Vec<Message>) {
+        self.publish_from(Source::Bridge, messages);
+    }
+
+    fn publish_from(&self, source: Source, messages: Vec<Message>) {
         for mut message in messages {
             if self.commands.speaker(&message.topic) != Speaker::Anybody {
                 tracing::debug!(topic = %message.topic, "not published locally: only the gateway sends commands");
@@ -69,7 +78,7 @@ impl Local {
             if !self.hub.journal().has_room() {
                 message.qos = QoS::AtMostOnce;
             }
-            self.hub.publish_soon(message);
+            self.hub.publish_soon(source, message);
         }
     }
 }

@@ -85,6 +85,9 @@ impl Broker {
             reaction.records.push(Record::Time(now));
         }
         self.connections.insert(id, slot);
+        if let Some(session) = self.sessions.get_mut(slot) {
+            session.bridge = connect.bridge;
+        }
         let mut connack = connack(Reason::SUCCESS);
         connack.session_present = resumed.is_some();
         if connect.version == Version::V5 {
@@ -208,6 +211,7 @@ impl Broker {
             id,
             client_id: client_id.clone(),
             owner,
+            bridge: false,
             persistent: expiry_s > 0,
             expiry_s,
             expires_at: None,

@@ -3,7 +3,7 @@
 use super::pot::Booked;
 use super::record::{Message, Millis, Record};
 use super::session::{NEVER, Session, Slot};
-use super::{Broker, ConnectionId, Due, Past, Reaction};
+use super::{Broker, ConnectionId, Due, Past, Reaction, Source};
 use crate::event::topic;
 use crate::ingest::mqtt::topic::Filter;
 
@@ -150,7 +150,7 @@ impl Broker {
     /// Publishes a message of the gateway's own: to local subscribers, and retained where it says so; `keep`: on disk
     /// too, else only in memory. It does not go upstream. One on a topic that nobody may publish to, which can come from
     /// a bridge, is dropped and counted.
-    pub fn publish_own(&mut self, now: Millis, message: Message, keep: bool) -> Reaction {
+    pub fn publish_own(&mut self, now: Millis, source: Source, message: Message, keep: bool) -> Reaction {
         let mut reaction = Reaction::default();
         if topic::check_name(&message.topic).is_err() {
             self.counts.dropped.not_allowed += 1;
@@ -160,7 +160,7 @@ impl Broker {
         if message.retain {
             self.retain(&message, keep, &mut reaction);
         }
-        if let Some((id, to)) = self.route(now, &message, None, &mut reaction) {
+        if let Some((id, to)) = self.route(now, &message, source, &mut reaction) {
             reaction.records.push(Record::Queued { id, message, to, received: None, moved: None });
         }
         reaction

@@ -129,6 +129,17 @@ pub struct Limits {
     pub deny_subscribe: Arc<[String]>,
 }
 
+/// Where a message that is handed to subscribers comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A client: who asked for "no local" does not get his own.
+    Client(u32),
+    /// The gateway itself, or HTTP.
+    Gateway,
+    /// Another broker: its bridges to us do not get it, for it would come back.
+    Bridge,
+}
+
 /// What the shell must do, in this order: append `records` to the journal; send `replies` on this connection once the
 /// records are on disk (at once if there are none); wake; kick; close.
 ///

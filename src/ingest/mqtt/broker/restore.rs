@@ -201,6 +201,7 @@ impl Broker {
             id: state.session,
             client_id: client_id.clone(),
             owner: state.owner.as_str().into(),
+            bridge: false,
             persistent: true,
             expiry_s: state.expiry_s,
             expires_at: None,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::outgoing::{self, Delivery};
 use super::record::{Message, MessageId, Millis, Record, SessionId, Waiting};
 use super::session::{Options, Slot};
-use super::{Broker, Reaction, UNRELIABLE_QUEUED_MAX, share, wake};
+use super::{Broker, Reaction, Source, UNRELIABLE_QUEUED_MAX, share, wake};
 use crate::ingest::identity::rules::is_denied;
 use crate::ingest::mqtt::packet::{PacketId, QoS};
 use crate::ingest::mqtt::topic::subscriptions::Match;
@@ -81,7 +81,8 @@ impl Broker {
         {
             self.tell_no_room(now, "a retained message", &client_id, reaction);
         }
-        match (self.route(now, message, from, reaction), received) {
+        let source = from.map_or(Source::Gateway, Source::Client);
+        match (self.route(now, message, source, reaction), received) {
             (Some((id, to)), _) => {
                 reaction.records.push(Record::Queued { id, message: message.clone(), to, received, moved: None });
             }
@@ -95,11 +96,11 @@ impl Broker {
         &mut self,
         now: Millis,
         message: &Arc<Message>,
-        from: Option<Slot>,
+        source: Source,
         reaction: &mut Reaction,
     ) -> Option<(MessageId, Vec<Waiting>)> {
         let mut targets = std::mem::take(&mut self.targets);
-        self.find(message, from, &mut targets);
+        self.find(message, source, &mut targets);
         let mut on_disk = None;
         if !targets.is_empty() {
             let id = self.new_message_id();
@@ -126,19 +127,20 @@ impl Broker {
     }
 
     /// All deliveries of a message, sorted by session.
-    fn find(&mut self, message: &Message, from: Option<Slot>, targets: &mut Vec<Target>) {
+    fn find(&mut self, message: &Message, source: Source, targets: &mut Vec<Target>) {
         let mut turns = Vec::new();
         let sessions = &self.sessions;
         let (limits, denied) = (&self.limits, &self.limits.deny_subscribe);
         let bytes = outgoing::bytes(message) + outgoing::extra_bytes(&[0], None);
         let open = |slot: Slot| {
             let owner = || sessions.get(slot).map_or("", |session| &session.owner);
-            denied.is_empty() || !is_denied(denied, owner(), &message.topic)
+            let back = source == Source::Bridge && sessions.get(slot).is_some_and(|session| session.bridge);
+            !back && (denied.is_empty() || !is_denied(denied, owner(), &message.topic))
         };
         self.subscriptions.matches(&message.topic, |found| match found {
             Match::Each(subscribers) => {
-                let wanted =
-                    |(slot, options): &&(Slot, Options)| !(options.no_local && Some(*slot) == from) && open(*slot);
+                let own = |slot| source == Source::Client(slot);
+                let wanted = |(slot, options): &&(Slot, Options)| !(options.no_local && own(*slot)) && open(*slot);
                 let wanted = subscribers.iter().filter(wanted);
                 targets.extend(wanted.map(|(slot, options)| Target::new(*slot, options, None)));
             }

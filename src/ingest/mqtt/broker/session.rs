@@ -75,6 +75,8 @@ pub(super) struct Session {
     pub id: SessionId,
     pub client_id: Arc<str>,
     pub owner: Arc<str>,
+    /// Its client is another broker's bridge, as it said at its last CONNECT since the start.
+    pub bridge: bool,
     /// Outlives its connection, and so makes records.
     pub persistent: bool,
     pub expiry_s: u32,

@@ -44,7 +44,13 @@ impl Broker {
             self.close(slot, Reason::PROTOCOL_ERROR, "no local with a shared subscription", reaction); // [MQTT-3.8.3-4]
             return;
         }
-        for filter in subscribe.filters {
+        let bridge = self.sessions.get(slot).is_some_and(|session| session.bridge);
+        for mut filter in subscribe.filters {
+            if bridge {
+                // What 3.1.1 cannot ask for and mosquitto gives a bridge: it wants back nothing of its own, and keeps what is retained.
+                filter.no_local = Filter::parse(&filter.filter).is_ok_and(|f| f.group().is_none());
+                filter.retain_as_published = true;
+            }
             let options = Options::new(&filter, subscribe.subscription_id);
             match self.add_subscription(slot, &filter.filter, options) {
                 Ok(new) => {

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::Hub;
 use crate::ingest::http::budget::Lease;
 use crate::ingest::mqtt::broker::record::Message;
-use crate::ingest::mqtt::broker::{LastWill, TidyCursor};
+use crate::ingest::mqtt::broker::{LastWill, Source, TidyCursor};
 use crate::ingest::mqtt::metrics::{Counters, Fate};
 use crate::ingest::mqtt::packet::QoS;
 use crate::ingest::mqtt::sys_topics::{self, SysTopics};
@@ -256,7 +256,7 @@ impl Sys {
                 properties: None,
                 expires_at: None,
             };
-            self.hub.own(|broker, now| broker.publish_own(now, message, false));
+            self.hub.own(|broker, now| broker.publish_own(now, Source::Gateway, message, false));
         }
     }
 

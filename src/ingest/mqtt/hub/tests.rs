@@ -32,6 +32,7 @@ fn open(dir: &Path) -> (Hub, Meter) {
 fn with_will(n: usize, payload: usize) -> Connect {
     let message = Publish { topic: "will".into(), payload: vec![0; payload].into(), ..Publish::default() };
     Connect {
+        bridge: false,
         version: Version::V5,
         clean_start: true,
         keep_alive_s: 0,
@@ -145,7 +146,7 @@ async fn what_does_not_fit_is_written_anew_only_when_there_is_less_of_it() {
     };
     let story = async {
         for n in 0..20 {
-            hub.publish_soon(retained(n, vec![n; 10_000]));
+            hub.publish_soon(Source::Gateway, retained(n, vec![n; 10_000]));
         }
         assert!(hub.journal().trouble().is_some());
         eventually("a rewriting was tried", || meter.errors.get() >= 3).await;
@@ -155,7 +156,7 @@ async fn what_does_not_fit_is_written_anew_only_when_there_is_less_of_it() {
         assert_eq!((meter.written_bytes.get(), meter.errors.get()), (written, errors), "it writes for nothing");
         assert!(hub.journal().trouble().is_some());
         for n in 0..15 {
-            hub.publish_soon(retained(n, Vec::new()));
+            hub.publish_soon(Source::Gateway, retained(n, Vec::new()));
         }
         eventually("it works again", || hub.journal().trouble().is_none()).await;
         hub.publish(retained(30, vec![1; 10]), true).await.unwrap();

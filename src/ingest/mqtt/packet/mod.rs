@@ -130,6 +130,8 @@ pub enum Packet {
 pub struct Connect {
     /// Which protocol the connection speaks.
     pub version: Version,
+    /// It is another broker's bridge (3.1.1; mosquitto says so).
+    pub bridge: bool,
     /// Clean start; in 3.1.1 clean session.
     pub clean_start: bool,
     /// Seconds; 0: none.

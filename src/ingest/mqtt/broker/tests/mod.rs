@@ -75,6 +75,7 @@ fn pid(id: u16) -> PacketId {
 pub(crate) fn connect(client_id: &str) -> Connect {
     Connect {
         version: Version::V5,
+        bridge: false,
         clean_start: true,
         keep_alive_s: 30,
         client_id: client_id.into(),

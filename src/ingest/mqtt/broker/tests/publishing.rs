@@ -438,7 +438,7 @@ fn a_topic_with_too_many_levels_is_refused_and_reaches_nobody() {
         properties: None,
         expires_at: None,
     };
-    assert!(site.broker.publish_own(site.now, own, true).records.is_empty());
+    assert!(site.broker.publish_own(site.now, Source::Gateway, own, true).records.is_empty());
     assert!(site.payloads(s).is_empty());
 }
 

@@ -147,14 +147,14 @@ fn what_the_gateway_publishes_itself_is_kept_only_where_it_says_so() {
     let s = site.connect(lasting("s"));
     site.subscribe(s, vec![filter("$SYS/#", AtLeastOnce), filter("cmd", AtLeastOnce), filter("#", AtLeastOnce)]);
     for (message, keep) in [(own("$SYS/x", "1"), false), (own("cmd", "2"), true)] {
-        let reaction = site.broker.publish_own(site.now, message, keep);
+        let reaction = site.broker.publish_own(site.now, Source::Gateway, message, keep);
         site.shell(reaction);
     }
     assert_eq!(site.payloads(s), ["1", "2"]);
     assert_eq!(site.broker.counts().retained, 2);
     site.restart();
     assert_eq!(site.broker.counts().retained, 1);
-    let reaction = site.broker.publish_own(site.now, own("cmd", ""), true);
+    let reaction = site.broker.publish_own(site.now, Source::Gateway, own("cmd", ""), true);
     site.shell(reaction);
     site.restart();
     assert_eq!(site.broker.counts().retained, 0);

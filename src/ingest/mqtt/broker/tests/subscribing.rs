@@ -520,3 +520,33 @@ fn a_filter_that_comes_again_and_again_is_searched_for_once_and_only_while_there
     assert!(site.broker.counts().queued_bytes <= most * 200, "{:?}", site.broker.counts());
     assert!(site.broker.counts().dropped.slow <= 50 * 20);
 }
+
+/// mosquitto with `topic # both` to us, and a bridge of ours with `local = true` from it: each message would go round for ever.
+#[test]
+fn what_came_by_a_bridge_does_not_go_to_a_bridge() {
+    let mut site = Site::new();
+    let bridge = Connect { bridge: true, ..v311("their-bridge", false) };
+    let theirs = site.connect(bridge.clone());
+    let a = site.connect(connect("a"));
+    for client in [theirs, a] {
+        site.subscribe(client, vec![filter("#", AtLeastOnce), filter("$share/g/+", AtLeastOnce)]);
+    }
+    let from_bridge = |site: &mut Site, retain: bool| {
+        let (topic, payload) = ("t".into(), Bytes::from_static(b"x"));
+        let message = Message { topic, qos: AtLeastOnce, retain, payload, properties: None, expires_at: None };
+        let reaction = site.broker.publish_own(site.now, Source::Bridge, message, true);
+        site.shell(reaction);
+    };
+    (0..4).for_each(|_| from_bridge(&mut site, false));
+    assert_eq!((site.receive(theirs).len(), site.receive(a).len()), (0, 8));
+    // Its own do not come back either, and what others retain stays retained.
+    site.send(theirs, message("t", AtLeastOnce, "own"));
+    assert!(site.receive(theirs).len() <= 1, "as a member of a group at most");
+    site.send(a, retain("t", AtLeastOnce, "r"));
+    assert!(site.receive(theirs)[0].retain);
+    // Also while it is away.
+    site.bye(theirs);
+    from_bridge(&mut site, false);
+    let (theirs, _) = site.resumes(bridge);
+    assert!(site.receive(theirs).is_empty());
+}

@@ -25,22 +25,23 @@ mod flag {
 type Refusal = (Fault, Option<Version>);
 
 pub(super) fn connect(packet: &mut Reader<'_>) -> Result<Connect, Refusal> {
-    let version = protocol(packet)?;
-    rest(packet, version).map_err(|fault| (fault, Some(version)))
+    let (version, bridge) = protocol(packet)?;
+    let connect = rest(packet, version).map_err(|fault| (fault, Some(version)))?;
+    Ok(Connect { bridge, ..connect })
 }
 
 /// Protocol name and level (MQTT 5.0 §3.1.2.1, §3.1.2.2, 3.1.1 the same).
-fn protocol(packet: &mut Reader<'_>) -> Result<Version, Refusal> {
+fn protocol(packet: &mut Reader<'_>) -> Result<(Version, bool), Refusal> {
     const UNSUPPORTED: Fault =
         fault(Reason::UNSUPPORTED_PROTOCOL_VERSION, "only MQTT 3.1.1 and 5.0 are spoken here (MQTT 5.0 §3.1.2.2)");
     let unknown = |fault| (fault, None);
     let name = packet.string().map_err(unknown)?;
     let level = packet.u8().map_err(unknown)?;
     match (name, level) {
-        ("MQTT", 4) => Ok(Version::V311),
-        ("MQTT", 5) => Ok(Version::V5),
-        // Bit 7 marks a bridge (mosquitto's `try_private`): it asks again without it if it gets a refusal that it understands, which
-        // is one in the version of the other bits.
+        // Bit 7 marks a bridge (mosquitto's `try_private`; seen in 2.0.11, where bridges of 5.0 do not set it).
+        ("MQTT", 0x04 | 0x84) => Ok((Version::V311, level == 0x84)),
+        ("MQTT", 5) => Ok((Version::V5, false)),
+        // A bridge asks again without the bit if it gets a refusal in the version of the other bits.
         ("MQTT", level) if level & 0x7F >= 5 => Err((UNSUPPORTED, Some(Version::V5))),
         // "MQIsdp" is MQTT 3.1, whose CONNACK is that of 3.1.1.
         ("MQTT", _) | ("MQIsdp", 3) => Err((UNSUPPORTED, Some(Version::V311))),
@@ -53,6 +54,7 @@ fn rest(packet: &mut Reader<'_>, version: Version) -> Result<Connect, Fault> {
     check_flags(flags, version)?;
     let mut connect = Connect {
         version,
+        bridge: false,
         clean_start: flags & flag::CLEAN_START != 0,
         keep_alive_s: packet.u16()?,
         client_id: String::new(),

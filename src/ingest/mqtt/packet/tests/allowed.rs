@@ -18,6 +18,15 @@ fn connect(body: &[u8]) -> Connect {
 }
 
 #[test]
+fn a_bridge_of_3_1_1_says_so() {
+    let connect = |level: u8| {
+        let connect = connect(&[b"\0\x04MQTT", &[level][..], b"\x02\0\0\0\x01c"].concat());
+        (connect.version, connect.bridge)
+    };
+    assert_eq!((connect(0x84), connect(0x04)), ((V311, true), (V311, false)));
+}
+
+#[test]
 fn a_password_needs_no_user_name_in_5_0() {
     let connect = connect(b"\0\x04MQTT\x05\x42\0\0\0\0\0\0\x01p");
     assert_eq!((connect.user_name, connect.password.as_deref()), (None, Some(&b"p"[..])));

@@ -114,6 +114,7 @@ fn connect(version: Version) -> impl Strategy<Value = Packet> {
     (head, properties).prop_map(move |((clean_start, keep_alive_s, client_id, will, user_name, password), p)| {
         let mut connect = Connect {
             version,
+            bridge: false,
             clean_start: clean_start || (!v5 && client_id.is_empty()),
             keep_alive_s,
             client_id,

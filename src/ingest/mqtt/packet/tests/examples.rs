@@ -26,6 +26,7 @@ fn connect_3_1_1() {
         Publish { qos: QoS::AtLeastOnce, topic: "w".into(), payload: Bytes::from("off"), ..Publish::default() };
     let wanted = Connect {
         version: V311,
+        bridge: false,
         clean_start: true,
         keep_alive_s: 10,
         client_id: "c".into(),
@@ -76,6 +77,7 @@ fn connect_5_0() {
     };
     let wanted = Connect {
         version: V5,
+        bridge: false,
         clean_start: true,
         keep_alive_s: 10,
         client_id: "c".into(),

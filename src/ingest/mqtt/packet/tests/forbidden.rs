@@ -161,7 +161,6 @@ pub(super) const CONNECTS: &[Connects] = &[
     ("level 3", b"\0\x04MQTT\x03\x02\0\0\0\0", 0x84, "3.1.1 and 5.0", TO_V311),
     ("MQTT 3.1", b"\0\x06MQIsdp\x03\x02\0\0\0\x01c", 0x84, "3.1.1 and 5.0", TO_V311),
     ("level 6", b"\0\x04MQTT\x06\x02\0\0\0\0\0", 0x84, "3.1.1 and 5.0", TO_V5),
-    ("a 3.1.1 bridge of mosquitto", b"\0\x04MQTT\x84\x02\0\0\0\x01c", 0x84, "3.1.1 and 5.0", TO_V311),
     ("a 5.0 bridge", b"\0\x04MQTT\x85\x02\0\0\0\0\x01c", 0x84, "3.1.1 and 5.0", TO_V5),
     ("another name", b"\0\x04mqtt\x04\x02\0\0\0\0", 0x81, "protocol name", Answer::Silence),
     ("another name", b"\0\x06MQIsdp\x04\x02\0\0\0\0", 0x81, "protocol name", Answer::Silence),

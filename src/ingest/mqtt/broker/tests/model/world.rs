@@ -9,7 +9,7 @@ use super::{FILTERS, Op, Payload, SHARED_TOPIC, TOPICS, number};
 use crate::ingest::mqtt::broker::record::{Millis, Record};
 use crate::ingest::mqtt::broker::tests::{anybody, busy, filter, full, limits, message};
 use crate::ingest::mqtt::broker::{
-    Broker, ConnectionId, EventName, Limits, Published, Reaction, TidyCursor, WINDOW_MAX,
+    Broker, ConnectionId, EventName, Limits, Published, Reaction, Source, TidyCursor, WINDOW_MAX,
 };
 use crate::ingest::mqtt::packet::{Disconnect, Packet, Publish, QoS, Reason, Subscribe, Unsubscribe, Version};
 use crate::ingest::mqtt::store;
@@ -266,7 +266,7 @@ impl World {
         self.shell(Some(device), reaction);
         let Published::New { message, name } = published else { return Ok(()) };
         if self.fault == Fault::Qos2DeliveredAtPublish && qos == ExactlyOnce {
-            let reaction = self.broker.publish_own(self.now, (*message).clone(), false);
+            let reaction = self.broker.publish_own(self.now, Source::Gateway, (*message).clone(), false);
             self.shell(None, reaction);
         }
         if let (AtLeastOnce, Some(link)) = (qos, self.devices[device].link.as_mut()) {
