@@ -398,7 +398,7 @@ impl Core {
         } else if let Some(error) = command.send_error {
             self.send_error(wire, error, now, out);
         } else if let Some(request) = answered(&command) {
-            let of = |slot: &Slot| matches!(&slot.state, State::Opening(step) if step.awaits(wire, request));
+            let of = |slot: &Slot| matches!(&slot.state, State::Opening(step) if step.is_answered_by(wire, request));
             if let Some(part) = Part::ALL.into_iter().find(|part| of(self.slot(*part))) {
                 self.answer(part, command, now, out);
             }
@@ -455,4 +455,5 @@ fn send(wire: u64, command: BaseCommand) -> Effect {
 }
 
 #[cfg(test)]
+#[path = "core_tests/mod.rs"]
 mod tests;
