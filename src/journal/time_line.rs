@@ -62,6 +62,7 @@ impl Restored {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeLine {
     start_ms: u64,
+    away_ms: u64,
 }
 
 impl TimeLine {
@@ -76,7 +77,12 @@ impl TimeLine {
             None => wall,
             Some(reached) => off.unwrap_or(reached).max(reached),
         };
-        Self { start_ms }
+        Self { start_ms, away_ms: start_ms - restored.at_least.unwrap_or(start_ms) }
+    }
+
+    /// How long nothing ran before the start, as the wall clock says. If that is very long, the clock may be wrong.
+    pub fn away_ms(&self) -> u64 {
+        self.away_ms
     }
 
     /// Where it is `elapsed_ms` after its start by the steady clock.
@@ -105,16 +111,16 @@ mod tests {
     #[test]
     fn with_a_clock_that_is_right_it_is_unix_time_across_restarts() {
         let line = TimeLine::start(&Restored::default(), NOW);
-        assert_eq!(line.at(5), NOW as u64 + 5);
+        assert_eq!((line.at(5), line.away_ms()), (NOW as u64 + 5, 0));
         let off = 3 * HOUR;
         let again = TimeLine::start(&restored(&[(line.at(7), NOW + 7)]), NOW + 7 + off as i64);
-        assert_eq!(again.at(1), NOW as u64 + 7 + off + 1);
+        assert_eq!((again.at(1), again.away_ms()), (NOW as u64 + 7 + off + 1, off));
     }
 
     #[test]
     fn a_boot_in_1970_goes_on_where_the_record_ends() {
         let line = TimeLine::start(&restored(&[(NOW as u64, NOW)]), 12_345);
-        assert_eq!(line.at(10), NOW as u64 + 10);
+        assert_eq!((line.at(10), line.away_ms()), (NOW as u64 + 10, 0));
     }
 
     #[test]

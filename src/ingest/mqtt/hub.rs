@@ -15,7 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, mpsc};
 
 use super::broker::record::{Message, Millis};
-use super::broker::{Broker, ConnectionId, Counts, Denied, LastWill, Limits, Notice, Reaction};
+use super::broker::{AWAY_DOUBTED_MS, Broker, ConnectionId, Counts, Denied, LastWill, Limits, Notice, Reaction};
 use super::packet::{Packet, PacketId, Reason};
 use super::shelf::Shelf;
 use super::signal::Signal;
@@ -24,6 +24,7 @@ use crate::journal::{AppendError, Journal, JournalError, Position};
 
 pub use collector::Collector;
 pub use seat::{Seat, Turn};
+pub(super) use start::LEVELS;
 pub use tasks::Work;
 
 /// Wills that wait to go upstream. When a whole site loses its power they
@@ -31,7 +32,7 @@ pub use tasks::Work;
 const PUBLISHED_MAX: usize = 10_240;
 
 /// The same in bytes: more than all connections' wills have where these are of usual size, up to a kilobyte and a half.
-const PUBLISHED_BYTES_MAX: u64 = 16 << 20;
+pub(super) const PUBLISHED_BYTES_MAX: u64 = 16 << 20;
 
 /// Closing waits so long for the disk at most.
 const CLOSE_MAX: Duration = Duration::from_secs(10);
@@ -97,7 +98,15 @@ impl Hub {
             published_bytes: Budget::new(PUBLISHED_BYTES_MAX, Gauge::default()),
             unstored: Mutex::new(Some(unstored)),
         }));
-        hub.own(|broker, now| broker.restored(now));
+        let away_ms = hub.0.shelf.away_ms();
+        hub.own(|broker, now| broker.restored(now, away_ms));
+        if away_ms > AWAY_DOUBTED_MS {
+            let days = away_ms / 86_400_000;
+            tracing::warn!(
+                days,
+                "by its clock the gateway was off for so many days; it does not count for MQTT sessions, for the clock may be wrong"
+            );
+        }
         hub
     }
 

@@ -166,9 +166,11 @@ impl Counters {
         self.0.packets_in[number(packet)].inc();
     }
 
-    /// A packet goes.
-    pub fn packet_out(&self, packet: &Packet) {
-        self.0.packets_out[number(packet)].inc();
+    /// Packets are with the kernel.
+    pub fn packets_out(&self, tally: &Tally) {
+        for (counter, &n) in self.0.packets_out.iter().zip(&tally.0).filter(|(_, n)| **n > 0) {
+            counter.inc_by(n.into());
+        }
     }
 
     /// `n` messages of `qos` met their fate.
@@ -246,6 +248,17 @@ pub struct Open(Counters, Kind);
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.0.open[self.1 as usize].dec();
+    }
+}
+
+/// How many packets of each type.
+#[derive(Clone, Debug, Default)]
+pub struct Tally([u32; 16]);
+
+impl Tally {
+    /// One more.
+    pub fn add(&mut self, packet: &Packet) {
+        self.0[number(packet)] += 1;
     }
 }
 

@@ -71,6 +71,11 @@ impl Shelf {
         self.line.at(u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
+    /// How long the gateway stood still before this start, as its clock says.
+    pub fn away_ms(&self) -> Millis {
+        self.line.away_ms()
+    }
+
     /// Appends the records of a reaction. The position is that of the last; without records, what was appended before. Where
     /// one is too large for the journal it is an error, but the others are appended: they happened as well.
     pub fn append(&self, records: &[Record]) -> Result<Position, AppendError> {

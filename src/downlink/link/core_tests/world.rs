@@ -12,6 +12,7 @@ use pulsar::message::proto::{
 
 use super::*;
 use crate::downlink::link::{COMMANDS_MAX, REPORTS_MAX};
+use crate::pulsar::names;
 
 /// What the broker has open for a connection.
 #[derive(Debug)]
@@ -76,12 +77,12 @@ fn settings() -> Settings {
 }
 
 fn part_of(topic: &str) -> Part {
-    match topic.rsplit('/').next().unwrap() {
-        "inbox-n" => Part::Inbox,
-        "commands-n" => Part::Commands,
-        "reports" => Part::Reports,
-        other => panic!("{other}"),
-    }
+    let parts = [
+        (Part::Inbox, names::inbox_topic("t", "n")),
+        (Part::Commands, names::commands_topic("t", "n")),
+        (Part::Reports, names::reports_topic("t")),
+    ];
+    parts.iter().find(|(_, name)| name == topic).map(|(part, _)| *part).unwrap()
 }
 
 fn answer(kind: Type, set: impl FnOnce(&mut BaseCommand)) -> BaseCommand {

@@ -76,6 +76,11 @@ pub const UNRELEASED_FACTOR: usize = 10;
 /// Most bytes of all filters of one session: they are in one record.
 pub const SUBSCRIPTION_BYTES_MAX: usize = 256 * 1024;
 
+/// A time that the gateway was off for which is longer than this does not end sessions: a clock that lost its battery may say
+/// any year, and would end all of them with everything that waits for them. If it was so long, sessions last that much
+/// longer, which harms nobody. Messages do expire by it: to deliver one after its time is worse than to lose it [MQTT-3.3.2-5].
+pub const AWAY_DOUBTED_MS: Millis = 31 * 86_400_000;
+
 /// One connection, for as long as it lasts. Never used twice in a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);

@@ -8,7 +8,7 @@ use super::outgoing::{Delivery, Outgoing};
 use super::pot::Booked;
 use super::record::{Intent, Message, MessageId, Millis, Record, SessionId, SessionState, Waiting};
 use super::session::{Options, Session, Slot, Will};
-use super::{Broker, Due, EventName, Reaction};
+use super::{AWAY_DOUBTED_MS, Broker, Due, EventName, Reaction};
 use crate::ingest::mqtt::packet::{FilterOptions, PacketId, QoS};
 use crate::ingest::mqtt::topic::Filter;
 
@@ -88,9 +88,13 @@ impl Broker {
         }
     }
 
-    /// All records are applied: connections that the end of the last run cut off count as ended now.
-    pub fn restored(&mut self, now: Millis) -> Reaction {
+    /// All records are applied: connections that the end of the last run cut off count as ended now. `away_ms`: how far the
+    /// time went on since then; see [`AWAY_DOUBTED_MS`].
+    pub fn restored(&mut self, now: Millis, away_ms: Millis) -> Reaction {
         let mut reaction = Reaction::default();
+        if away_ms > AWAY_DOUBTED_MS {
+            self.postpone_expiry(away_ms, &mut reaction);
+        }
         let cut_off = |session: &Session| {
             let waits = session.expires_at.is_some() || session.expiry_s == super::session::NEVER;
             (!waits, session.will.as_ref().is_some_and(|will| will.due_at.is_none()))
@@ -113,6 +117,15 @@ impl Broker {
         self.fit_pot(now, &mut reaction);
         self.watch_pot(&mut reaction);
         reaction
+    }
+
+    fn postpone_expiry(&mut self, by_ms: Millis, reaction: &mut Reaction) {
+        let waiting = self.sessions.from(0).filter_map(|(slot, s)| Some((slot, s.id, s.expires_at?, s.expiry_s)));
+        for (slot, session, at, expiry_s) in waiting.collect::<Vec<_>>() {
+            let expires_at = Some(at.saturating_add(by_ms));
+            self.set_expiry(slot, expires_at, expiry_s);
+            reaction.records.push(Record::SessionExpiry { session, expires_at, expiry_s });
+        }
     }
 
     /// Of QoS 2 messages that the last run left before it heard of their end: whether they are stored, as `is_stored` says by

@@ -39,7 +39,7 @@ impl Connection {
                 self.promised = None;
             }
             self.explain(&mut replies);
-            if let Err(reason) = self.output.in_order(&mut replies, self.promised, &self.shared.counters) {
+            if let Err(reason) = self.output.in_order(&mut replies, self.promised) {
                 tracing::error!(%reason, "an answer cannot be written");
                 self.end(Reason::IMPLEMENTATION_SPECIFIC, "an answer cannot be written");
             }

@@ -99,7 +99,7 @@ impl Connection {
             && !self.gone
         {
             // The one error would be a text that is too long, and texts are ours.
-            let _ = self.output.at_once(farewell, &self.shared.counters);
+            let _ = self.output.at_once(farewell);
         }
         late || self.gone || self.output.is_written()
     }

@@ -11,7 +11,7 @@ use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use crate::ingest::http::budget::{Budget, Lease};
-use crate::ingest::mqtt::metrics::Counters;
+use crate::ingest::mqtt::metrics::{Counters, Tally};
 use crate::ingest::mqtt::packet::{EncodeError, Packet, Version, encode_up_to};
 use crate::ingest::mqtt::transport::Transport;
 use crate::journal::Position;
@@ -39,12 +39,17 @@ const TAKEN_BYTES_PER_S: usize = 1 << 10;
 /// Longest time in which a peer takes not one byte of what waits for it. As the HTTP way in has it.
 pub const STALL_MAX: Duration = Duration::from_secs(30);
 
+/// Packets are counted as sent together, up to so many bytes: less than a kernel's buffer, and a count takes 72.
+const COUNTED_BYTES: usize = 4 << 10;
+
 /// See the module.
 pub struct Output {
     version: Version,
     /// Largest packet that the client takes.
     packet_max: u32,
     ready: BytesMut,
+    /// What is in `ready`.
+    counts: Counts,
     held: VecDeque<Held>,
     held_bytes: usize,
     unflushed: bool,
@@ -72,6 +77,40 @@ pub struct Room {
 struct Held {
     after: Position,
     bytes: BytesMut,
+    counts: Counts,
+}
+
+/// How many packets there are in a run of bytes, and what is left of the bytes; in order.
+#[derive(Debug, Default)]
+struct Counts(VecDeque<(usize, Tally)>);
+
+impl Counts {
+    fn push(&mut self, packet: &Packet, bytes: usize) {
+        match self.0.back_mut() {
+            Some((before, tally)) if *before + bytes <= COUNTED_BYTES => {
+                *before += bytes;
+                tally.add(packet);
+            }
+            _ => {
+                let mut tally = Tally::default();
+                tally.add(packet);
+                self.0.push_back((bytes, tally));
+            }
+        }
+    }
+
+    /// So many bytes have gone.
+    fn gone(&mut self, mut bytes: usize, counters: &Counters) {
+        while let Some((left, tally)) = self.0.front_mut() {
+            if bytes < *left {
+                *left -= bytes;
+                return;
+            }
+            bytes -= *left;
+            counters.packets_out(tally);
+            self.0.pop_front();
+        }
+    }
 }
 
 impl Output {
@@ -81,6 +120,7 @@ impl Output {
             version,
             packet_max,
             ready: BytesMut::new(),
+            counts: Counts::default(),
             held: VecDeque::new(),
             held_bytes: 0,
             unflushed: false,
@@ -145,30 +185,31 @@ impl Output {
     }
 
     /// A packet that promises nothing, such as PINGRESP: it overtakes what waits for the disk.
-    pub fn at_once(&mut self, mut packet: Packet, counters: &Counters) -> Result<(), EncodeError> {
-        counters.packet_out(&packet);
-        encode_up_to(&mut packet, self.version, self.packet_max, &mut self.ready)
+    pub fn at_once(&mut self, mut packet: Packet) -> Result<(), EncodeError> {
+        let before = self.ready.len();
+        encode_up_to(&mut packet, self.version, self.packet_max, &mut self.ready)?;
+        self.counts.push(&packet, self.ready.len() - before);
+        Ok(())
     }
 
     /// Packets that leave after all earlier ones; `after`: not before this is on disk.
-    pub fn in_order(
-        &mut self,
-        packets: &mut [Packet],
-        after: Option<Position>,
-        counters: &Counters,
-    ) -> Result<(), EncodeError> {
+    pub fn in_order(&mut self, packets: &mut [Packet], after: Option<Position>) -> Result<(), EncodeError> {
         if let Some(after) = after
             && self.held.back().is_none_or(|last| last.after < after)
         {
-            self.held.push_back(Held { after, bytes: BytesMut::new() });
+            self.held.push_back(Held { after, bytes: BytesMut::new(), counts: Counts::default() });
         }
         let waits = !self.held.is_empty();
         // What has nothing to wait for still waits for its turn.
-        let to = self.held.back_mut().map_or(&mut self.ready, |last| &mut last.bytes);
+        let (to, counts) = match self.held.back_mut() {
+            Some(last) => (&mut last.bytes, &mut last.counts),
+            None => (&mut self.ready, &mut self.counts),
+        };
         let before = to.len();
         for packet in packets {
-            counters.packet_out(packet);
+            let at = to.len();
             encode_up_to(packet, self.version, self.packet_max, to)?;
+            counts.push(packet, to.len() - at);
         }
         if waits {
             self.held_bytes += to.len() - before;
@@ -182,6 +223,7 @@ impl Output {
             && let Some(held) = self.held.pop_front()
         {
             self.held_bytes -= held.bytes.len();
+            self.counts.0.extend(held.counts.0);
             if self.ready.is_empty() {
                 self.ready = held.bytes;
             } else {
@@ -236,12 +278,13 @@ impl Output {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             counters.bytes_out(n);
+            self.counts.gone(n, counters);
             self.ready.advance(n);
             self.stalled = None;
             self.unflushed = true;
         }
         // An idle connection holds no buffer.
-        self.ready = BytesMut::new();
+        (self.ready, self.counts) = (BytesMut::new(), Counts::default());
         if self.held_bytes == 0 && self.taken_by.take().is_some() {
             let _ = self.lease.resize(0);
         }
@@ -296,12 +339,12 @@ mod tests {
     async fn answers_wait_for_the_disk_in_order_and_a_ping_for_nobody() {
         let ([first, second], counters) = (positions(), counters());
         let mut output = Output::new(Version::V311, u32::MAX, &going());
-        let mut answer = |id, after| output.in_order(&mut [puback(id)], after, &counters).unwrap();
+        let mut answer = |id, after| output.in_order(&mut [puback(id)], after).unwrap();
         answer(1, None);
         answer(2, Some(first));
         answer(3, None);
         answer(4, Some(second));
-        output.at_once(Packet::Pingresp, &counters).unwrap();
+        output.at_once(Packet::Pingresp).unwrap();
         assert_eq!(&output.ready[..], [0x40, 2, 0, 1, 0xD0, 0]);
         assert_eq!(output.waits_for(), Some(first));
         output.release(first);
@@ -316,14 +359,36 @@ mod tests {
         let mut got = [0; 18];
         client.read_exact(&mut got).await.unwrap();
         assert_eq!(got[14..], [0x40, 2, 0, 4]);
+        assert_eq!(counters.totals().packets_out, 5);
+    }
+
+    /// What promises something that is not on disk is not sent, and not counted as sent.
+    #[tokio::test]
+    async fn what_is_given_up_is_not_counted() {
+        let ([first, second], counters) = (positions(), counters());
+        let mut output = Output::new(Version::V311, u32::MAX, &going());
+        output.in_order(&mut [puback(1), puback(2)], Some(first)).unwrap();
+        output.in_order(&mut vec![puback(3); 3_000], Some(second)).unwrap();
+        output.release(first);
+        output.give_up_held();
+        let (mut server, _client) = pair().await;
+        std::future::poll_fn(|cx| output.poll_write(&mut server, cx, &counters)).await.unwrap();
+        assert_eq!((counters.totals().packets_out, counters.totals().bytes_out), (2, 8));
+        // Counted as they go.
+        output.in_order(&mut vec![puback(3); 3_000], None).unwrap();
+        assert_eq!(output.counts.0.len(), 3);
+        output.counts.gone(1_025 * 4, &counters);
+        assert_eq!(counters.totals().packets_out, 2 + 1_024);
+        output.counts.gone(1_975 * 4, &counters);
+        assert_eq!((counters.totals().packets_out, output.counts.0.len()), (3_002, 0));
     }
 
     #[test]
     fn what_waits_is_bounded_also_behind_the_disk() {
-        let ([first, _], counters) = (positions(), counters());
+        let [first, _] = positions();
         let mut output = Output::new(Version::V311, u32::MAX, &going());
         while output.has_room() {
-            output.in_order(&mut [puback(1)], Some(first), &counters).unwrap();
+            output.in_order(&mut [puback(1)], Some(first)).unwrap();
         }
         assert_eq!(output.held_bytes, FREE_BYTES);
     }
@@ -366,7 +431,7 @@ mod tests {
         let mut output = Output::new(Version::V5, 10, &going());
         let reason_string = Some("a long explanation".to_owned());
         let farewell = Disconnect { reason: Reason::UNSPECIFIED, session_expiry_s: None, reason_string };
-        output.at_once(Packet::Disconnect(Box::new(farewell)), &counters()).unwrap();
+        output.at_once(Packet::Disconnect(Box::new(farewell))).unwrap();
         assert_eq!(&output.ready[..], [0xE0, 1, 0x80]);
     }
 

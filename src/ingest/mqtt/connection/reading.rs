@@ -224,7 +224,7 @@ impl Connection {
             if ping {
                 self.shared.counters.packet_in(packet);
                 // Four bytes always fit.
-                let _ = self.output.at_once(Packet::Pingresp, &self.shared.counters);
+                let _ = self.output.at_once(Packet::Pingresp);
             }
             !ping
         });
@@ -252,7 +252,7 @@ impl Connection {
                 goodbye = matches!(packet, Packet::Disconnect(_));
                 match (packet, over) {
                     // Nothing that hangs may keep this from the client. Four bytes always fit.
-                    (Packet::Pingreq, _) => drop(output.at_once(Packet::Pingresp, counters)),
+                    (Packet::Pingreq, _) => drop(output.at_once(Packet::Pingresp)),
                     (Packet::Publish(publish), Some(wait)) => {
                         let (qos, id) = (publish.qos, publish.packet_id);
                         let published = turn.publish_refused(*publish, Reason::QUOTA_EXCEEDED);

@@ -371,12 +371,18 @@ impl Site {
 
     /// The gateway is killed, and starts again from its records.
     fn restart(&mut self) {
+        self.restart_after(0);
+    }
+
+    /// The same, after a time by its clock.
+    fn restart_after(&mut self, away_ms: Millis) {
+        self.now += away_ms;
         let limits = self.broker.limits.clone();
         self.broker = Broker::new(limits, 7_000_000 + self.connections);
         for record in self.records.clone() {
             self.broker.restore(record);
         }
-        let reaction = self.broker.restored(self.now);
+        let reaction = self.broker.restored(self.now, away_ms);
         self.shell(reaction);
     }
 }

@@ -198,3 +198,28 @@ fn tidying_goes_in_pieces_that_give_the_same_state() {
         }
     }
 }
+
+/// A clock without battery: 2099 once, and right again. All sessions with all that waits for them would be gone.
+#[test]
+fn one_start_with_a_clock_far_ahead_ends_no_session() {
+    let mut site = Site::new();
+    let s = site.connect(lasting("s"));
+    site.subscribe(s, vec![filter("t", AtLeastOnce)]);
+    site.bye(s);
+    let p = site.connect(connect("p"));
+    site.send(p, message("t", AtLeastOnce, "kept"));
+    site.send(p, with(message("t", AtLeastOnce, "late"), |p| p.message_expiry_s = Some(60)));
+    site.pass(1_800);
+    for away_ms in [73 * 365 * 86_400_000, 0, AWAY_DOUBTED_MS + 1] {
+        site.restart_after(away_ms);
+        assert_eq!(site.broker.counts().sessions, 1, "{away_ms}");
+    }
+    // What was left of its time is left.
+    site.pass(1_799);
+    let (s, present) = site.resumes(lasting("s"));
+    assert!(present);
+    assert_eq!(site.payloads(s), ["kept"], "a message that says until when it is wanted is not delivered after that");
+    site.bye(s);
+    site.restart_after(3_600_000);
+    assert_eq!(site.broker.counts().sessions, 0, "a time that can be believed counts");
+}

@@ -448,7 +448,7 @@ impl World {
         self.given_up += given_up(&self.broker);
         self.broker = self.replayed(kept);
         self.oracle.crashed(self.now, kept);
-        let reaction = self.broker.restored(self.now);
+        let reaction = self.broker.restored(self.now, 0);
         self.shell(None, reaction);
         self.on_disk = self.on_disk.min(kept);
         self.oracle.restored(self.log.len());
