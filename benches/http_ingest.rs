@@ -237,7 +237,7 @@ async fn tidegate(dir: PathBuf) {
             links: Links::default(),
             clock,
             metrics,
-            http: config.http.clone(),
+            http: tidegate::ingest::http::Settings::new(&config.http),
             max_event: config.outbox.max_event,
             bridges: Default::default(),
             local: None,

@@ -19,7 +19,7 @@ use crate::config::{CloudConfig, EdgeConfig, OwnFile};
 use crate::downlink::commands::Commands;
 use crate::downlink::keeper::Status;
 use crate::ingest::bridge::Bridging;
-use crate::ingest::http::{Gateway, Listener};
+use crate::ingest::http::{Gateway, Listener, Settings};
 use crate::ingest::identity::Gate;
 use crate::ingest::mqtt::local::Local;
 use crate::ingest::mqtt::upstream::Upstream;
@@ -93,7 +93,8 @@ async fn run_edge(source: Source, choice: Choice, ports: Ports, logs: Logs) -> R
     let config = choice.begun.config.clone();
     choice.say();
     let (stop, hang_up) = (Stop::listen()?, listen(SignalKind::hangup())?);
-    let (clock, metrics, links) = (Clock::system(), Metrics::default(), Links::default());
+    let (clock, metrics) = (Clock::system(), Metrics::default());
+    let (links, status) = (Links::default(), Status::default());
     let (ingest, uplink) = (Tasks::new(), Tasks::new());
     let gate = Gate::start(&ingest, &config, clock.clone(), &metrics).map_err(setup)?;
     let tls = server_tls(&config, &ingest, &clock, &metrics).map_err(setup)?;
@@ -104,13 +105,15 @@ async fn run_edge(source: Source, choice: Choice, ports: Ports, logs: Logs) -> R
         upstream: upstream.clone(),
         uplink: Uplink::new(links.clone(), clock.clone(), &metrics),
         bridging,
+        gate: gate.clone(),
+        hub: hub.clone(),
+        http: Settings::new(&config.http),
         logs,
         tasks: ingest.clone(),
         uplink_tasks: uplink.clone(),
         config: config.clone(),
         unsure: false,
     };
-    let status = Status::default();
     commands.start(&ingest);
     commands.publish_to(&ingest, Arc::new(hub.clone()));
     let around = Surroundings {
@@ -135,7 +138,7 @@ async fn run_edge(source: Source, choice: Choice, ports: Ports, logs: Logs) -> R
             links,
             clock: clock.clone(),
             metrics: metrics.clone(),
-            http: config.http.clone(),
+            http: live.http.clone(),
             max_event: config.outbox.max_event,
             commands: commands.clone(),
             local: Some(local),
@@ -147,8 +150,7 @@ async fn run_edge(source: Source, choice: Choice, ports: Ports, logs: Logs) -> R
         },
     );
     say_started(&config, address);
-    let parts = Kept { live, status, clock, commands: commands.clone() };
-    choice.keep(source, parts, &metrics, hang_up)?;
+    choice.keep(source, Kept { live, status, clock, commands: commands.clone() }, &metrics, hang_up)?;
     stop.requested(&[&ingest, &uplink]).await;
     // Stop accepting, finish what is in flight and commit it; then the uplink; the outbox last.
     let in_time = ingest.stop(STOP_INGEST_MAX).await & uplink.stop(STOP_UPLINK_MAX).await;

@@ -13,7 +13,6 @@ use support::broker::Broker;
 use support::central::{Central, assignment, document_envelope, in_seconds, key, versioned};
 use support::count::count;
 use support::mqtt::{Client, Options, Reply};
-use support::pulsar_client;
 use support::tried::{Node, Step};
 use tidegate::downlink::artefact::{Command, Message};
 use tidegate::downlink::report::{Outcome, What};
@@ -34,7 +33,7 @@ impl Site {
     /// A tenant with one gateway, which has `confirm` to prove a configuration.
     async fn start(tenant: &str, confirm: &str, more: &str) -> Self {
         let broker = tokio::task::spawn_blocking(Broker::shared).await.unwrap();
-        let central = Central::start(&broker, tenant).await;
+        let central = Central::start(&broker, tenant, &[tenant]).await;
         let downlink = central.keys.trusted(confirm);
         let url = broker.service_url();
         let own = format!("{downlink}{more}[uplink]\npulsar = [\"{url}\"]\ntenant = \"{tenant}\"\n");
@@ -84,14 +83,29 @@ async fn a_good_document_is_kept_and_a_bad_one_undone_while_a_device_posts() {
     let lanes = |node: &Node| node.process.get("/v1/status").unwrap()["lanes"].as_array().unwrap().len();
     assert_eq!((site.node.status()["committed"]["number"].as_u64(), lanes(&site.node)), (Some(1), 2));
 
+    // Limits take effect at once, and with the trial they go.
+    let limits = |node: &Node| node.process.get("/v1/status").unwrap()["limits"]["batch_events_max"].as_u64();
+    let limited = site.push(&format!("{two}[http]\nmax_batch = 7\n")).await;
+    assert_eq!((site.outcome(limited).await.0, limits(&site.node)), (Outcome::Committed, Some(7)));
+
     // A broker that is not there: back to the one before, which still reaches ours.
     let bad = site.push(NOWHERE).await;
     let (outcome, reason, detail) = site.outcome(bad).await;
     assert_eq!((outcome, reason.as_str()), (Outcome::Reverted, "not-connected"), "{detail}");
     assert!(detail.contains("127.0.0.1:9"), "{detail}");
-    assert_eq!(site.node.record().committed.number, good);
+    assert_eq!((site.node.record().committed.number, limits(&site.node)), (limited, Some(7)));
 
-    // What is wrong in itself is not even tried; nor what cannot take effect.
+    // A lane that Pulsar does not have would keep its events here for ever.
+    let lane = site.push("[[lane]]\nname = \"nowhere\"\ntypes = [\"x\"]\n[[lane]]\nname = \"telemetry\"\n").await;
+    let (outcome, reason, detail) = site.outcome(lane).await;
+    assert_eq!((outcome, reason.as_str()), (Outcome::Reverted, "not-acknowledged"), "{detail}");
+    assert!(detail.contains("lane nowhere"), "{detail}");
+
+    // What is wrong in itself is not even tried; nor what cannot take effect without a restart.
+    let restart = site.push("[commands]\nmax_waiting = 7\n").await;
+    let (outcome, reason, detail) = site.outcome(restart).await;
+    assert_eq!((outcome, reason.as_str()), (Outcome::Refused, "invalid"), "{detail}");
+    assert!(detail.contains("commands.max_waiting = 7"), "{detail}");
     let wrong = site.push("[uplink]\nretry_mux = \"1s\"\n").await;
     let (outcome, reason, detail) = site.outcome(wrong).await;
     assert_eq!((outcome, reason.as_str()), (Outcome::Refused, "invalid"), "{detail}");
@@ -238,10 +252,7 @@ async fn a_command_reaches_its_device_and_its_answer_comes_back() {
     device.answer(0x40, id).await;
     assert!(device.within(Duration::from_millis(500)).await.is_none(), "there is one command");
     device.publish_and_wait("devices/valve/commands/c-1/result", r#"{"status":"done"}"#).await;
-    let topic = "persistent://trial-command/telemetry/telemetry";
-    let client = pulsar_client::client(&site.broker.service_url()).await;
-    let events = pulsar_client::receive(&client, topic, "answers", 1, Duration::from_secs(1)).await;
-    assert!(events.iter().any(|(_, data)| data.contains("\"status\":\"done\"")), "{events:?}");
+    site.central.event("telemetry", "\"status\":\"done\"").await;
     // It was acknowledged: it does not come again.
     site.node.power_cut();
     assert_eq!(site.node.process.get("/v1/status").unwrap()["commands"]["waiting"], 0);

@@ -25,20 +25,28 @@ fn a_second_run_finds_nothing_to_do() {
     let mut config = config_for(&broker, "twice");
     config.lanes = vec![lane("alarms", 1), lane("telemetry", 3)];
     let first = provision(&config, false).unwrap();
-    assert!(first.contains("done: 12 steps"), "{first}");
+    assert!(first.contains("done: 14 steps"), "{first}");
 
     let api = api(&broker);
     let before = everything(&api);
     assert_eq!(before["topics"]["persistent://twice/telemetry/telemetry-partition-2"], json!(["tidegate-cloud"]));
     assert_eq!(before["topics"]["persistent://twice/telemetry/alarms-dead"], json!(["tidegate-cloud"]));
     assert_eq!(before["namespaces"]["twice/telemetry"]["retention_policies"]["retentionTimeInMinutes"], 7 * 1440);
-    for namespace in ["telemetry", "control", "models"] {
+    for namespace in ["telemetry", "control", "reports", "rollouts", "models"] {
         assert_eq!(api.namespace_deduplication("twice", namespace).unwrap(), Some(true), "{namespace}");
     }
+    // The log is kept for ever, reports are not; topics that appear by themselves have no partitions.
+    let policies = |namespace: &str| before["namespaces"][format!("twice/{namespace}")].clone();
+    let kept =
+        |minutes: i64, megabytes: i64| json!({ "retentionTimeInMinutes": minutes, "retentionSizeInMB": megabytes });
+    assert_eq!(policies("rollouts")["retention_policies"], kept(-1, -1));
+    assert_eq!(policies("reports")["retention_policies"], kept(3 * 1440, 2048));
+    assert_eq!(policies("control")["retention_policies"], kept(-1, 1024));
+    assert_eq!(policies("rollouts")["autoTopicCreationOverride"]["topicType"], "non-partitioned");
 
     let second = provision(&config, false).unwrap();
     assert!(second.contains("nothing to do"), "{second}");
-    for namespace in ["twice/telemetry", "twice/control", "twice/models"] {
+    for namespace in ["twice/telemetry", "twice/control", "twice/reports", "twice/rollouts", "twice/models"] {
         assert_eq!(everything(&api)["namespaces"][namespace], before["namespaces"][namespace]);
     }
 }
@@ -53,10 +61,10 @@ fn a_dry_run_prints_the_plan_and_changes_nothing() {
     assert_eq!(everything(&api), empty);
     assert!(plan.contains("1. dry: create tenant dry, allowed in dry\n"), "{plan}");
     assert!(plan.contains("create topic telemetry with 4 partitions"), "{plan}");
-    assert!(plan.contains("8 steps to do; --dry-run: nothing was changed"), "{plan}");
+    assert!(plan.contains("10 steps to do; --dry-run: nothing was changed"), "{plan}");
 
     let done = provision(&config, false).unwrap();
-    assert!(done.contains("done: 8 steps"), "{done}");
+    assert!(done.contains("done: 10 steps"), "{done}");
     let full = everything(&api);
     assert_ne!(full, empty);
     let mut wider = config.clone();

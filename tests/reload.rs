@@ -117,8 +117,8 @@ async fn lanes_mappings_and_the_uplink_change_under_connections_that_stay() {
 
     // What needs a restart is named, the rest takes effect.
     let local = config(TWO, &url, tenant)
-        + "[[mapping]]\ntopic = \"local/#\"\nupstream = false\n[outbox]\nmax_bytes = \"1GiB\"\n";
-    edge.reload(&local, "outbox.max_bytes");
+        + "[[mapping]]\ntopic = \"local/#\"\nupstream = false\n[outbox]\ndedup_window = \"30s\"\n";
+    edge.reload(&local, "outbox.dedup_window");
     client.publish_and_wait("local/alarm", "{}").await;
     edge.process.wait_drained(SOON);
 

@@ -1,8 +1,12 @@
 //! A running edge whose configuration changes: what can take effect at once does, without a connection being dropped
 //! for it; what cannot is said.
 
+use crate::config::edge::Identity;
 use crate::config::{Changes, EdgeConfig};
 use crate::ingest::bridge::Bridging;
+use crate::ingest::http::Settings;
+use crate::ingest::identity::{Gate, IdentityError};
+use crate::ingest::mqtt::Hub;
 use crate::ingest::mqtt::upstream::Upstream;
 use crate::ingest::router::{Router, RouterError};
 use crate::observe::logs::Logs;
@@ -23,9 +27,15 @@ pub enum NotApplied {
     /// `[uplink]`
     #[error("{0}")]
     Uplink(#[from] uplink::StartError),
+    /// `[identity]`
+    #[error("{0}")]
+    Identity(#[from] IdentityError),
     /// `log.level`
     #[error("{0}")]
     Log(String),
+    /// A panic.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// The parts that follow the configuration, and the one in effect.
@@ -35,6 +45,9 @@ pub struct Live {
     pub upstream: Upstream,
     pub uplink: Uplink,
     pub bridging: Bridging,
+    pub gate: Gate,
+    pub hub: Hub,
+    pub http: Settings,
     pub logs: Logs,
     /// The way in.
     pub tasks: Tasks,
@@ -47,7 +60,8 @@ pub struct Live {
 
 /// What keeps `config` from being started or applied although it reads well. Looks at the files that it names.
 pub fn check(config: &EdgeConfig) -> Result<(), String> {
-    Uplink::check(&config.uplink).map_err(|e| e.to_string())
+    Uplink::check(&config.uplink).map_err(|e| e.to_string())?;
+    Gate::check(&config.identity).map_err(|e| e.to_string())
 }
 
 impl Live {
@@ -69,7 +83,11 @@ impl Live {
         if changes.lanes {
             self.open_lanes(&new).await?;
         }
+        if changes.identity {
+            self.set_identity(&new).await?;
+        }
         self.unsure = true;
+        self.set_limits(&changes, &new);
         if changes.lanes {
             self.router.set(&new.lanes, &self.outbox)?;
         }
@@ -88,6 +106,30 @@ impl Live {
         self.config = self.config.clone().with_changes_of(new);
         self.unsure = false;
         Ok(changes)
+    }
+
+    /// All of it, or nothing.
+    async fn set_identity(&mut self, new: &EdgeConfig) -> Result<(), NotApplied> {
+        let (gate, identity) = (self.gate.clone(), new.identity.clone());
+        let set = tokio::task::spawn_blocking(move || gate.set(&identity)).await;
+        set.map_err(|e| NotApplied::Failed(format!("reading the files of [identity] failed: {e}")))??;
+        // What follows may fail: this has changed nevertheless.
+        let audit_bytes = self.config.identity.audit_bytes;
+        self.config.identity = Identity { audit_bytes, ..new.identity.clone() };
+        Ok(())
+    }
+
+    /// `limits` and `budget`.
+    fn set_limits(&self, changes: &Changes, new: &EdgeConfig) {
+        if changes.limits {
+            self.http.set(&new.http);
+        }
+        if changes.limits || changes.identity {
+            self.hub.set(new);
+        }
+        if changes.budget {
+            self.outbox.set_budget(new.outbox.max_bytes);
+        }
     }
 
     async fn open_lanes(&self, new: &EdgeConfig) -> Result<(), OpenError> {

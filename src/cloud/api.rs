@@ -5,12 +5,15 @@
 //! GET /v1/stream?node=&device=&type=&lane= Server-Sent Events
 //! GET /v1/status  /healthz  /readyz  /metrics
 //! ```
+//! and what is about configuration: `control::http`.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Buf;
+use futures_util::{Stream, StreamExt as _};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -19,17 +22,19 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use warp::Filter as _;
-use warp::http::{HeaderValue, Method, StatusCode, header};
+use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use warp::reply::Reply;
 
 use self::answer::{Problem, Query, json, typed};
 use super::board::{LaneBoard, LaneStatus};
+use super::control::views::StatusView;
+use super::control::{Control, http};
 use super::stream::{Filter, Live};
 use crate::config::cloud::Http;
 use crate::observe::metrics::{self, Metrics};
 use crate::sys::tasks::Tasks;
 
-mod answer;
+pub(super) mod answer;
 mod audit;
 
 /// Most connections at once; further ones wait in the kernel's queue. Operators and their dashboards, no devices.
@@ -40,6 +45,9 @@ const LISTENERS_MAX: usize = 256;
 
 /// Time for a request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time for a request's body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A peer that takes none of our bytes for so long is given up by the kernel: a listener that stopped reading.
 const PEER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -81,6 +89,7 @@ pub(super) struct Shared {
     pub live: Live,
     pub metrics: Metrics,
     pub stopping: CancellationToken,
+    pub control: Control,
 }
 
 /// Answers on `listener` until the group stops.
@@ -96,8 +105,8 @@ pub(super) fn serve(tasks: &Tasks, listener: Listener, shared: Shared) {
                 accepted = async { (slots.clone().acquire_owned().await, listener.accept().await) } => accepted,
             };
             let (Ok(slot), connection) = accepted else { return Ok(()) };
-            let stream = match connection {
-                Ok((stream, _)) => stream,
+            let (stream, peer) = match connection {
+                Ok(connection) => connection,
                 Err(e) => {
                     // Out of descriptors, most likely: what is open goes on, and the next attempt waits a little.
                     tracing::warn!(%e, "cannot accept a connection");
@@ -107,7 +116,7 @@ pub(super) fn serve(tasks: &Tasks, listener: Listener, shared: Shared) {
             };
             let shared = shared.clone();
             group.spawn_contained("cloud connection", async move {
-                connection_of(stream, shared).await;
+                connection_of(stream, peer.ip(), shared).await;
                 drop(slot);
             });
         }
@@ -115,12 +124,12 @@ pub(super) fn serve(tasks: &Tasks, listener: Listener, shared: Shared) {
 }
 
 /// One connection, to its end.
-async fn connection_of(stream: TcpStream, shared: Shared) {
+async fn connection_of(stream: TcpStream, from: IpAddr, shared: Shared) {
     limits(&stream);
     let stopping = shared.stopping.clone();
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    let service = TowerToHyperService::new(warp::service(routes(shared)));
+    let service = TowerToHyperService::new(warp::service(routes(shared, from)));
     let mut connection = std::pin::pin!(server.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -147,22 +156,83 @@ fn limits(stream: &TcpStream) {
 }
 
 /// Everything goes through one route, so that no rejection of warp's, which would be answered as plain text, is left.
-fn routes(shared: Shared) -> impl warp::Filter<Extract = (warp::reply::Response,), Error = Infallible> + Clone {
+fn routes(
+    shared: Shared,
+    from: IpAddr,
+) -> impl warp::Filter<Extract = (warp::reply::Response,), Error = Infallible> + Clone {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
-    warp::method().and(warp::path::full()).and(query).map(
-        move |method: Method, path: warp::path::FullPath, query: String| {
-            let answer = Query::parse(&query).and_then(|query| match (path.as_str(), &method) {
-                (path, &(Method::GET | Method::HEAD)) => get(&shared, path, &query),
-                (path, _) if PATHS.contains(&path) => {
-                    let mut refusal = Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} only answers GET"));
-                    refusal.allow = true;
-                    Err(refusal)
-                }
-                (path, _) => Err(no_such(path)),
-            });
-            answer.unwrap_or_else(|problem| problem.response())
+    let head = warp::method().and(warp::path::full()).and(query).and(warp::header::headers_cloned());
+    let answered = head.and(warp::body::stream()).then(
+        move |method: Method, path: warp::path::FullPath, query: String, headers: HeaderMap, body| {
+            let shared = shared.clone();
+            async move {
+                let request = Request { method, path, query, headers, from };
+                respond(&shared, &request, body).await.unwrap_or_else(|problem| problem.response())
+            }
         },
-    )
+    );
+    // None of these filters rejects anything; their types say that they could.
+    let refuse = |_| async { Ok(Problem::new(StatusCode::BAD_REQUEST, "the request cannot be read").response()) };
+    answered.recover(refuse).unify()
+}
+
+struct Request {
+    method: Method,
+    path: warp::path::FullPath,
+    query: String,
+    headers: HeaderMap,
+    from: IpAddr,
+}
+
+async fn respond<B: Buf>(
+    shared: &Shared,
+    request: &Request,
+    body: impl Stream<Item = Result<B, warp::Error>>,
+) -> Result<warp::reply::Response, Problem> {
+    let Request { method, headers, from, .. } = request;
+    let (path, query) = (request.path.as_str(), Query::parse(&request.query)?);
+    if http::is_here(path) {
+        let body = gather(body, http::body_bytes_max(path)).await?;
+        let asked = http::Asked { method, path, query: &query, headers, from: *from };
+        return shared.control.answer(asked, &body).await;
+    }
+    match (path, method) {
+        (path, &(Method::GET | Method::HEAD)) => get(shared, path, &query),
+        (path, _) if PATHS.contains(&path) => {
+            let refusal = Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} only answers GET"));
+            Err(refusal.allowing("GET, HEAD"))
+        }
+        (path, _) => Err(no_such(path)),
+    }
+}
+
+/// A request's body, of at most `bytes_max`.
+async fn gather<B: Buf>(
+    body: impl Stream<Item = Result<B, warp::Error>>,
+    bytes_max: usize,
+) -> Result<Vec<u8>, Problem> {
+    let mut body = std::pin::pin!(body);
+    let whole = async {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = body.next().await {
+            let mut chunk =
+                chunk.map_err(|e| Problem::new(StatusCode::BAD_REQUEST, format!("the body broke off: {e}")))?;
+            if bytes.len() + chunk.remaining() > bytes_max {
+                let text = format!("the body has more than {bytes_max} bytes");
+                return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, text));
+            }
+            while chunk.has_remaining() {
+                let part = chunk.chunk();
+                bytes.extend_from_slice(part);
+                let read = part.len();
+                chunk.advance(read);
+            }
+        }
+        Ok(bytes)
+    };
+    let slow =
+        || Problem::new(StatusCode::REQUEST_TIMEOUT, format!("the body took more than {} s", BODY_TIMEOUT.as_secs()));
+    tokio::time::timeout(BODY_TIMEOUT, whole).await.unwrap_or_else(|_| Err(slow()))
 }
 
 const PATHS: [&str; 6] = ["/v1/audit", "/v1/stream", "/v1/status", "/healthz", "/readyz", "/metrics"];
@@ -184,7 +254,8 @@ fn get(shared: &Shared, path: &str, query: &Query) -> Result<warp::reply::Respon
 }
 
 fn no_such(path: &str) -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, format!("there is no {path}; there are {}", PATHS.join(", ")))
+    let all = [&PATHS[..], &http::PATHS].concat().join(", ");
+    Problem::new(StatusCode::NOT_FOUND, format!("there is no {path}; there are {all}"))
 }
 
 /// `/v1/status`.
@@ -194,13 +265,20 @@ struct Status {
     version: &'static str,
     listeners: usize,
     lanes: Vec<LaneStatus>,
+    control: StatusView,
 }
 
 impl Status {
     fn of(shared: &Shared) -> Self {
         let lanes: Vec<_> = shared.boards.iter().map(LaneBoard::status).collect();
         let ready = lanes.iter().all(|lane| lane.ready);
-        Self { ready, version: env!("CARGO_PKG_VERSION"), listeners: shared.live.listeners(), lanes }
+        Self {
+            ready,
+            version: env!("CARGO_PKG_VERSION"),
+            listeners: shared.live.listeners(),
+            lanes,
+            control: shared.control.status(),
+        }
     }
 }
 

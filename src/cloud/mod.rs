@@ -16,6 +16,7 @@ pub mod audit;
 mod board;
 mod client;
 mod consume;
+pub mod control;
 mod intervals;
 mod lane;
 mod line;
@@ -32,6 +33,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use self::board::LaneBoard;
+use self::control::Control;
 use self::meters::AllMeters;
 use self::stream::Live;
 use crate::config::CloudConfig;
@@ -56,6 +58,9 @@ pub enum StartError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// Keys of [control] cannot be used.
+    #[error(transparent)]
+    Control(#[from] control::SetupError),
     /// Another process uses the directory.
     #[error("another process stores events in {}; stop it, or give this one another directory", _0.display())]
     InUse(PathBuf),
@@ -72,6 +77,7 @@ pub fn start(
 ) -> Result<(), StartError> {
     let sink = the_sink(config)?;
     let owner = Arc::new(own(sink)?);
+    let control = Control::start(tasks, config, &clock)?;
     let (meters, live) = (AllMeters::new(metrics), Live::default());
     let mut boards = Vec::with_capacity(config.lanes.len());
     for configured in &config.lanes {
@@ -100,7 +106,13 @@ pub fn start(
     api::serve(
         tasks,
         listener,
-        api::Shared { boards: boards.into(), live, metrics: metrics.clone(), stopping: tasks.stopping().clone() },
+        api::Shared {
+            boards: boards.into(),
+            live,
+            metrics: metrics.clone(),
+            stopping: tasks.stopping().clone(),
+            control,
+        },
     );
     Ok(())
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::cloud_rules;
 use super::document::Document;
+use super::edge::{EXAMPLE_KEYS, KEYS_MAX};
 use super::env::Env;
+use super::key_text::{RevokedId, TrustedKey};
 use super::kinds::{Address, Choice, Count, FilePath, Kind, List, Optional, SecretText, Size, Time, TokenFile};
 use super::log::Log;
 use super::names::{LANE_NAME, PULSAR_NAME};
@@ -24,7 +26,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// The sections of `cloud.toml`.
-pub(super) const SECTIONS: [&str; 6] = ["pulsar", "cluster", "http", "lane", "sink", "log"];
+pub(super) const SECTIONS: [&str; 7] = ["pulsar", "cluster", "http", "lane", "sink", "control", "log"];
 
 /// The whole of `cloud.toml`.
 #[derive(Clone, Debug)]
@@ -39,6 +41,8 @@ pub struct CloudConfig {
     pub lanes: Vec<Lane>,
     /// `[[sink]]`
     pub sinks: Vec<Sink>,
+    /// `[control]`
+    pub control: Control,
     /// `[log]`
     pub log: Log,
 }
@@ -122,6 +126,31 @@ section! {
     }
 }
 
+section! {
+    /// `[control]`: configuration that is pushed to gateways. Without `controller_key` this process shows what others do,
+    /// takes orders for them, and sends nothing itself.
+    "control" => Control {
+        /// File with the secret key that signs which gateway runs which document. `tidegate keys signing FILE --role
+        /// controller` makes one; gateways have its public key in `downlink.controller_keys`.
+        controller_key: Option<PathBuf> = None, key(Optional(FilePath)).example("\"/etc/tidegate/controller.key\"");
+        /// Public keys that sign documents: what is signed with another one is not stored. As on the gateways.
+        artefact_keys: Vec<String> = Vec::new(), key(List(TrustedKey, KEYS_MAX)).example(EXAMPLE_KEYS);
+        /// Public keys that sign keyrings. As on the gateways.
+        roots: Vec<String> = Vec::new(), key(List(TrustedKey, KEYS_MAX)).example(EXAMPLE_KEYS);
+        /// Ids of keys that are no longer trusted.
+        revoked: Vec<String> = Vec::new(), key(List(RevokedId, 256)).example("[\"0123456789abcdef\"]");
+        /// Policy in Rego that can veto a document, whoever signed it; config/policy.rego is an example.
+        policy: Option<PathBuf> = None, key(Optional(FilePath)).example("\"/etc/tidegate/policy.rego\"");
+        /// File with those who may give orders: a line `name = "SHA-256 of the token"` for each. Read at every order.
+        /// Without it orders are taken from this machine only, and the name that they give is marked as unverified.
+        operators_file: Option<PathBuf> = None, key(Optional(FilePath)).example("\"/etc/tidegate/operators.toml\"");
+        /// A gateway counts as present for this long after it was heard, or twice as long as it said itself.
+        present_for: Duration = Duration::from_secs(180), key(Time(Duration::from_secs(1), DAY));
+        /// A roll-out no longer waits for a gateway that was not heard for so long; it joins again when it is heard.
+        absent_after: Duration = Duration::from_secs(900), key(Time(Duration::from_secs(1), 30 * DAY));
+    }
+}
+
 /// What `kind` of a `[[sink]]` can be. The others of DESIGN §12 are an error and no warning: someone
 /// would look for the events there.
 struct SinkKind;
@@ -157,6 +186,7 @@ impl Default for CloudConfig {
             http: Http::default(),
             lanes: vec![Lane::default()],
             sinks: vec![Sink::Files(FilesSink::default())],
+            control: Control::default(),
             log: Log::default(),
         }
     }
@@ -178,6 +208,7 @@ impl CloudConfig {
             http: reader.section(),
             lanes: non_empty(reader.tables(Lane::NAME, |fields| Some(Lane::read(fields))), default.lanes),
             sinks: non_empty(reader.tables(FilesSink::NAME, read_sink), default.sinks),
+            control: reader.section(),
             log: reader.section(),
         };
         cloud_rules::check(&config, &mut reader);
@@ -198,6 +229,7 @@ impl CloudConfig {
             let same_dir = FilesSink { dir: files.dir.clone(), ..FilesSink::default() };
             lines.extend(changes(files, &same_dir));
         }
+        lines.extend(changes(&self.control, &default.control));
         lines.extend(changes(&self.log, &default.log));
         lines
     }
@@ -223,5 +255,5 @@ pub(super) fn sink_keys() -> Vec<Key> {
 /// All environment variables of `cloud.toml`.
 pub(super) fn variables() -> Vec<String> {
     use super::table::variables_of;
-    [variables_of::<Pulsar>(), variables_of::<Http>(), variables_of::<Log>()].concat()
+    [variables_of::<Pulsar>(), variables_of::<Http>(), variables_of::<Control>(), variables_of::<Log>()].concat()
 }

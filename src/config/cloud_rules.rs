@@ -1,6 +1,6 @@
 //! What must hold between the keys of `cloud.toml`.
 
-use super::cloud::{CloudConfig, Cluster, FilesSink, Lane, Pulsar, Sink};
+use super::cloud::{CloudConfig, Cluster, Control, FilesSink, Lane, Pulsar, Sink};
 use super::reader::{KeyPath, Reader};
 use super::rules::{Credentials, names_differ};
 
@@ -10,6 +10,7 @@ pub(super) fn check(config: &CloudConfig, reader: &mut Reader<'_>) {
     names_differ::<Cluster>(config.clusters.iter().map(|cluster| cluster.name.as_str()), reader);
     clusters(config, reader);
     sinks(&config.sinks, reader);
+    control(&config.control, reader);
     let pulsar = &config.pulsar;
     Credentials {
         token: pulsar.token.as_ref(),
@@ -18,6 +19,31 @@ pub(super) fn check(config: &CloudConfig, reader: &mut Reader<'_>) {
         urls: vec![pulsar.service.as_str()],
     }
     .check::<Pulsar>(reader);
+}
+
+/// What a process could not do anything with, and what it would do otherwise than somebody thinks.
+fn control(control: &Control, reader: &mut Reader<'_>) {
+    if reader.files_are_here() {
+        for (key, path) in [
+            ("controller_key", &control.controller_key),
+            ("policy", &control.policy),
+            ("operators_file", &control.operators_file),
+        ] {
+            let Some(path) = path else { continue };
+            if let Err(e) = std::fs::File::open(path) {
+                let text = format!("{} cannot be read: {e}; name a file that this process can read", path.display());
+                reader.wrong(KeyPath::of::<Control>(key), text);
+            }
+        }
+    }
+    if control.absent_after < control.present_for {
+        let text = "is less than present_for: a gateway would be absent and present; write at least as much";
+        reader.wrong(KeyPath::of::<Control>("absent_after"), text);
+    }
+    if control.controller_key.is_some() && control.artefact_keys.is_empty() {
+        let text = "is empty, and controller_key is set: no document can be stored; name the keys that sign them";
+        reader.warn(KeyPath::of::<Control>("artefact_keys"), text);
+    }
 }
 
 fn clusters(config: &CloudConfig, reader: &mut Reader<'_>) {

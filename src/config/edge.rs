@@ -31,10 +31,10 @@ const TIB: u64 = 1 << 40;
 const NODE_ID_FALLBACK: &str = "edge";
 
 /// Most keys of one kind: a few people, the cloud's, and their successors.
-const KEYS_MAX: usize = 16;
+pub(super) const KEYS_MAX: usize = 16;
 
 /// SHA-256 of "tidegate example key": nobody has a secret key to it.
-const EXAMPLE_KEYS: &str = "[\"tidegate-pub-ed25519:e8J+esSsJx/0oLQpTErXA3+L1Lzu4vSS2VxRN2bX7OM=\"]";
+pub(super) const EXAMPLE_KEYS: &str = "[\"tidegate-pub-ed25519:e8J+esSsJx/0oLQpTErXA3+L1Lzu4vSS2VxRN2bX7OM=\"]";
 
 /// The type pattern of a lane that gets no events: every event has a type.
 pub(super) const TAKES_NOTHING: &str = "";

@@ -51,6 +51,7 @@ pub fn cloud() -> String {
     section::<cloud::Http>(&mut out, Header::Table);
     section::<cloud::Lane>(&mut out, Header::Array);
     keys::<cloud::FilesSink>(&mut out, Header::Array, &cloud::sink_keys());
+    section::<cloud::Control>(&mut out, Header::Table);
     section::<Log>(&mut out, Header::Table);
     out
 }
@@ -173,7 +174,17 @@ mod tests {
                 continue;
             };
             // Its example names a file that is not here, or needs another key; the lines after #[[ need each other.
-            let together = ["ca_file", "tls_listen", "wss_listen", "certificate_file", "key_file", "password_file"];
+            let together = [
+                "ca_file",
+                "tls_listen",
+                "wss_listen",
+                "certificate_file",
+                "key_file",
+                "password_file",
+                "controller_key ",
+                "policy ",
+                "operators_file",
+            ];
             if together.iter().any(|key| setting.starts_with(key)) || text[..text.find(line).unwrap()].ends_with("]]\n")
             {
                 continue;

@@ -19,7 +19,7 @@ const KEEP_PART: u64 = 2;
 #[derive(Debug)]
 pub struct Budget {
     dir: PathBuf,
-    max: u64,
+    max: AtomicU64,
     free_min: AtomicU64,
     used: AtomicU64,
     room: Mutex<Room>,
@@ -30,11 +30,22 @@ impl Budget {
     pub fn new(dir: PathBuf, max: u64) -> Self {
         Self {
             dir,
-            max,
+            max: AtomicU64::new(max),
             free_min: AtomicU64::new(FREE_BYTES_MIN.min(max / 16)),
             used: AtomicU64::new(0),
             room: Mutex::default(),
         }
+    }
+
+    /// From here on `max` bytes. What is there already stays, whether it fits or not.
+    pub fn set(&self, max: u64) {
+        self.max.store(max, Ordering::Relaxed);
+        self.free_min.store(FREE_BYTES_MIN.min(max / 16), Ordering::Relaxed);
+    }
+
+    /// So many bytes in all.
+    pub fn max(&self) -> u64 {
+        self.max.load(Ordering::Relaxed)
     }
 
     /// Counts what is there already, whether it fits or not.
@@ -55,7 +66,7 @@ impl Budget {
 
     /// Drained stores should go although a repeated event may still need them.
     pub fn is_pressed(&self) -> bool {
-        self.used() > self.max / KEEP_PART || self.free().is_some_and(|free| free < 2 * self.free_min())
+        self.used() > self.max() / KEEP_PART || self.free().is_some_and(|free| free < 2 * self.free_min())
     }
 
     /// Reserves `bytes`, or says what is full.
@@ -69,12 +80,12 @@ impl Budget {
                 self.free_min()
             ));
         }
-        let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.max);
+        let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.max());
         match self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits) {
             Ok(_) => Ok(()),
             Err(used) => Err(format!(
                 "{used} of outbox.max_bytes = {} bytes are used; raise it, or wait until the uplink has drained some",
-                self.max
+                self.max()
             )),
         }
     }

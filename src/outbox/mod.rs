@@ -202,7 +202,6 @@ struct Ground {
     durable: bool,
     proven: Arc<AtomicBool>,
     record_bytes_max: u64,
-    max_bytes: u64,
     window: Duration,
     fingerprints: Fingerprints,
     budget: Arc<Budget>,
@@ -226,7 +225,6 @@ impl Outbox {
             durable,
             proven,
             record_bytes_max: config.outbox.max_event.min(block::RECORD_BYTES_MAX as u64),
-            max_bytes: config.outbox.max_bytes,
             window: config.outbox.dedup_window,
             fingerprints: Fingerprints::default(),
             budget: Arc::new(Budget::new(dir.clone(), config.outbox.max_bytes)),
@@ -278,6 +276,11 @@ impl Outbox {
         inner.begin(opened, &mut threads).map_err(|e| no_threads(&e))
     }
 
+    /// From here on `outbox.max_bytes`. Lanes that are open keep the size of their stores until the next start.
+    pub fn set_budget(&self, max_bytes: u64) {
+        self.0.ground.budget.set(max_bytes);
+    }
+
     /// Random name of this outbox's life: a replaced disk gets a new one. 16 hexadecimal characters.
     pub fn incarnation(&self) -> &str {
         &self.0.ground.identity.incarnation
@@ -322,7 +325,7 @@ impl Outbox {
 impl Ground {
     /// Opens a lane, one of `lanes` that share the budget.
     fn open(&self, name: &str, lanes: usize) -> Result<Opened, OpenError> {
-        let store_share = self.max_bytes / (STORES_PER_LANE * lanes.max(1) as u64);
+        let store_share = self.budget.max() / (STORES_PER_LANE * lanes.max(1) as u64);
         let settings = Settings {
             dir: self.dir.join(name),
             tag: self.identity.tag(name),

@@ -3,8 +3,16 @@
 /// Namespace of the lanes' topics, below the tenant.
 pub const TELEMETRY: &str = "telemetry";
 
-/// Namespace of inboxes, commands, reports and roll-outs.
+/// Namespace of inboxes and commands: the cloud writes, gateways read.
 pub const CONTROL: &str = "control";
+
+/// Namespace of what gateways say about themselves: gateways write, the cloud reads. Of its own because it is kept for
+/// days, and the rest for ever.
+pub const REPORTS: &str = "reports";
+
+/// Namespace of the log of roll-outs and of the documents: only the cloud's processes read and write here. Of its own
+/// because nothing of it may ever be trimmed, and because a gateway that could write here could give orders to all.
+pub const ROLLOUTS: &str = "rollouts";
 
 /// Message property: `node.incarnation.lane`.
 pub const STREAM: &str = "tg_stream";
@@ -53,17 +61,22 @@ pub fn commands_topic(tenant: &str, node: &str) -> String {
 
 /// Topic with what all nodes say about themselves and their assignments; keyed by node.
 pub fn reports_topic(tenant: &str) -> String {
-    format!("persistent://{tenant}/{CONTROL}/reports")
+    format!("persistent://{tenant}/{REPORTS}/nodes")
 }
 
 /// Topic with the log of configuration's roll-outs: its order decides, and nothing of it may be lost.
 pub fn rollouts_topic(tenant: &str) -> String {
-    format!("persistent://{tenant}/{CONTROL}/rollouts")
+    format!("persistent://{tenant}/{ROLLOUTS}/config")
 }
 
 /// Topic with the signed documents and keyrings.
 pub fn documents_topic(tenant: &str) -> String {
-    format!("persistent://{tenant}/{CONTROL}/documents")
+    format!("persistent://{tenant}/{ROLLOUTS}/documents")
+}
+
+/// Topic whose only producer has the lead among the cloud's processes; it has no messages.
+pub fn lead_topic(tenant: &str) -> String {
+    format!("persistent://{tenant}/{ROLLOUTS}/lead")
 }
 
 /// One partition of a partitioned topic.

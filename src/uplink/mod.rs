@@ -93,6 +93,11 @@ impl Uplink {
         Ok(())
     }
 
+    /// What its links say of themselves.
+    pub fn links(&self) -> &Links {
+        &self.links
+    }
+
     /// What Pulsar has acknowledged of a lane's events, also in times to come.
     pub fn acknowledged(&self, lane: &str) -> Acknowledged {
         self.metrics.lane(lane).acknowledged()

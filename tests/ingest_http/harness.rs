@@ -64,7 +64,7 @@ impl Gate {
             links: links.clone(),
             clock,
             metrics,
-            http: config.http.clone(),
+            http: tidegate::ingest::http::Settings::new(&config.http),
             max_event: config.outbox.max_event,
             bridges: Default::default(),
             local: None,

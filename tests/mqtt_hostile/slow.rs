@@ -8,11 +8,11 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::gateway::{CONNECT_TIMEOUT, Gateway};
-use crate::support::mqtt::{Client, Options, Reply, packet};
+use crate::support::mqtt::{Client, Options, Reply, packet, text};
 use crate::support::mqtt_mutator::frame;
 
 const UPGRADE: &[u8] = b"GET /mqtt HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -105,6 +105,47 @@ async fn whoever_does_not_connect_in_time_is_ended() {
         })
         .await;
     assert!(longest < CONNECT_TIMEOUT + LATE_MAX, "one was served for {longest:?}");
+}
+
+/// What waits for their sockets is bounded over all of them, and who reads gets his.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_that_ask_for_a_large_message_and_never_read_it() {
+    const READERS: usize = 3;
+    let gateway = Gateway::start();
+    let tcp = gateway.tcp;
+    let mut publisher = Client::connect(tcp, Options::new("publisher")).await;
+    // More than the kernel takes for a client that does not read.
+    for topic in ["flood/1", "flood/2", "flood/3", "flood/4"] {
+        let id = publisher.retain(topic, &vec![b'x'; 1_000_000]).await;
+        publisher.puback(id).await;
+    }
+    publisher.disconnect().await;
+    let (read, _) = gateway
+        .under(async move {
+            let mut mute = Vec::new();
+            for n in 0..300 {
+                // With a small window the kernel takes little of it.
+                let socket = TcpSocket::new_v4().unwrap();
+                socket.set_recv_buffer_size(4096).unwrap();
+                let stream = socket.connect(tcp).await.unwrap();
+                let mut client = Client::over(stream, Options::new(&format!("mute-{n}"))).await;
+                client.write(&packet(0x82, &[&[0, 9, 0][..], &text("flood/#"), &[0]].concat())).await;
+                mute.push(client);
+            }
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let mut read = 0;
+            for n in 0..READERS {
+                let mut reader = Client::connect(tcp, Options::new(&format!("reader-{n}"))).await;
+                reader.subscribe("flood/small", 0).await;
+                reader.publish_and_wait("flood/small", "small").await;
+                read += usize::from(reader.next().await.payload() == b"small");
+            }
+            // A third of them goes: there is room again.
+            mute.truncate(200);
+            read
+        })
+        .await;
+    assert_eq!(read, READERS);
 }
 
 #[tokio::test(flavor = "multi_thread")]

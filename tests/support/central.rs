@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
+use pulsar::consumer::InitialPosition;
 use tidegate::downlink::artefact::{
     Assignment, Command, Digest, DocumentRef, Envelope, Keyring, Kind, Message, SecretKey,
 };
 use tidegate::downlink::report::{NodeReport, Outcome, What};
 use tidegate::event::Timestamp;
+use tidegate::pulsar::names;
 use tidegate::sys::clock::Clock;
 use tidegate::sys::tasks::Tasks;
 
@@ -77,17 +79,23 @@ pub struct Central {
 }
 
 impl Central {
-    /// Provisions `tenant` and listens to its gateways.
-    pub async fn start(broker: &Broker, tenant: &str) -> Self {
-        let config = provision::config_for(broker, tenant);
+    /// Provisions `tenant` and listens to its gateways, which are called `nodes`.
+    pub async fn start(broker: &Broker, tenant: &str, nodes: &[&str]) -> Self {
+        let mut config = provision::config_for(broker, tenant);
+        config.lanes.push(tidegate::config::cloud::Lane { name: "alarms".into(), ..config.lanes[0].clone() });
         tokio::task::spawn_blocking(move || provision::provision(&config, false).unwrap()).await.unwrap();
+        // Whatever the namespace says about topics that are not there.
+        let mine =
+            nodes.iter().flat_map(|node| [names::inbox_topic(tenant, node), names::commands_topic(tenant, node)]);
+        for topic in mine.chain([names::reports_topic(tenant)]) {
+            broker.admin("PUT", &topic.replace("persistent://", "persistent/"), "");
+        }
         let client = client(&broker.service_url()).await;
         let heard = Arc::new(Mutex::new(Vec::new()));
-        let options =
-            pulsar::ConsumerOptions::default().with_initial_position(pulsar::consumer::InitialPosition::Earliest);
+        let options = pulsar::ConsumerOptions::default().with_initial_position(InitialPosition::Earliest);
         let mut reports: pulsar::Consumer<Vec<u8>, _> = client
             .consumer()
-            .with_topic(format!("persistent://{tenant}/control/reports"))
+            .with_topic(names::reports_topic(tenant))
             .with_subscription("central")
             .with_subscription_type(pulsar::SubType::Exclusive)
             .with_options(options)
@@ -144,7 +152,7 @@ impl Central {
 
     /// Puts `message` into the inbox of `node`, whatever it is.
     pub async fn send(&self, node: &str, message: String) {
-        self.put(&format!("inbox-{node}"), node, message).await;
+        self.put(&names::inbox_topic(&self.tenant, node), node, message).await;
     }
 
     /// A keyring that is in order.
@@ -162,14 +170,39 @@ impl Central {
     /// Sends a command, signed by `key`.
     pub async fn command(&self, command: &Command, key: &SecretKey) {
         let envelope = command.to_envelope().signed_by(key);
-        self.put(&format!("commands-{}", command.node), &command.node, envelope.encode()).await;
+        let topic = names::commands_topic(&self.tenant, &command.node);
+        self.put(&topic, &command.node, envelope.encode()).await;
     }
 
     async fn put(&self, topic: &str, key: &str, message: String) {
-        let topic = format!("persistent://{}/control/{topic}", self.tenant);
         // Producers count from 0 again: in a namespace with deduplication each needs a name of its own.
         let name = format!("central-{}", uuid::Uuid::new_v4());
-        send(&self.client, &topic, &name, &[(key.to_owned(), message)]).await;
+        send(&self.client, topic, &name, &[(key.to_owned(), message)]).await;
+    }
+
+    /// The data of events of `lane`, from the first one on, until one has `wanted` in it.
+    pub async fn event(&self, lane: &str, wanted: &str) -> String {
+        let options = pulsar::ConsumerOptions::default().with_initial_position(InitialPosition::Earliest);
+        let mut events: pulsar::Consumer<Vec<u8>, _> = self
+            .client
+            .consumer()
+            .with_topic(names::lane_topic(&self.tenant, lane))
+            .with_subscription(format!("look-{}", uuid::Uuid::new_v4()))
+            .with_subscription_type(pulsar::SubType::Exclusive)
+            .with_options(options)
+            .build()
+            .await
+            .unwrap();
+        let found = async {
+            loop {
+                let message = events.next().await.unwrap().unwrap();
+                let data = String::from_utf8_lossy(&message.payload.data).into_owned();
+                if data.contains(wanted) {
+                    return data;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("no event with {wanted}"))
     }
 
     /// All that `node` has reported.

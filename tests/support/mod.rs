@@ -7,6 +7,7 @@ pub mod broker;
 pub mod central;
 pub mod certificates;
 pub mod cloud;
+pub mod control;
 pub mod count;
 pub mod edge;
 pub mod files;
@@ -26,6 +27,7 @@ pub mod pulsar_client;
 pub mod python;
 pub mod random;
 pub mod system;
+pub mod topic;
 pub mod tried;
 pub mod witness;
 

@@ -18,12 +18,13 @@
 
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
+use tokio::sync::mpsc;
 
 use super::{Keeper, Running};
 use crate::downlink::keeper::{health, store};
 use crate::downlink::trial::{Input, Place};
 use crate::event::{Event, Timestamp};
+use crate::observe::status::{LinkState, Links};
 use crate::outbox::{Outbox, Writer};
 use crate::sys::random;
 use crate::uplink::Acknowledged;
@@ -33,6 +34,17 @@ pub const PROBE_TYPE: &str = "tidegate.probe";
 
 /// How often it is looked whether Pulsar has acknowledged something.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What keeps a lane from its receipt is told after so many looks: a broker that is well has answered by then.
+const TELL_EVERY: u32 = 20;
+
+/// A probe.
+struct Asked {
+    probe: u64,
+    lanes: Vec<Lane>,
+    outbox: Outbox,
+    links: Links,
+}
 
 /// What one lane has to show.
 struct Lane {
@@ -89,14 +101,10 @@ impl Keeper {
                 Some(Lane { writer, acknowledged: acknowledged.clone(), from: *from, event })
             })
             .collect();
-        let (outbox, answers) = (self.live.outbox.clone(), self.answers.clone());
+        let asked = Asked { probe, lanes, outbox: self.live.outbox.clone(), links: self.live.uplink.links().clone() };
+        let answers = self.answers.clone();
         self.live.tasks.spawn_contained("probe", async move {
-            let Some(result) = until_acknowledged(&outbox, lanes, stop).await else { return };
-            let answer = match result {
-                Ok(()) => Input::ProbeAcknowledged { probe },
-                Err(detail) => Input::ProbeRefused { probe, detail },
-            };
-            let _ = answers.send(answer).await;
+            stop.run_until_cancelled(asked.until_acknowledged(answers)).await;
         });
     }
 
@@ -116,32 +124,53 @@ impl Keeper {
     }
 }
 
-/// `None`: stopped before.
-async fn until_acknowledged(
-    outbox: &Outbox,
-    mut lanes: Vec<Lane>,
-    stop: CancellationToken,
-) -> Option<Result<(), String>> {
-    let work = async {
-        loop {
-            lanes.retain(|lane| lane.acknowledged.events() <= lane.from);
-            if lanes.is_empty() {
-                return Ok(());
+impl Asked {
+    /// Answers once all lanes have their receipt, and before that why one has none yet, for the report.
+    async fn until_acknowledged(mut self, answers: mpsc::Sender<Input>) {
+        let (probe, mut told) = (self.probe, None);
+        for look in 1_u32.. {
+            self.lanes.retain(|lane| lane.acknowledged.events() <= lane.from);
+            if self.lanes.is_empty() {
+                let _ = answers.send(Input::ProbeAcknowledged { probe }).await;
+                return;
             }
-            let status = outbox.status();
-            for lane in &mut lanes {
-                let backlog = status.iter().find(|s| s.lane == lane.writer.lane()).map_or(0, |s| s.backlog_events);
-                // What waits is the probe. A broker that turns out to have it already leaves nothing, and then one is sent.
-                if backlog == 0
-                    && let Some(event) = lane.event.take()
-                {
-                    lane.writer.append(vec![event]).await.map_err(|e| e.to_string())?;
-                }
+            let refused = self.append().await.err();
+            let reason = refused.or_else(|| (look % TELL_EVERY == 0).then(|| self.trouble()).flatten());
+            if reason.is_some() && reason != told {
+                let detail = reason.clone().unwrap_or_default();
+                told = reason;
+                let _ = answers.send(Input::ProbeRefused { probe, detail }).await;
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
-    };
-    stop.run_until_cancelled(work).await
+    }
+
+    /// A lane where nothing waits gets an event, once. What waits is as good; and when a broker turns out to have that
+    /// already, so that nothing is left without a receipt, one is sent after all. Not before the lane's link is up: in a
+    /// lane that Pulsar does not have it would stay for ever, also when the configuration is undone.
+    async fn append(&mut self) -> Result<(), String> {
+        let (status, links) = (self.outbox.status(), self.links.snapshot());
+        let is_up = |name: &str| links.get(name).is_some_and(|link| link.state == LinkState::Up);
+        for lane in &mut self.lanes {
+            let backlog = status.iter().find(|s| s.lane == lane.writer.lane()).map_or(0, |s| s.backlog_events);
+            if backlog == 0
+                && is_up(lane.writer.lane())
+                && let Some(event) = lane.event.take()
+            {
+                lane.writer.append(vec![event]).await.map_err(|e| e.to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What keeps the first lane from getting one.
+    fn trouble(&self) -> Option<String> {
+        let name = self.lanes.first()?.writer.lane();
+        let links = self.links.snapshot();
+        let error =
+            links.get(name).filter(|link| link.state != LinkState::Up).and_then(|link| link.last_error.as_deref());
+        Some(format!("lane {name}: {}", error.unwrap_or("no receipt yet")))
+    }
 }
 
 fn event(node: &str, generation: u64, now_ms: i64) -> Event {

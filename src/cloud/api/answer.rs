@@ -14,14 +14,21 @@ const QUERY_BYTES_MAX: usize = 4096;
 pub struct Problem {
     status: StatusCode,
     detail: String,
-    /// Says which methods there are.
-    pub allow: bool,
+    /// The methods there are.
+    allow: Option<&'static str>,
 }
 
 impl Problem {
     /// Refuses with `status` because of `detail`.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), allow: false }
+        Self { status, detail: detail.into(), allow: None }
+    }
+
+    /// With the methods that there are.
+    #[must_use]
+    pub fn allowing(mut self, methods: &'static str) -> Self {
+        self.allow = Some(methods);
+        self
     }
 
     /// Its document.
@@ -29,8 +36,11 @@ impl Problem {
         let title = self.status.canonical_reason().unwrap_or("refused");
         let document = json!({"title": title, "status": self.status.as_u16(), "detail": self.detail});
         let mut response = typed(self.status, "application/problem+json", document.to_string());
-        if self.allow {
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        if let Some(methods) = self.allow {
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));

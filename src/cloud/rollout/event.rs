@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BATCH_MAX, ID_BYTES_MAX, Plan, PlanError, REASON_BYTES_MAX, UnixMs};
+use super::{BATCH_MAX, GROUPS_MAX, ID_BYTES_MAX, Plan, PlanError, REASON_BYTES_MAX, UnixMs};
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -147,6 +147,30 @@ pub struct NodeReport {
     pub reason: String,
 }
 
+/// Whom a roll-out is for besides the nodes that are enrolled by name: who turns up later and belongs to it is enrolled.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Audience {
+    /// Every node there is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
+    /// The nodes of these groups.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+}
+
+impl Audience {
+    /// Whether it is for nobody but the nodes that were named.
+    pub fn is_empty(&self) -> bool {
+        !self.all && self.groups.is_empty()
+    }
+
+    /// Whether a node of these groups belongs to it.
+    pub fn includes(&self, groups: &[String]) -> bool {
+        self.all || self.groups.iter().any(|group| groups.contains(group))
+    }
+}
+
 /// What happened or is ordered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -154,8 +178,16 @@ pub struct NodeReport {
 pub enum What {
     /// A controller takes the lead with its author's epoch.
     Claimed,
-    /// A roll-out of `target` (`None`: what the node has by itself) is drafted.
-    Created { rollout: RolloutId, target: Option<Digest>, plan: Plan },
+    /// A roll-out of `target` (`None`: what the node has by itself) is drafted. `audience` says who joins it later.
+    Created {
+        rollout: RolloutId,
+        target: Option<Digest>,
+        plan: Plan,
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reason: String,
+        #[serde(default, skip_serializing_if = "Audience::is_empty")]
+        audience: Audience,
+    },
     /// Nodes join: a draft, a running roll-out, or one that is completed and stands.
     Enrolled { rollout: RolloutId, nodes: Vec<NodeId> },
     /// Its first wave begins.
@@ -198,6 +230,9 @@ pub enum Malformed {
     /// Too long.
     #[error("a reason has at most {REASON_BYTES_MAX} bytes")]
     Reason,
+    /// Too many groups.
+    #[error("a roll-out is for at most {GROUPS_MAX} groups, not {0}")]
+    Groups(usize),
     /// The plan.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -213,9 +248,14 @@ impl What {
         };
         let reason = |text: &str| if text.len() <= REASON_BYTES_MAX { Ok(()) } else { Err(Malformed::Reason) };
         match self {
-            Self::Created { rollout, plan, .. } => {
+            Self::Created { rollout, plan, reason: text, audience, .. } => {
                 plan.check()?;
-                if rollout.is_valid() { Ok(()) } else { Err(Malformed::Id) }
+                reason(text)?;
+                if audience.groups.len() > GROUPS_MAX {
+                    return Err(Malformed::Groups(audience.groups.len()));
+                }
+                let is_id = |group: &String| !group.is_empty() && group.len() <= ID_BYTES_MAX;
+                if rollout.is_valid() && audience.groups.iter().all(is_id) { Ok(()) } else { Err(Malformed::Id) }
             }
             Self::Enrolled { nodes: n, .. }
             | Self::Absent { nodes: n, .. }

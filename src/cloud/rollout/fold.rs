@@ -1,19 +1,39 @@
 //! The state as a fold over the log. [pure]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
-use super::event::{Author, Digest, Event, Malformed, NodeId, NodeReport, RolloutId, What};
+use super::event::{Audience, Author, Digest, Event, Malformed, NodeId, NodeReport, RolloutId, What};
 use super::progress::{Progress, Stage};
 use super::waves::Rollout;
 use super::{ACTIVE_MAX, MEMBERS_MAX, NODES_MAX, Plan, ROLLOUTS_MAX, UnixMs};
 
-/// What a node is to run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a node is to run. All of it is a function of the log: whoever signs it signs the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assignment {
     /// Grows with every assignment of this node.
     pub number: u64,
     /// `None`: what the node has by itself.
     pub target: Option<Digest>,
+    /// When the event that made it was appended.
+    pub at_ms: UnixMs,
+    /// The roll-out that made it, or took it back.
+    pub rollout: Option<RolloutId>,
+}
+
+/// What a roll-out was created as.
+#[derive(Clone, Debug)]
+pub struct Created<'r> {
+    /// Its place in the log.
+    pub index: u64,
+    /// What it brings.
+    pub target: Option<Digest>,
+    /// Waves and thresholds.
+    pub plan: &'r Plan,
+    /// Why, for operators.
+    pub reason: &'r str,
+    /// Who joins it later.
+    pub audience: &'r Audience,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -21,6 +41,9 @@ struct Node {
     /// 0: nothing was ever assigned.
     number: u64,
     target: Option<Digest>,
+    at_ms: UnixMs,
+    /// The roll-out that made its assignment, or took it back.
+    origin: Option<RolloutId>,
     /// The roll-out that has it, while that is not over.
     rollout: Option<RolloutId>,
 }
@@ -71,6 +94,8 @@ pub enum Void {
 pub struct Rollouts {
     /// Events read, and the number of the last one's assignments.
     index: u64,
+    /// When that event was appended.
+    at_ms: UnixMs,
     epoch: u64,
     lead: String,
     rollouts: BTreeMap<RolloutId, Rollout>,
@@ -83,13 +108,15 @@ impl Rollouts {
     /// Applies the next event of the log. Gives the nodes whose assignment is to be sent: it is new, or the node spoke of
     /// an older one.
     pub fn apply(&mut self, event: &Event) -> Result<Vec<NodeId>, Void> {
-        self.index = self.index.saturating_add(1);
+        (self.index, self.at_ms) = (self.index.saturating_add(1), event.at_ms);
         event.what.check()?;
         self.check_author(event)?;
         let at_ms = event.at_ms;
         match &event.what {
             What::Claimed => Ok(self.claim(&event.by)),
-            What::Created { rollout, target, plan } => self.create(rollout, *target, plan),
+            What::Created { rollout, target, plan, reason, audience } => {
+                self.create(rollout, *target, plan, (reason, audience))
+            }
             What::Enrolled { rollout, nodes } => self.enrol(rollout, nodes, at_ms),
             What::Started { rollout } => self.begin(rollout, 0, at_ms),
             What::Advanced { rollout, wave } => {
@@ -168,9 +195,15 @@ impl Rollouts {
         Vec::new()
     }
 
-    fn create(&mut self, id: &RolloutId, target: Option<Digest>, plan: &Plan) -> Result<Vec<NodeId>, Void> {
+    fn create(
+        &mut self,
+        id: &RolloutId,
+        target: Option<Digest>,
+        plan: &Plan,
+        (reason, audience): (&String, &Audience),
+    ) -> Result<Vec<NodeId>, Void> {
         if let Some(known) = self.rollouts.get(id) {
-            let is_same = known.target == target && known.plan == *plan;
+            let is_same = known.target == target && known.plan == *plan && known.audience == *audience;
             return Err(if is_same { Void::Stage(id.clone()) } else { Void::Exists(id.clone()) });
         }
         if self.rollouts.values().filter(|r| r.stage.is_active()).count() >= ACTIVE_MAX {
@@ -181,7 +214,9 @@ impl Rollouts {
             let oldest = over.min_by_key(|(_, r)| r.created).map(|(id, _)| id.clone());
             oldest.map(|id| self.rollouts.remove(&id));
         }
-        self.rollouts.insert(id.clone(), Rollout::new(id.clone(), self.index, target, plan.clone()));
+        let mut rollout = Rollout::new(id.clone(), self.index, target, plan.clone());
+        (rollout.reason, rollout.audience) = (reason.clone(), audience.clone());
+        self.rollouts.insert(id.clone(), rollout);
         Ok(Vec::new())
     }
 
@@ -222,7 +257,7 @@ impl Rollouts {
             }
             let node = self.nodes.entry(name.clone()).or_default();
             if node.rollout.is_none() && node.number < created {
-                self.set(name, target);
+                self.set(name, target, Some(id));
                 changed.push(name.clone());
             }
         }
@@ -273,7 +308,7 @@ impl Rollouts {
         let exposed = rollout.expose(self.index, |node| nodes.get(node).and_then(|n| n.target));
         rollout.count_soak(at_ms);
         let target = rollout.target;
-        exposed.iter().for_each(|node| self.set(node, target));
+        exposed.iter().for_each(|node| self.set(node, target, Some(id)));
         exposed
     }
 
@@ -285,7 +320,7 @@ impl Rollouts {
         let (members, exposed) = rollout.end(Stage::Aborted { reason: reason.to_owned() });
         self.release(&members);
         for (node, base) in &exposed {
-            self.set(node, *base);
+            self.set(node, *base, Some(id));
         }
         Ok(exposed.into_iter().map(|(node, _)| node).collect())
     }
@@ -350,16 +385,17 @@ impl Rollouts {
         for name in nodes {
             let room = self.nodes.len() < NODES_MAX || self.nodes.contains_key(name);
             if room && self.nodes.entry(name.clone()).or_default().rollout.is_none() {
-                self.set(name, target);
+                self.set(name, target, None);
                 changed.push(name.clone());
             }
         }
         changed
     }
 
-    fn set(&mut self, name: &NodeId, target: Option<Digest>) {
+    fn set(&mut self, name: &NodeId, target: Option<Digest>, origin: Option<&RolloutId>) {
         if let Some(node) = self.nodes.get_mut(name) {
             (node.number, node.target) = (self.index, target);
+            (node.at_ms, node.origin) = (self.at_ms, origin.cloned());
             self.outstanding.insert(name.clone());
         }
     }
@@ -367,12 +403,62 @@ impl Rollouts {
     /// What a node is to run; `None`: nothing was assigned to it.
     pub fn assignment(&self, node: &NodeId) -> Option<Assignment> {
         let node = self.nodes.get(node).filter(|n| n.number != 0)?;
-        Some(Assignment { number: node.number, target: node.target })
+        let Node { number, target, at_ms, ref origin, .. } = *node;
+        Some(Assignment { number, target, at_ms, rollout: origin.clone() })
+    }
+
+    /// Whether the node has not reported on its assignment.
+    pub fn is_outstanding(&self, node: &NodeId) -> bool {
+        self.outstanding.contains(node)
+    }
+
+    /// Whether appending the report would change anything: what comes again need not lie in the log again.
+    pub fn is_news(&self, report: &NodeReport) -> bool {
+        let Some(node) = self.nodes.get(&report.node).filter(|node| node.number == report.number) else { return false };
+        let counts =
+            || node.rollout.as_ref().and_then(|id| self.rollouts.get(id)).is_some_and(|r| r.would_count(report));
+        self.outstanding.contains(&report.node) || counts()
+    }
+
+    /// What a roll-out was created as.
+    pub fn created(&self, id: &RolloutId) -> Option<Created<'_>> {
+        let Rollout { created, target, plan, reason, audience, .. } = self.rollouts.get(id)?;
+        Some(Created { index: *created, target: *target, plan, reason, audience })
+    }
+
+    /// The newest roll-out that stands, or is not over, for nodes of these groups, if this node has nothing from it or
+    /// anything newer, and is in no other.
+    pub fn to_join(&self, node: &NodeId, groups: &[String]) -> Option<&RolloutId> {
+        let known = self.nodes.get(node);
+        if known.is_some_and(|node| node.rollout.is_some()) {
+            return None;
+        }
+        let number = known.map_or(0, |node| node.number);
+        let for_it = |r: &Rollout| r.audience.includes(groups) && !matches!(r.stage, Stage::Aborted { .. });
+        let newest = self.rollouts.iter().filter(|(_, r)| for_it(r)).max_by_key(|(_, r)| r.created);
+        newest.filter(|(_, r)| number < r.created).map(|(id, _)| id)
+    }
+
+    /// Whether any roll-out takes nodes that turn up later.
+    pub fn has_audience(&self) -> bool {
+        self.rollouts.values().any(|r| !r.audience.is_empty() && !matches!(r.stage, Stage::Aborted { .. }))
     }
 
     /// Nodes that have not reported on their assignment: what a new controller sends again.
     pub fn outstanding(&self) -> impl Iterator<Item = &NodeId> {
         self.outstanding.iter()
+    }
+
+    /// Nodes to which something was assigned.
+    pub fn assigned(&self) -> impl Iterator<Item = &NodeId> {
+        self.assigned_after(None)
+    }
+
+    /// Nodes to which something was assigned, by name, after `after`.
+    pub fn assigned_after(&self, after: Option<&NodeId>) -> impl Iterator<Item = &NodeId> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let nodes = self.nodes.range::<NodeId, _>((from, Bound::Unbounded));
+        nodes.filter(|(_, node)| node.number != 0).map(|(name, _)| name)
     }
 
     /// Events read, void ones included.

@@ -61,8 +61,8 @@ mod waves;
 #[cfg(test)]
 mod tests;
 
-pub use event::{Author, Digest, Event, NodeId, NodeReport, RolloutId, Verdict, What};
-pub use fold::{Assignment, Rollouts, Void};
+pub use event::{Audience, Author, Digest, Event, NodeId, NodeReport, RolloutId, Verdict, What};
+pub use fold::{Assignment, Created, Rollouts, Void};
 pub use plan::{OnFailure, Plan, PlanError, Wave};
 pub use progress::{Progress, Stage};
 
@@ -86,6 +86,9 @@ pub const BATCH_MAX: usize = 1_000;
 
 /// Longest id of a node or roll-out, in bytes.
 pub const ID_BYTES_MAX: usize = 128;
+
+/// Most groups that a roll-out is for.
+pub const GROUPS_MAX: usize = 64;
 
 /// Longest reason, in bytes.
 pub const REASON_BYTES_MAX: usize = 512;

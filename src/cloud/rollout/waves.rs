@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::event::{Digest, NodeId, NodeReport, RolloutId, Verdict};
+use super::event::{Audience, Digest, NodeId, NodeReport, RolloutId, Verdict};
 use super::plan::{Plan, Wave, share_of};
 use super::progress::{Progress, Stage};
 use super::{ALL_PPM, FAILURES_KEPT, UnixMs};
@@ -27,6 +27,8 @@ pub(super) struct Rollout {
     pub created: u64,
     pub target: Option<Digest>,
     pub plan: Plan,
+    pub reason: String,
+    pub audience: Audience,
     pub stage: Stage,
     pub paused: Option<String>,
     pub wave: usize,
@@ -53,6 +55,8 @@ impl Rollout {
             created,
             target,
             plan,
+            reason: String::new(),
+            audience: Audience::default(),
             stage: Stage::Draft,
             paused: None,
             wave: 0,
@@ -81,6 +85,15 @@ impl Rollout {
 
     pub fn member_count(&self) -> usize {
         self.member_count
+    }
+
+    /// Whether a report about its exposure would be counted, or ends an absence.
+    pub fn would_count(&self, report: &NodeReport) -> bool {
+        self.members.get(&self.place(&report.node)).is_some_and(|member| {
+            member.number != 0
+                && member.number == report.number
+                && (member.absent || member.verdict < Some(report.verdict))
+        })
     }
 
     /// Puts a node into the line.

@@ -455,5 +455,4 @@ fn send(wire: u64, command: BaseCommand) -> Effect {
 }
 
 #[cfg(test)]
-#[path = "core_tests.rs"]
 mod tests;

@@ -63,13 +63,34 @@ impl Lease {
         inner.shown.inc_by(i64::try_from(more).unwrap_or(i64::MAX));
         Ok(())
     }
+
+    /// Bytes that it has.
+    pub fn held(&self) -> usize {
+        usize::try_from(self.held).unwrap_or(usize::MAX)
+    }
+
+    /// Has `bytes` then if there is as much; less can always be had.
+    pub fn resize(&mut self, bytes: usize) -> Result<(), Exhausted> {
+        match bytes.checked_sub(self.held()) {
+            Some(more) => self.grow(more),
+            None => {
+                self.give_back(self.held - bytes as u64);
+                Ok(())
+            }
+        }
+    }
+
+    fn give_back(&mut self, bytes: u64) {
+        let inner = &self.budget.0;
+        self.held -= bytes;
+        inner.used.fetch_sub(bytes, Ordering::Relaxed);
+        inner.shown.dec_by(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let inner = &self.budget.0;
-        inner.used.fetch_sub(self.held, Ordering::Relaxed);
-        inner.shown.dec_by(i64::try_from(self.held).unwrap_or(i64::MAX));
+        self.give_back(self.held);
     }
 }
 
@@ -89,6 +110,8 @@ mod tests {
         assert_eq!((budget.used(), shown.get()), (10, 10));
         drop(a);
         assert_eq!(b.grow(6), Ok(()));
+        assert_eq!((b.resize(11), b.resize(3), b.held()), (Err(Exhausted::Ever), Ok(()), 3));
+        assert_eq!((budget.used(), b.resize(10)), (3, Ok(())));
         drop(b);
         assert_eq!((budget.used(), shown.get()), (0, 0));
     }

@@ -203,7 +203,7 @@ fn id_of(encoded: &str) -> Result<Cow<'_, str>, Refusal> {
 /// The body, with at most `bytes_max` of it. It is not compressed: nothing here is large.
 async fn body_of(shared: &Shared, who: &Identity, body: &mut Incoming, bytes_max: u64) -> Result<Bytes, Refusal> {
     let mut lease = shared.budget.lease();
-    let bounds = Bounds { max_bytes: bytes_max, timeout: shared.gateway.http.body_timeout };
+    let bounds = Bounds { max_bytes: bytes_max, timeout: shared.gateway.http.now().body_timeout };
     let body = gather(body, bounds, &mut lease).await?;
     // A device's answer is an event like its others. Operators must get through also when devices use everything up.
     let events = usize::from(!who.is_operator());
@@ -249,7 +249,7 @@ impl Place {
                 Kind::TooManyListeners,
                 format!(
                     "{} devices wait already; three quarters of http.max_connections may: raise it, or poll without ?wait=",
-                    listeners_max(shared.gateway.http.max_connections)
+                    listeners_max(shared.gateway.http.now().max_connections)
                 ),
             )
         })?;

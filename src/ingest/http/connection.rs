@@ -47,8 +47,6 @@ impl Server {
     pub fn new(shared: Arc<Shared>) -> Self {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
-            // Runs from the moment a head may come, so it also ends idle connections.
-            .header_read_timeout(shared.gateway.http.header_timeout)
             .max_buf_size(BUFFER_BYTES_MAX)
             // A sender may close its half after the request and still wants the answer.
             .half_close(true);
@@ -74,7 +72,7 @@ impl Server {
     async fn shake_hands(self, stream: TcpStream, peer: SocketAddr, tls: ServerTls) {
         let stopping = self.shared.stopping.child_token();
         let accepted = tokio::select! {
-            accepted = tls.accept(stream, self.shared.gateway.http.header_timeout) => accepted,
+            accepted = tls.accept(stream, self.shared.gateway.http.now().header_timeout) => accepted,
             () = stopping.cancelled() => return,
         };
         match accepted {
@@ -104,7 +102,10 @@ impl Server {
         let open = Open::new(&shared);
         // A child: waiting on the one token of all connections would make each request take its lock.
         let stopping = shared.stopping.child_token();
-        let connection = self.http.serve_connection(
+        let mut http = self.http.clone();
+        // Runs from the moment a head may come, so it also ends idle connections.
+        http.header_read_timeout(self.shared.gateway.http.now().header_timeout);
+        let connection = http.serve_connection(
             io,
             service_fn(move |request| answer(shared.clone(), caller.clone(), pages.clone(), unread.clone(), request)),
         );

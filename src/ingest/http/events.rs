@@ -94,7 +94,7 @@ pub async fn post(shared: &Shared, caller: &Caller, request: Request<Incoming>) 
 
 /// Judges the head, then takes the body off the wire.
 async fn take(shared: &Shared, caller: &Caller, head: &Parts, body: &mut Incoming) -> Result<Work, Refusal> {
-    let http = &shared.gateway.http;
+    let http = shared.gateway.http.now();
     let identity = caller.identify(&shared.gateway.gate, &head.headers).await?;
     let encoding = Encoding::of(&head.headers)?;
     let format = Format::of(&head.headers)?;
@@ -231,7 +231,7 @@ fn context(shared: &Shared, identity: &Identity, head: &Parts) -> Result<Context
         source: None,
         ty: None,
         now: Timestamp::from_unix_ms(shared.gateway.clock.unix_ms()),
-        max_events: shared.gateway.http.max_batch,
+        max_events: shared.gateway.http.now().max_batch,
     };
     for pair in head.uri.query().unwrap_or_default().split('&').filter(|p| !p.is_empty()) {
         parameter(&mut context, pair)?;

@@ -20,8 +20,8 @@ mod pages;
 mod problem;
 mod stream;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use tokio::sync::Semaphore;
@@ -57,7 +57,7 @@ pub struct Gateway {
     /// Where this module registers its metrics, and what /metrics shows.
     pub metrics: Metrics,
     /// `[http]`
-    pub http: edge::Http,
+    pub http: Settings,
     /// `outbox.max_event`
     pub max_event: u64,
     /// Commands and configurations of devices.
@@ -74,6 +74,27 @@ pub struct Gateway {
     pub ready: Arc<AtomicBool>,
     /// Pushed configuration, for the status page.
     pub downlink: keeper::Status,
+}
+
+/// `[http]` as it is now; every request looks at it once. All clones see a change. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Settings(Arc<RwLock<Arc<edge::Http>>>);
+
+impl Settings {
+    /// These.
+    pub fn new(http: &edge::Http) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(http.clone()))))
+    }
+
+    /// Now.
+    pub fn now(&self) -> Arc<edge::Http> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From here on `http`, but for addresses, connections and memory, which are taken at the start.
+    pub fn set(&self, http: &edge::Http) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(http.clone());
+    }
 }
 
 /// Bodies decoded on threads that may block, at once: these are large, so more would only fill the memory
@@ -95,9 +116,10 @@ struct Shared {
 impl Shared {
     fn new(gateway: Gateway, stopping: tokio_util::sync::CancellationToken) -> Arc<Self> {
         let counters = metrics::Counters::new(&gateway.metrics);
-        let budget = budget::Budget::new(gateway.http.max_memory, counters.body_memory.clone());
+        let http = gateway.http.now();
+        let budget = budget::Budget::new(http.max_memory, counters.body_memory.clone());
         let heavy = Arc::new(Semaphore::new(HEAVY_MAX));
-        let listeners = Arc::new(Semaphore::new(commands::listeners_max(gateway.http.max_connections)));
+        let listeners = Arc::new(Semaphore::new(commands::listeners_max(http.max_connections)));
         Arc::new(Self { gateway, counters, budget, heavy, listeners, started: Instant::now(), stopping })
     }
 }

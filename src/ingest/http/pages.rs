@@ -224,7 +224,7 @@ fn status(shared: &Shared) -> Page {
         let link = links.remove(&lane.lane).unwrap_or_default();
         lane_of(lane, link, now_ms)
     });
-    let http = &gateway.http;
+    let http = gateway.http.now();
     json(
         StatusCode::OK,
         &Status {

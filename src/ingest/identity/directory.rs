@@ -97,6 +97,11 @@ impl Directory {
         self.0.by_certificate.get(name).or_else(by_device_name)
     }
 
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Listed>> {
+        self.0.by_name.values()
+    }
+
     /// Devices in the file.
     pub fn len(&self) -> usize {
         self.0.by_name.len()

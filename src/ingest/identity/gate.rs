@@ -50,13 +50,10 @@ pub struct Gate(pub(super) Arc<Shared>);
 /// What all clones share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) config: edge::Identity,
     pub(super) clock: Clock,
     pub(super) state: RwLock<Arc<State>>,
     pub(super) counters: Counters,
     pub(super) trouble: Mutex<reload::Trouble>,
-    open: bool,
-    defaults: Defaults,
     topics: Arc<Topics>,
     started: Instant,
     throttle: Mutex<Throttle>,
@@ -69,11 +66,64 @@ pub(super) struct Shared {
     audit: Audit,
 }
 
-/// What the files say.
+/// What the files say, and how they are read.
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) directory: Directory,
     pub(super) keys: Option<Arc<Keys>>,
+    pub(super) terms: Arc<Terms>,
+}
+
+/// What `[identity]` says.
+#[derive(Debug)]
+pub(super) struct Terms {
+    pub(super) config: edge::Identity,
+    open: bool,
+    defaults: Defaults,
+    /// Whoever was judged by them is not in any more.
+    revoked: CancellationToken,
+    // Beside the token, whose question takes a lock.
+    over: AtomicBool,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self::of(&edge::Identity::default())
+    }
+}
+
+impl Terms {
+    pub(super) fn of(config: &edge::Identity) -> Self {
+        let list = |list: &[String]| -> Patterns { list.into() };
+        let deny_subscribe = list(&config.deny_subscribe);
+        let (publish, subscribe) = (list(&config.publish), list(&config.subscribe));
+        let guest = Rights {
+            publish: publish.clone(),
+            subscribe: subscribe.clone(),
+            deny_subscribe: deny_subscribe.clone(),
+            subjects: Subjects::Own(Patterns::default()),
+        };
+        let defaults = Defaults {
+            publish,
+            subscribe,
+            open: Arc::new(Rights::open(deny_subscribe.clone())),
+            guest: Arc::new(guest),
+            deny_subscribe,
+            rates: Rates { events: config.max_events, bytes: config.max_bytes },
+        };
+        let open = config.mode != Some(IdentityMode::Required);
+        Self { config: config.clone(), open, defaults, revoked: CancellationToken::new(), over: AtomicBool::new(false) }
+    }
+
+    /// Whether other ones are in force.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    fn revoke(&self) {
+        self.over.store(true, Ordering::Release);
+        self.revoked.cancel();
+    }
 }
 
 /// What holds where neither file nor token says otherwise.
@@ -163,31 +213,12 @@ impl Gate {
         audit: Audit,
     ) -> Result<Self, NoRandomness> {
         let topics = Arc::new(Topics::new(&config.commands));
-        let config = config.identity.clone();
-        let list = |list: &[String]| -> Patterns { list.into() };
-        let deny_subscribe = list(&config.deny_subscribe);
-        let (publish, subscribe) = (list(&config.publish), list(&config.subscribe));
-        let guest = Rights {
-            publish: publish.clone(),
-            subscribe: subscribe.clone(),
-            deny_subscribe: deny_subscribe.clone(),
-            subjects: Subjects::Own(Patterns::default()),
-        };
-        let defaults = Defaults {
-            publish,
-            subscribe,
-            open: Arc::new(Rights::open(deny_subscribe.clone())),
-            guest: Arc::new(guest),
-            deny_subscribe,
-            rates: Rates { events: config.max_events, bytes: config.max_bytes },
-        };
+        let config = &config.identity;
         Ok(Self(Arc::new(Shared {
             clock,
             state: RwLock::new(Arc::new(state)),
             counters,
             trouble: Mutex::default(),
-            open: config.mode != Some(IdentityMode::Required),
-            defaults,
             topics,
             started: Instant::now(),
             hasher: RandomState::new(),
@@ -198,13 +229,38 @@ impl Gate {
             meters: Arc::new(Meters::new(Rates { events: config.total_events, bytes: config.total_bytes })),
             guests: Mutex::default(),
             audit,
-            config,
         })))
     }
 
     /// Whether who shows no credential is let in.
     pub fn is_open(&self) -> bool {
-        self.0.open
+        self.state().terms.open
+    }
+
+    /// What keeps `config` from being used: looks at the files that it names. Blocks.
+    pub fn check(config: &edge::Identity) -> Result<(), IdentityError> {
+        reload::read(config).map(drop)
+    }
+
+    /// From here on `config`, but for its log of refusals. Whoever is in was judged by the one before, and has to come
+    /// again. Reads files: not for async code.
+    pub fn set(&self, config: &edge::Identity) -> Result<(), IdentityError> {
+        let state = reload::read(config)?;
+        let shared = &*self.0;
+        shared.counters.devices.set(i64::try_from(state.directory.len()).unwrap_or(i64::MAX));
+        let throttle = Throttle::new(config.lockout_after, config.lockout_max);
+        *shared.throttle.lock().unwrap_or_else(PoisonError::into_inner) = throttle;
+        shared.meters.set_total(Rates { events: config.total_events, bytes: config.total_bytes });
+        *shared.trouble.lock().unwrap_or_else(PoisonError::into_inner) = reload::Trouble::default();
+        let before = {
+            let mut now = shared.state.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *now, Arc::new(state))
+        };
+        // Only now: who is cut off and comes back at once must find the new state.
+        before.terms.revoke();
+        before.directory.all().for_each(|listed| listed.revoke());
+        tracing::info!("[identity] has changed: who is connected has to come again");
+        Ok(())
     }
 
     /// For the status page.
@@ -228,7 +284,7 @@ impl Gate {
                 Err(no) => break (state, Err(no)),
             };
             let credential = who.credential();
-            let identity = self.identity(who, &presented);
+            let identity = self.identity(&state, who, &presented);
             // The files may have changed meanwhile: then it is judged by the new ones, or at last comes again.
             let settled = Arc::ptr_eq(&state, &self.state());
             if settled || rounds == ROUNDS_MAX {
@@ -306,7 +362,7 @@ impl Gate {
         let who = match (secret, presented.certificate) {
             (Some(secret), _) => self.secret(state, presented, secret).await?,
             (None, Some(der)) => self.certificate(state, der)?,
-            (None, None) if self.0.open => Who::Anonymous,
+            (None, None) if state.terms.open => Who::Anonymous,
             (None, None) => return Err(Denied::NoCredential.into()),
         };
         match who {
@@ -340,7 +396,7 @@ impl Gate {
         }
         match presented.user.filter(|user| presented.bearer.is_none() && !user.is_empty()) {
             Some(user) => self.password(state, presented, user, secret).await,
-            None if self.0.open => Ok(Who::Anonymous),
+            None if state.terms.open => Ok(Who::Anonymous),
             None => {
                 self.not_locked_out(presented)?;
                 Err(self.wrong(presented, Denied::BadCredential))
@@ -350,7 +406,7 @@ impl Gate {
 
     async fn password(&self, state: &State, presented: &Presented<'_>, user: &str, secret: &[u8]) -> Result<Who, No> {
         let listed = state.directory.named(user);
-        if listed.is_none() && self.0.open {
+        if listed.is_none() && state.terms.open {
             return Ok(Who::Anonymous);
         }
         self.not_locked_out(presented)?;
@@ -397,7 +453,7 @@ impl Gate {
     }
 
     fn certificate(&self, state: &State, der: &[u8]) -> Result<Who, No> {
-        let name = certificate::name(der, self.0.config.certificate_name, self.0.clock.unix_ms())
+        let name = certificate::name(der, state.terms.config.certificate_name, self.0.clock.unix_ms())
             .map_err(|nameless| Denied::NotTaken(nameless.to_string()))?;
         let (credential, expires_ms) = ("certificate", None);
         if let Some(listed) = state.directory.with_certificate(&name) {
@@ -424,9 +480,9 @@ impl Gate {
         denied.into()
     }
 
-    fn identity(&self, who: Who, presented: &Presented<'_>) -> Identity {
-        let shared = &self.0;
-        let (open, defaults) = (shared.open, &shared.defaults);
+    fn identity(&self, state: &State, who: Who, presented: &Presented<'_>) -> Identity {
+        let (shared, terms) = (&self.0, &state.terms);
+        let (open, defaults) = (terms.open, &terms.defaults);
         let open_rights = || defaults.open.clone();
         let mut made = Inner {
             name: Arc::from(""),
@@ -435,7 +491,8 @@ impl Gate {
             topics: shared.topics.clone(),
             operator: open,
             listed: None,
-            revoked: CancellationToken::new(),
+            terms: terms.clone(),
+            revoked: terms.revoked.child_token(),
             over: AtomicBool::new(false),
             meter: None,
             meters: shared.meters.clone(),
@@ -457,7 +514,7 @@ impl Gate {
                 made.name = listed.device.name.as_str().into();
                 rates = listed.device.rates(rates);
                 if !open {
-                    made.rights = self.rights_of(&listed);
+                    made.rights = defaults.rights_of(&listed);
                     made.operator = listed.device.role == Role::Operator;
                 }
                 made.revoked = listed.revoked().child_token();
@@ -468,14 +525,14 @@ impl Gate {
                 made.name = name.into();
                 if !open {
                     made.operator = granted.role == Role::Operator;
-                    made.rights = self.rights_granted(granted);
+                    made.rights = defaults.rights_granted(granted);
                 }
                 guest = guest.or(Some((credential == "jwt", expires_ms)));
             }
         }
         made.meter = Some(shared.meters.of(&made.name, rates));
         made.metered = rates.any() || shared.meters.limits_all();
-        made.connections_max = Some(shared.config.max_connections);
+        made.connections_max = Some(terms.config.max_connections);
         let identity = Identity(Arc::new(made));
         if let Some((by_token, expires_ms)) = guest {
             let listed_as = identity.shared_name();
@@ -483,9 +540,11 @@ impl Gate {
         }
         identity
     }
+}
 
+impl Defaults {
     fn rights_of(&self, listed: &Listed) -> Arc<Rights> {
-        let (device, defaults) = (&listed.device, &self.0.defaults);
+        let (device, defaults) = (&listed.device, self);
         if device.publish.is_none() && device.subscribe.is_none() && device.speaks_for.is_empty() {
             return defaults.guest.clone();
         }
@@ -498,7 +557,7 @@ impl Gate {
     }
 
     fn rights_granted(&self, granted: Granted) -> Arc<Rights> {
-        let defaults = &self.0.defaults;
+        let defaults = self;
         if granted.publish.is_none() && granted.subscribe.is_none() && granted.speaks_for.is_empty() {
             return defaults.guest.clone();
         }

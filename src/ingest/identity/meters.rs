@@ -16,15 +16,25 @@ pub type Shared = Arc<Mutex<Meter>>;
 #[derive(Debug)]
 pub struct Meters {
     started: Instant,
-    total: Option<Mutex<Meter>>,
+    total: Mutex<Option<Meter>>,
     by_name: Mutex<HashMap<Arc<str>, Shared>>,
 }
 
 impl Meters {
     /// Nobody has used anything.
     pub fn new(total: Rates) -> Self {
-        let total = total.any().then(|| Mutex::new(Meter::new(total, Duration::ZERO)));
-        Self { started: Instant::now(), total, by_name: Mutex::default() }
+        let total = total.any().then(|| Meter::new(total, Duration::ZERO));
+        Self { started: Instant::now(), total: Mutex::new(total), by_name: Mutex::default() }
+    }
+
+    /// From here on another limit for all together, which have used nothing of it.
+    pub fn set_total(&self, total: Rates) {
+        let now = self.now();
+        *self.total() = total.any().then(|| Meter::new(total, now));
+    }
+
+    fn total(&self) -> std::sync::MutexGuard<'_, Option<Meter>> {
+        self.total.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> Duration {
@@ -50,13 +60,13 @@ impl Meters {
     /// Takes from the quota of one and of all, or from neither.
     pub fn admit(&self, meter: &Shared, events: usize, bytes: usize) -> Result<(), Wait> {
         let mut meter = meter.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut total = self.total.as_ref().map(|total| total.lock().unwrap_or_else(PoisonError::into_inner));
-        admit(&mut meter, total.as_deref_mut(), self.now(), events as u64, bytes as u64)
+        let mut total = self.total();
+        admit(&mut meter, total.as_mut(), self.now(), events as u64, bytes as u64)
     }
 
     /// Whether there is a limit on all together.
     pub fn limits_all(&self) -> bool {
-        self.total.is_some()
+        self.total().is_some()
     }
 }
 

@@ -168,6 +168,7 @@ struct Inner {
     topics: Arc<Topics>,
     operator: bool,
     listed: Option<Arc<Listed>>,
+    terms: Arc<gate::Terms>,
     revoked: CancellationToken,
     // Beside the token, whose question takes a lock.
     over: AtomicBool,
@@ -224,7 +225,9 @@ impl Identity {
 
     /// Whether it was; cheap enough for every request.
     pub fn is_revoked(&self) -> bool {
-        self.0.over.load(Ordering::Acquire) || self.0.listed.as_ref().is_some_and(|listed| listed.is_over())
+        self.0.over.load(Ordering::Acquire)
+            || self.0.terms.is_over()
+            || self.0.listed.as_ref().is_some_and(|listed| listed.is_over())
     }
 
     /// Whether [`Identity::admit`] can say no.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::devices_file::{self, DevicesError};
 use super::directory::Directory;
-use super::gate::{Gate, State};
+use super::gate::{Gate, State, Terms};
 use super::jwt::{KeyError, Keys};
 use super::verify::NoRandomness;
 use crate::config::edge::Identity;
@@ -65,13 +65,16 @@ pub(super) fn status(gate: &Gate) -> IdentityStatus {
 
 /// How each file is before it is read.
 pub(super) struct WatchedFiles {
+    /// Which files: devices and keys.
+    of: [Option<PathBuf>; 2],
     devices: Watched,
     keys: Watched,
 }
 
 pub(super) fn watched(config: &Identity) -> WatchedFiles {
     let watch = |file: &Option<PathBuf>| Watched::new(file.clone());
-    WatchedFiles { devices: watch(&config.devices_file), keys: watch(&config.jwt_key_file) }
+    let of = [config.devices_file.clone(), config.jwt_key_file.clone()];
+    WatchedFiles { of, devices: watch(&config.devices_file), keys: watch(&config.jwt_key_file) }
 }
 
 /// Reads both files for the first time.
@@ -79,7 +82,7 @@ pub(super) fn read(config: &Identity) -> Result<State, IdentityError> {
     let devices = config.devices_file.as_deref().map(devices_file::load).transpose()?;
     let keys = read_keys(config)?.map(Arc::new);
     let (directory, _) = Directory::default().next(devices.unwrap_or_default());
-    Ok(State { directory, keys })
+    Ok(State { directory, keys, terms: Arc::new(Terms::of(config)) })
 }
 
 fn read_keys(config: &Identity) -> Result<Option<Keys>, KeyError> {
@@ -109,18 +112,24 @@ pub(super) fn watch(tasks: &Tasks, gate: Gate, files: WatchedFiles) -> Result<()
 
 impl Gate {
     fn look(&self, mut files: WatchedFiles, look: Look) -> WatchedFiles {
-        let asked = look == Look::Asked;
+        let state = self.0.state.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let config = &state.terms.config;
+        let others = [&config.devices_file, &config.jwt_key_file] != files.of.each_ref();
+        if others {
+            files = watched(config);
+        }
+        let asked = look == Look::Asked || others;
         // Both are looked at, whatever the first says.
         let (devices, keys) = (files.devices.changed() || asked, files.keys.changed() || asked);
-        let devices_changed = devices && self.load_devices();
-        let keys_changed = keys && self.load_keys();
+        let devices_changed = devices && self.load_devices(&state);
+        let keys_changed = keys && self.load_keys(&state);
         self.0.see_out(devices_changed, keys_changed);
         files
     }
 
     /// `true`: another state is in force.
-    fn load_devices(&self) -> bool {
-        let Some(path) = &self.0.config.devices_file else { return false };
+    fn load_devices(&self, asked: &State) -> bool {
+        let Some(path) = &asked.terms.config.devices_file else { return false };
         let read = devices_file::load(path);
         let mut trouble = self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         self.0.counters.file_bad("devices", read.is_err());
@@ -136,8 +145,12 @@ impl Gate {
         drop(trouble);
         let over = {
             let mut state = self.0.state.write().unwrap_or_else(PoisonError::into_inner);
+            if !Arc::ptr_eq(&state.terms, &asked.terms) {
+                // Another file counts by now, and was read.
+                return false;
+            }
             let (directory, over) = state.directory.next(devices);
-            *state = Arc::new(State { directory, keys: state.keys.clone() });
+            *state = Arc::new(State { directory, keys: state.keys.clone(), terms: state.terms.clone() });
             self.0.counters.devices.set(i64::try_from(state.directory.len()).unwrap_or(i64::MAX));
             over
         };
@@ -152,9 +165,9 @@ impl Gate {
     }
 
     /// `true`: other keys are in force.
-    fn load_keys(&self) -> bool {
-        let Some(path) = &self.0.config.jwt_key_file else { return false };
-        let read = read_keys(&self.0.config);
+    fn load_keys(&self, asked: &State) -> bool {
+        let Some(path) = &asked.terms.config.jwt_key_file else { return false };
+        let read = read_keys(&asked.terms.config);
         let mut trouble = self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         self.0.counters.file_bad("jwt-key", read.is_err());
         match read {
@@ -162,12 +175,16 @@ impl Gate {
                 trouble.keys = None;
                 drop(trouble);
                 let mut state = self.0.state.write().unwrap_or_else(PoisonError::into_inner);
+                if !Arc::ptr_eq(&state.terms, &asked.terms) {
+                    return false;
+                }
                 if let (Some(old), Some(new)) = (&state.keys, &keys)
                     && old.same(new)
                 {
                     return false;
                 }
-                *state = Arc::new(State { directory: state.directory.clone(), keys: keys.map(Arc::new) });
+                let (directory, terms) = (state.directory.clone(), state.terms.clone());
+                *state = Arc::new(State { directory, keys: keys.map(Arc::new), terms });
                 tracing::info!(file = %path.display(), "the JWT key file was read again");
                 true
             }

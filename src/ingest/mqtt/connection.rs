@@ -115,7 +115,7 @@ impl Connection {
         while !self.is_over() {
             let input = std::future::poll_fn(|cx| self.choose(cx)).await;
             self.apply(input);
-            if self.paused.is_some() || self.undecoded || self.wanting {
+            if self.paused.is_some() || self.undecoded || self.wanting && !self.output.is_starved() {
                 // It had its turn.
                 tokio::task::yield_now().await;
             }
@@ -148,7 +148,7 @@ impl Connection {
         }
         // By turns with what the client says: while messages keep coming its acknowledgements would stay unread, and messages
         // that it has long taken would fill its queue until others are dropped.
-        let deliver = self.wanting && self.end.is_none() && self.output.has_room();
+        let deliver = self.wanting && !self.output.is_starved() && self.end.is_none() && self.output.has_room();
         if deliver && !self.delivered {
             return Poll::Ready(Input::Deliver);
         }
@@ -223,12 +223,7 @@ impl Connection {
             }
             Input::Written(Ok(())) => {}
             Input::Written(Err(_)) => self.lost(),
-            Input::Deliver => {
-                let ((), effects) = self.seat.turn(|turn| turn.take(output::BYTES_MAX));
-                self.wanting = !effects.replies.is_empty();
-                self.delivered = true;
-                self.take_effect(effects);
-            }
+            Input::Deliver => self.deliver(),
             Input::Turn => {
                 self.delivered = false;
                 self.resume();
@@ -241,6 +236,20 @@ impl Connection {
         }
     }
 
+    fn deliver(&mut self) {
+        self.delivered = true;
+        let Some(room) = self.output.make_room() else { return };
+        let ((), effects) = self.seat.turn(|turn| turn.take(room.bytes, room.largest));
+        let needs = effects.needs.filter(|_| effects.replies.is_empty());
+        let later = effects.later && effects.replies.is_empty();
+        self.wanting = !effects.replies.is_empty() || needs.is_some() || later;
+        self.take_effect(effects);
+        self.output.settle(needs);
+        if later {
+            self.output.wait();
+        }
+    }
+
     fn deadline(&self) -> Option<Instant> {
         let silence = self.silence_max.filter(|_| self.end.is_none()).map(|max| self.heard + max);
         let all = [
@@ -248,6 +257,7 @@ impl Connection {
             self.packet_due().filter(|_| self.end.is_none()),
             self.output.deadline(),
             self.flights.deadline(),
+            self.output.starved(),
             self.paused.as_ref().map(|paused| paused.until).filter(|until| *until > Instant::now()),
             self.end.as_ref().map(|end| end.next()),
         ];

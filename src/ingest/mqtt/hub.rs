@@ -15,7 +15,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, mpsc};
 
 use super::broker::record::{Message, Millis};
-use super::broker::{AWAY_DOUBTED_MS, Broker, ConnectionId, Counts, Denied, LastWill, Notice, Reaction, Source};
+use super::broker::{
+    AWAY_DOUBTED_MS, Broker, ConnectionId, Counts, Denied, LastWill, Limits, Notice, Reaction, Source,
+};
 use super::packet::{Packet, PacketId, Reason};
 use super::shelf::Shelf;
 use super::signal::Signal;
@@ -71,6 +73,10 @@ pub struct Effects {
     pub denied: Vec<Denied>,
     /// See [`Reaction::words`].
     pub words: Vec<(PacketId, &'static str)>,
+    /// See [`Reaction::needs`].
+    pub needs: Option<usize>,
+    /// See [`Reaction::later`].
+    pub later: bool,
     /// See [`Reaction::close`].
     pub close: Option<(Reason, &'static str)>,
     /// Something waits to be taken.
@@ -146,6 +152,10 @@ impl Hub {
         self.lock().broker.keeps(client_id)
     }
 
+    fn set_limits(&self, limits: Limits) {
+        self.lock().broker.set_limits(limits);
+    }
+
     /// Whether nobody is connected.
     pub fn is_empty(&self) -> bool {
         self.lock().open.is_empty()
@@ -189,8 +199,8 @@ impl Hub {
         let mut turn = Turn { broker: &mut state.broker, now, connection, all: Reaction::default(), connects: false };
         let result = work(&mut turn);
         let Turn { all, connects, .. } = turn;
-        let Reaction { records, replies, wake, kick, published, denied, notices, words, close } = all;
-        let mut effects = Effects { replies, close, denied, words, ..Effects::default() };
+        let Reaction { records, replies, wake, kick, published, denied, notices, words, needs, later, close } = all;
+        let mut effects = Effects { replies, close, denied, words, needs, later, ..Effects::default() };
         if !records.is_empty() {
             // Under the lock: the journal has the changes in the order in which they were made.
             match self.0.shelf.append(&records) {

@@ -48,6 +48,10 @@ pub const STORING_BYTES_MAX: u64 = 32 << 20;
 /// and wait would keep the messages of all others from the disk.
 pub const COMING_BYTES_MAX: u64 = 32 << 20;
 
+/// Bytes that wait for clients' sockets, over all connections, beyond the little that each may have. Not of the same budget either:
+/// clients that do not read would keep others from sending.
+pub const GOING_BYTES_MAX: u64 = 32 << 20;
+
 /// What all connections share.
 pub struct Shared {
     /// The broker.
@@ -68,6 +72,8 @@ pub struct Shared {
     pub storing: Budget,
     /// See [`COMING_BYTES_MAX`].
     pub coming: Budget,
+    /// See [`GOING_BYTES_MAX`].
+    pub going: Budget,
     /// The gateway goes down.
     pub stopping: CancellationToken,
 }
@@ -116,6 +122,7 @@ impl Shared {
             mqtt: config.mqtt.clone(),
             storing: Budget::new(STORING_BYTES_MAX, counters.memory()),
             coming: Budget::new(COMING_BYTES_MAX, counters.memory()),
+            going: Budget::new(GOING_BYTES_MAX, counters.memory()),
             counters,
             stopping: tasks.stopping().clone(),
         })

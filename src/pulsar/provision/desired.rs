@@ -13,6 +13,11 @@ const RETENTION_MAX: i64 = i32::MAX as i64;
 /// What `control` keeps per topic, whatever its age: a gateway that was away for a year must find its newest desired
 /// state, and 1 GiB of documents per topic is more than an operator writes.
 const CONTROL_MB: i64 = 1024;
+/// What gateways' reports keep: the last of each node counts, and a decision that a controller has not read within this
+/// time is seen in the node's next report all the same.
+const REPORTS_MINUTES: i64 = 3 * 1440;
+/// 100,000 gateways that report every ten minutes write about 7 GB a day; a process reads all of it when it starts.
+const REPORTS_MB: i64 = 2048;
 
 /// Everything that should be there, on every cluster alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +132,9 @@ impl Desired {
             namespaces: vec![
                 namespace(names::TELEMETRY, retention, false),
                 namespace(names::CONTROL, Retention { minutes: -1, megabytes: CONTROL_MB }, true),
+                namespace(names::REPORTS, Retention { minutes: REPORTS_MINUTES, megabytes: REPORTS_MB }, true),
+                // A place in the log is the number of an assignment: without its beginning all of it means something else.
+                namespace(names::ROLLOUTS, Retention { minutes: -1, megabytes: -1 }, true),
                 // A pack is useless when its first chunks are gone; packs are deleted whole, by whoever retires a version.
                 namespace(MODELS, Retention { minutes: -1, megabytes: -1 }, true),
             ],

@@ -92,6 +92,9 @@ pub struct AutoTopics {
     /// They do.
     #[serde(default, rename = "allowAutoTopicCreation")]
     pub allowed: bool,
+    /// With partitions, or without.
+    #[serde(default, rename = "topicType")]
+    pub kind: Option<String>,
 }
 
 /// A limit of the backlog.

@@ -142,9 +142,7 @@ impl Planner<'_> {
                 "retention_policies": retention_json(wanted.retention),
                 "inactive_topic_policies": inactive_json(None),
             });
-            if !wanted.auto_topics {
-                body["autoTopicCreationOverride"] = json!({ "allowAutoTopicCreation": false });
-            }
+            body["autoTopicCreationOverride"] = auto_topics_json(wanted.auto_topics);
             let mut sentence = format!("create namespace {name}: deduplication on, retention {}", wanted.retention);
             if self.desired.names.len() > 1 {
                 sentence += &format!(", replicated between {}", list(&self.desired.names));
@@ -177,9 +175,17 @@ impl Planner<'_> {
             let sentence = format!("keep topics of {name} that are quiet for long");
             self.step(at, sentence, Verb::Post, format!("{path}/inactiveTopicPolicies"), Some(inactive_json(inactive)));
         }
-        if !wanted.auto_topics && there.auto_topics.as_ref().is_none_or(|a| a.allowed) {
-            let sentence = format!("let no topic of {name} appear by itself");
-            let body = json!({ "allowAutoTopicCreation": false });
+        let auto_topics = there.auto_topics.clone().unwrap_or_default();
+        let is_right = match wanted.auto_topics {
+            true => auto_topics.allowed && auto_topics.kind.as_deref() == Some(NOT_PARTITIONED),
+            false => there.auto_topics.is_some() && !auto_topics.allowed,
+        };
+        if !is_right {
+            let sentence = match wanted.auto_topics {
+                true => format!("let topics of {name} appear by themselves, without partitions"),
+                false => format!("let no topic of {name} appear by itself"),
+            };
+            let body = auto_topics_json(wanted.auto_topics);
             self.step(at, sentence, Verb::Post, format!("{path}/autoTopicCreation"), Some(body));
         }
     }
@@ -341,6 +347,16 @@ fn addresses(cluster: &ClusterAt) -> serde_json::Map<String, Value> {
         data.insert("brokerServiceUrl".to_owned(), json!(cluster.service));
     }
     data
+}
+
+/// Pulsar's word for topics that have none; a broker's default may be another, and order needs it.
+const NOT_PARTITIONED: &str = "non-partitioned";
+
+fn auto_topics_json(allowed: bool) -> Value {
+    match allowed {
+        true => json!({ "allowAutoTopicCreation": true, "topicType": NOT_PARTITIONED }),
+        false => json!({ "allowAutoTopicCreation": false }),
+    }
 }
 
 fn retention_json(r: Retention) -> Value {

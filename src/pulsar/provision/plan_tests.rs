@@ -175,7 +175,7 @@ fn one_observed(me: String, names: Vec<String>) -> impl Strategy<Value = Observe
                     .map(|(minutes, megabytes)| observe::RetentionPolicies { minutes, megabytes }),
                 inactive_topic_policies: inactive
                     .map(|b| json!({ "deleteWhileInactive": b, "kept": 1 }).as_object().unwrap().clone()),
-                auto_topics: auto.map(|allowed| observe::AutoTopics { allowed }),
+                auto_topics: auto.map(|allowed| observe::AutoTopics { allowed, kind: None }),
                 ..Policies::default()
             };
             seen.namespaces.insert(names::TELEMETRY.into(), policies);

@@ -2,8 +2,8 @@
 
 use super::world::{node, rollout, target};
 use crate::cloud::rollout::{
-    ACTIVE_MAX, Author, BATCH_MAX, Event, NodeReport, OnFailure, Plan, PlanError, Progress, ROLLOUTS_MAX, Rollouts,
-    Verdict, Void, Wave, What,
+    ACTIVE_MAX, Audience, Author, BATCH_MAX, Event, NodeReport, OnFailure, Plan, PlanError, Progress, ROLLOUTS_MAX,
+    Rollouts, Verdict, Void, Wave, What,
 };
 
 const MINUTE: u64 = 60_000;
@@ -24,7 +24,17 @@ fn lead(state: &mut Rollouts, now: u64, what: What) -> Result<usize, Void> {
 fn draft(nodes: u8, plan: Plan) -> Rollouts {
     let mut state = Rollouts::default();
     lead(&mut state, 0, What::Claimed).unwrap();
-    operator(&mut state, What::Created { rollout: rollout(0), target: Some(target(0, 1)), plan }).unwrap();
+    operator(
+        &mut state,
+        What::Created {
+            rollout: rollout(0),
+            target: Some(target(0, 1)),
+            plan,
+            reason: String::new(),
+            audience: Audience::default(),
+        },
+    )
+    .unwrap();
     let nodes = (0..nodes).map(node).collect();
     operator(&mut state, What::Enrolled { rollout: rollout(0), nodes }).unwrap();
     state
@@ -75,7 +85,17 @@ fn waves_follow_one_another_when_enough_have_succeeded_for_long_enough() {
 fn the_line_is_the_same_for_ever_and_another_one_for_every_roll_out() {
     let first = |n: u8| {
         let mut state = Rollouts::default();
-        operator(&mut state, What::Created { rollout: rollout(n), target: None, plan: Plan::default() }).unwrap();
+        operator(
+            &mut state,
+            What::Created {
+                rollout: rollout(n),
+                target: None,
+                plan: Plan::default(),
+                reason: String::new(),
+                audience: Audience::default(),
+            },
+        )
+        .unwrap();
         let nodes = (0..100).map(node).collect();
         operator(&mut state, What::Enrolled { rollout: rollout(n), nodes }).unwrap();
         operator(&mut state, What::Started { rollout: rollout(n) }).unwrap();
@@ -176,7 +196,13 @@ fn a_late_joiner_joins_the_wave_and_what_is_completed_stands() {
 #[test]
 fn a_node_is_in_one_roll_out_at_a_time() {
     let mut state = draft(10, Plan::default());
-    let second = What::Created { rollout: rollout(1), target: Some(target(0, 2)), plan: Plan::default() };
+    let second = What::Created {
+        rollout: rollout(1),
+        target: Some(target(0, 2)),
+        plan: Plan::default(),
+        reason: String::new(),
+        audience: Audience::default(),
+    };
     operator(&mut state, second).unwrap();
     let enrol = What::Enrolled { rollout: rollout(1), nodes: (5..15).map(node).collect() };
     operator(&mut state, enrol.clone()).unwrap();
@@ -207,7 +233,13 @@ fn of_two_controllers_with_the_same_epoch_one_has_the_lead() {
 #[test]
 fn limits_are_kept() {
     let mut state = Rollouts::default();
-    let create = |n: u8| What::Created { rollout: rollout(n), target: None, plan: Plan::default() };
+    let create = |n: u8| What::Created {
+        rollout: rollout(n),
+        target: None,
+        plan: Plan::default(),
+        reason: String::new(),
+        audience: Audience::default(),
+    };
     for n in 0..ACTIVE_MAX as u8 {
         operator(&mut state, create(n)).unwrap();
     }

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::cloud::rollout::{
-    Author, BATCH_MAX, Event, MEMBERS_MAX, NodeId, NodeReport, Plan, RolloutId, Rollouts, Stage, Verdict, What,
+    Audience, Author, BATCH_MAX, Event, MEMBERS_MAX, NodeId, NodeReport, Plan, RolloutId, Rollouts, Stage, Verdict,
+    What,
 };
 
 fn apply(state: &mut Rollouts, now: u64, what: What) -> (Vec<NodeId>, Duration) {
@@ -29,7 +30,17 @@ fn a_hundred_thousand_nodes_are_rolled_out_report_by_report() {
     let before = resident();
     let (mut state, id) = (Rollouts::default(), RolloutId::from("autumn"));
     apply(&mut state, 0, What::Claimed);
-    apply(&mut state, 0, What::Created { rollout: id.clone(), target: None, plan: Plan::default() });
+    apply(
+        &mut state,
+        0,
+        What::Created {
+            rollout: id.clone(),
+            target: None,
+            plan: Plan::default(),
+            reason: String::new(),
+            audience: Audience::default(),
+        },
+    );
     let names: Vec<NodeId> = (0..=MEMBERS_MAX).map(|n| NodeId::from(format!("gateway-{n:06}"))).collect();
     let mut enrolling = Duration::ZERO;
     for nodes in names.chunks(BATCH_MAX) {

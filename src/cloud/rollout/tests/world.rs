@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::model::Model;
 use crate::cloud::rollout::{
-    Assignment, Author, Digest, Event, NodeId, NodeReport, Plan, RolloutId, Rollouts, Verdict, What,
+    Assignment, Audience, Author, Digest, Event, NodeId, NodeReport, Plan, RolloutId, Rollouts, Verdict, What,
 };
 
 #[derive(Default)]
@@ -75,7 +75,13 @@ impl World {
     }
 
     pub fn create(&mut self, n: u8, target: Option<Digest>, plan: Plan) {
-        self.operator(What::Created { rollout: rollout(n), target, plan });
+        self.operator(What::Created {
+            rollout: rollout(n),
+            target,
+            plan,
+            reason: String::new(),
+            audience: Audience::default(),
+        });
     }
 
     pub fn enrol(&mut self, n: u8, nodes: impl Iterator<Item = u8>) {

@@ -162,6 +162,10 @@ pub struct Reaction {
     pub denied: Vec<Denied>,
     /// For the log.
     pub notices: Vec<Notice>,
+    /// What the next message for this connection costs, which was not taken because of that.
+    pub needs: Option<usize>,
+    /// Something waits for this connection that has to wait until others have less: it is to be asked again after a while.
+    pub later: bool,
     /// Words for answers that refuse.
     pub words: Vec<(PacketId, &'static str)>,
     /// This connection must end after the replies: with DISCONNECT and this reason in 5.0, silently in 3.1.1 and after
@@ -370,6 +374,15 @@ impl Broker {
             targets: Vec::new(),
             no_topic: Arc::from(""),
         }
+    }
+
+    /// From here on `limits`, but for those that clients were told at their CONNECT (MQTT 5.0 §3.2.2.3: a client that keeps to
+    /// what it was told must not be cut off for it) and those that size the journal. What is beyond a smaller limit stays
+    /// until it goes by itself.
+    pub fn set_limits(&mut self, limits: Limits) {
+        let Limits { receive_max, max_packet, topic_alias_max, max_total_bytes, max_retained_bytes, .. } = self.limits;
+        self.limits =
+            Limits { receive_max, max_packet, topic_alias_max, max_total_bytes, max_retained_bytes, ..limits };
     }
 
     /// The session of a connection that still counts: not kicked, closed, or about to be.

@@ -44,11 +44,6 @@ impl Booked {
         Self { messages: session.outgoing.len(), bytes, charge, unreliable, absent, held }
     }
 
-    /// Nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.bytes == 0
-    }
-
     /// What one more message would add to the pot.
     fn more(&self, bytes: usize, guaranteed: usize) -> usize {
         let free = if self.absent { 0 } else { guaranteed };

@@ -38,14 +38,6 @@ enum Pulled {
     Done,
 }
 
-/// Whether there is room for one more.
-enum Room {
-    There,
-    Later,
-    /// Not while others have all of it.
-    Never,
-}
-
 impl Broker {
     /// These subscriptions get the retained messages (MQTT 5.0 §3.3.1.3), from the beginning if they were getting them;
     /// shared ones get none (§4.8.2).
@@ -119,15 +111,12 @@ impl Broker {
         };
         let ids: Vec<u32> = options.id.iter().map(|id| id.get()).collect();
         let qos = options.qos.min(message.qos);
-        match self.has_room_to_pull(now, slot, qos, outgoing::bytes(&message) + ids.len() * 4, reaction) {
-            Room::There => self.move_cursor(slot, cursor),
-            Room::Later => return Pulled::Later,
-            Room::Never => {
-                self.counts.dropped.total += 1;
-                self.move_cursor(slot, cursor);
-                return Pulled::Some;
-            }
+        if qos != QoS::AtMostOnce
+            && !self.has_room_to_pull(now, slot, outgoing::bytes(&message) + ids.len() * 4, reaction)
+        {
+            return Pulled::Later;
         }
+        self.move_cursor(slot, cursor);
         let id = self.new_message_id();
         let offer = Offer { id, message: &message, qos, retain: true, ids, share: None };
         if qos == QoS::AtMostOnce {
@@ -138,18 +127,15 @@ impl Broker {
         Pulled::Some
     }
 
-    /// Nobody else loses anything for a retained message, but for the first: where the pot is full, they come one at a time.
-    fn has_room_to_pull(&mut self, now: Millis, slot: Slot, qos: QoS, bytes: usize, reaction: &mut Reaction) -> Room {
-        let first = self.sessions.get(slot).is_some_and(|session| session.booked.is_empty());
-        let fits = qos == QoS::AtMostOnce || self.has_room(slot, bytes);
+    /// Nobody else loses anything for a retained message, but for the first: where the pot is full, they come one at a time. Where
+    /// nothing of the pot can be had, that one has to wait.
+    fn has_room_to_pull(&mut self, now: Millis, slot: Slot, bytes: usize, reaction: &mut Reaction) -> bool {
+        let first = self.sessions.get(slot).is_some_and(|session| session.outgoing.len() == 0);
         // One that is larger than the pot goes when there is nothing in it.
         let alone = first && self.pot.charge == 0;
-        match alone || fits && self.make_room(now, slot, bytes, first, reaction) {
-            true => Room::There,
-            // Nothing that it has will make room for it.
-            false if first => Room::Never,
-            false => Room::Later,
-        }
+        let room = alone || self.has_room(slot, bytes) && self.make_room(now, slot, bytes, first, reaction);
+        reaction.later |= first && !room;
+        room
     }
 
     fn move_cursor(&mut self, slot: Slot, cursor: Cursor) {

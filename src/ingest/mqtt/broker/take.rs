@@ -24,8 +24,9 @@ enum From {
 
 impl Broker {
     /// Packets for a client, some `max_bytes` of them; none: nothing now. To be called again until then, after each
-    /// wake-up; also if it wakes this connection itself.
-    pub fn take(&mut self, now: Millis, connection: ConnectionId, max_bytes: usize) -> Reaction {
+    /// wake-up; also if it wakes this connection itself. None is taken that costs more than `largest`: where one is next,
+    /// [`Reaction::needs`] says what it costs.
+    pub fn take(&mut self, now: Millis, connection: ConnectionId, max_bytes: usize, largest: usize) -> Reaction {
         let mut reaction = Reaction::default();
         let Some(slot) = self.slot_of(connection) else { return reaction };
         let alias_room = self.may_hold(slot, Held::bytes(held::alias_bytes("") + KEPT_TOPIC_BYTES_MAX));
@@ -45,6 +46,16 @@ impl Broker {
                 }
                 break;
             };
+            let (from, cost) = from;
+            if cost > largest && matches!(from, From::Unreliable) && self.pot.charge > self.limits.max_total_bytes {
+                // A retained one, which was fetched whatever waits: it cannot wait as well.
+                self.drop_unreliable(slot);
+                continue;
+            }
+            if cost > largest {
+                reaction.needs = Some(cost);
+                break;
+            }
             match from {
                 From::Unreliable => {
                     self.take_unreliable(now, slot, &mut bytes, &mut reaction);
@@ -64,6 +75,13 @@ impl Broker {
             reaction.records.push(Record::OutgoingSent { session, through });
         }
         reaction
+    }
+
+    fn drop_unreliable(&mut self, slot: Slot) {
+        let connection = self.sessions.get_mut(slot).and_then(|session| session.connection.as_mut());
+        let dropped = connection.and_then(|connection| connection.unreliable.pop()).is_some();
+        self.counts.dropped.slow += u64::from(dropped);
+        self.book(slot);
     }
 
     fn take_unreliable(&mut self, now: Millis, slot: Slot, bytes: &mut usize, reaction: &mut Reaction) {
@@ -140,15 +158,18 @@ impl Broker {
     }
 }
 
-/// The older of both queues; QoS 0 also where the window of the other is full.
-fn next(session: &Session) -> Option<From> {
+/// The older of both queues; QoS 0 also where the window of the other is full. And what it costs, no less than its packet has.
+fn next(session: &Session) -> Option<(From, usize)> {
     let connection = session.connection.as_ref()?;
     let open = session.outgoing.in_flight.len() < connection.window;
     let reliable = session.outgoing.queue.front().filter(|_| open);
     match (reliable, connection.unreliable.messages.front()) {
-        (Some(reliable), Some(unreliable)) if unreliable.id < reliable.id => Some(From::Unreliable),
-        (Some(_), _) => Some(From::Reliable),
-        (None, Some(_)) => Some(From::Unreliable),
+        (Some(reliable), Some(unreliable)) if unreliable.id < reliable.id => {
+            Some((From::Unreliable, unreliable.bytes()))
+        }
+        (Some(reliable), _) if reliable.received => Some((From::Reliable, PUBREL_BYTES)),
+        (Some(reliable), _) => Some((From::Reliable, reliable.bytes())),
+        (None, Some(unreliable)) => Some((From::Unreliable, unreliable.bytes())),
         (None, None) => None,
     }
 }

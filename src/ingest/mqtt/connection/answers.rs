@@ -25,7 +25,7 @@ pub(super) fn note(gate: &Gate, identity: &Identity, denied: &[Denied]) {
 impl Connection {
     /// Answers of the broker go out once they are on disk.
     pub(super) fn take_effect(&mut self, effects: Effects) {
-        let Effects { after, mut replies, denied, words, close, wake, unkept } = effects;
+        let Effects { after, mut replies, denied, words, needs: _, later: _, close, wake, unkept } = effects;
         self.refused.extend(words.into_iter().map(|(id, words)| (id, words.to_owned())));
         self.wanting |= wake;
         note(&self.shared.gate, &self.identity, &denied);

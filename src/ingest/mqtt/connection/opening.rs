@@ -117,7 +117,7 @@ async fn enter(
         undecoded: false,
         flights: Flights::default(),
         results: Results::default(),
-        output: Output::new(version, packet_max),
+        output: Output::new(version, packet_max, &shared.going),
         promised: None,
         durable: None,
         room: None,

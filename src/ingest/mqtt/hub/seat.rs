@@ -86,8 +86,8 @@ impl Turn<'_> {
     }
 
     /// See [`Broker::take`].
-    pub fn take(&mut self, max_bytes: usize) {
-        let reaction = self.broker.take(self.now, self.connection, max_bytes);
+    pub fn take(&mut self, max_bytes: usize, largest: usize) {
+        let reaction = self.broker.take(self.now, self.connection, max_bytes, largest);
         self.add(reaction);
     }
 
@@ -97,7 +97,8 @@ impl Turn<'_> {
     }
 
     pub(super) fn add(&mut self, reaction: Reaction) {
-        let Reaction { records, replies, wake, kick, published, denied, notices, words, close } = reaction;
+        let Reaction { records, replies, wake, kick, published, denied, notices, words, needs, later, close } =
+            reaction;
         append(&mut self.all.records, records);
         append(&mut self.all.replies, replies);
         append(&mut self.all.wake, wake);
@@ -106,6 +107,8 @@ impl Turn<'_> {
         append(&mut self.all.denied, denied);
         append(&mut self.all.notices, notices);
         append(&mut self.all.words, words);
+        self.all.later |= later;
+        self.all.needs = self.all.needs.or(needs);
         self.all.close = self.all.close.or(close);
     }
 }

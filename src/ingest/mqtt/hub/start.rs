@@ -44,6 +44,15 @@ impl Hub {
     }
 }
 
+impl Hub {
+    /// From here on the limits of `config` that no client was told and that do not size the journal: the number of sessions,
+    /// subscriptions and retained messages, what waits in one session, how long sessions live, and what nobody may
+    /// subscribe to. What is beyond a smaller limit already stays until it goes.
+    pub fn set(&self, config: &EdgeConfig) {
+        self.set_limits(limits(config));
+    }
+}
+
 pub(super) fn limits(config: &EdgeConfig) -> Limits {
     let mqtt = &config.mqtt;
     fn clamp<T: TryFrom<u64>>(n: u64, most: T) -> T {

@@ -486,7 +486,7 @@ fn what_is_taken_at_once_is_bounded_and_the_rest_stays() {
         site.send(p, message("t", AtLeastOnce, &"x".repeat(90)));
     }
     assert_eq!(site.woken, [s], "once, until there is nothing left");
-    let reaction = site.broker.take(site.now, s, 500);
+    let reaction = site.broker.take(site.now, s, 500, usize::MAX);
     assert_eq!(reaction.replies.len(), 6, "some 98 bytes each");
     assert_eq!(site.receive(s).len(), 44);
 }

@@ -289,7 +289,7 @@ impl Site {
     fn take(&mut self, to: ConnectionId) -> Vec<Packet> {
         let mut all = Vec::new();
         loop {
-            let reaction = self.broker.take(self.now, to, 1_000);
+            let reaction = self.broker.take(self.now, to, 1_000, usize::MAX);
             let reaction = self.shell(reaction);
             if reaction.replies.is_empty() && !reaction.wake.contains(&to) {
                 return all;

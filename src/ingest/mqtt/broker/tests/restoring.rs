@@ -43,7 +43,7 @@ fn each_promise_comes_with_its_record() {
     assert!(matches!(records(&pubrec)[..], [Record::Queued { received: Some(_), .. }]));
     let pubcomp = site.packet(a, Packet::Pubrel(ack(pid(1))));
     assert!(matches!(records(&pubcomp)[..], [Record::Released { .. }]));
-    let out = site.broker.take(site.now, a, 10_000);
+    let out = site.broker.take(site.now, a, 10_000, usize::MAX);
     assert_eq!(out.replies.len(), 2);
     assert!(
         matches!(records(&out)[..], [Record::OutgoingSent { .. }]),

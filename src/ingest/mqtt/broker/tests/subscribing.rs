@@ -325,7 +325,7 @@ fn ten_thousand_retained_messages_for_a_thousand_filters_come_in_small_turns() {
     assert_eq!(site.broker.counts().queued, 0);
     let (mut seen, mut turns) = (0, 0);
     loop {
-        let reaction = site.broker.take(site.now, a, 64 << 10);
+        let reaction = site.broker.take(site.now, a, 64 << 10, usize::MAX);
         assert!(reaction.replies.len() <= pull::STEPS_MAX && site.broker.counts().queued <= 100);
         if reaction.replies.is_empty() && !reaction.wake.contains(&a) {
             break;
@@ -415,7 +415,7 @@ mod pulls {
                     self.owed.retain(|(f, _), _| f != filter);
                 }
                 Op::Take { max_bytes } => {
-                    let reaction = self.site.broker.take(self.site.now, self.a, *max_bytes);
+                    let reaction = self.site.broker.take(self.site.now, self.a, *max_bytes, usize::MAX);
                     for packet in self.site.shell(reaction).replies {
                         self.got(packet);
                     }

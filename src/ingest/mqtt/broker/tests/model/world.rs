@@ -360,7 +360,7 @@ impl World {
     fn take(&mut self, device: usize, max_bytes: usize) -> Outcome {
         let window = usize::from(self.devices[device].window.min(WINDOW_MAX));
         let Some(link) = self.devices[device].link.as_mut().filter(|l| l.awake) else { return Ok(()) };
-        let reaction = self.broker.take(self.now, link.id, max_bytes);
+        let reaction = self.broker.take(self.now, link.id, max_bytes, usize::MAX);
         link.awake = !reaction.replies.is_empty();
         self.shell(Some(device), reaction);
         let under_way = self.devices[device].link.as_ref().map_or(0, |l| l.under_way);

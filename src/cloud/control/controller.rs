@@ -1,0 +1,194 @@
+//! The one process that decides: it claims the lead in the log, turns what nodes say into events, and appends what is due.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::state::State;
+use super::wire::Held;
+use super::{AppendError, Control, LOG, REPORTS, Shared};
+use crate::cloud::rollout::{Author, BATCH_MAX, NodeId, NodeReport, RolloutId, UnixMs, Void, What};
+
+/// How often it looks. A wave of nodes answers within this time, so that many reports are one event.
+const TICK: Duration = Duration::from_millis(250);
+
+/// How often it looks for nodes that are absent.
+const ABSENT_TICK: Duration = Duration::from_secs(5);
+
+/// The wait after something failed.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// A node that speaks, and has still not got its assignment, gets it again after this time.
+const SEND_AGAIN: Duration = Duration::from_secs(60);
+
+/// Why this process stopped deciding.
+#[derive(Debug, thiserror::Error)]
+enum Over {
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    #[error("{0}")]
+    Fenced(Void),
+    #[error("event {0} of the log is of a later version")]
+    Blind(u64),
+}
+
+/// Decides whenever this process has the lead, until `stop`.
+pub async fn run(control: Control, mut holds: watch::Receiver<Option<Held>>, stop: CancellationToken) {
+    loop {
+        let held = holds.borrow_and_update().clone();
+        if let Some(held) = held.filter(|held| !held.over().is_cancelled()) {
+            // Dropped in the middle at once when the lead is lost: what was appended is in the log, nothing else matters.
+            let over = held.over().run_until_cancelled(reign(&control)).await;
+            control.lock().resign();
+            match over {
+                Some(Ok(())) | None => tracing::info!("the lead is lost"),
+                Some(Err(e)) => tracing::warn!(reason = %e, "stopped deciding; trying again"),
+            }
+            held.over().run_until_cancelled(tokio::time::sleep(PAUSE)).await;
+            continue;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = holds.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+impl Shared {
+    fn resign(&mut self) {
+        self.leads = false;
+        self.state.to_send.clear();
+    }
+}
+
+/// One lead, from its claim to its end.
+async fn reign(control: &Control) -> Result<(), Over> {
+    while !control.lock().topics[LOG].is_read {
+        tokio::time::sleep(TICK).await;
+    }
+    if let Some(index) = control.with(|state| state.blind) {
+        return Err(Over::Blind(index));
+    }
+    let name = format!("{}.{}", control.0.name, &crate::sys::random::hex16()[..4]);
+    let me = Me { epoch: control.with(|state| state.rollouts.lead().0) + 1, name };
+    control.append(me.author(), What::Claimed).await?.result.map_err(Over::Fenced)?;
+    {
+        let mut shared = control.lock();
+        let Shared { state, leads, .. } = &mut *shared;
+        *leads = true;
+        state.to_send = state.rollouts.outstanding().cloned().collect();
+        state.fleet.all_fresh();
+    }
+    tracing::info!(epoch = me.epoch, "this process has the lead: it carries out roll-outs");
+    let mut watch = Watch::default();
+    loop {
+        for what in control.due(&mut watch) {
+            match control.append(me.author(), what).await {
+                Ok(applied) => match applied.result {
+                    Err(e @ Void::Fenced { .. }) => return Err(Over::Fenced(e)),
+                    // Somebody's order came between: the next look decides anew.
+                    Err(e) => tracing::debug!(reason = %e, "a decision did not count"),
+                    Ok(()) => {}
+                },
+                Err(e) => return Err(e.into()),
+            }
+        }
+        if let Some(index) = control.with(|state| state.blind) {
+            return Err(Over::Blind(index));
+        }
+        tokio::time::sleep(TICK).await;
+    }
+}
+
+struct Me {
+    epoch: u64,
+    name: String,
+}
+
+impl Me {
+    fn author(&self) -> Author {
+        Author::Controller { epoch: self.epoch, name: self.name.clone() }
+    }
+}
+
+/// What is remembered between two looks.
+#[derive(Default)]
+struct Watch {
+    /// Since when all reports have been read: nobody is absent before its absence could have been seen.
+    reports_since: Option<Instant>,
+    absent_looked: Option<Instant>,
+    /// Nodes that were sent their assignment again.
+    again: BTreeMap<NodeId, (u64, Instant)>,
+    /// Enrolments that were tried.
+    tried: BTreeSet<(NodeId, RolloutId)>,
+}
+
+impl Control {
+    /// What is to be appended now.
+    fn due(&self, watch: &mut Watch) -> Vec<What> {
+        let now_ms = self.now_ms();
+        let mut shared = self.lock();
+        let Shared { state, topics, .. } = &mut *shared;
+        let mut due = reported(state, watch);
+        due.extend(state.rollouts.decide(now_ms));
+        if topics[REPORTS].is_read {
+            let since = *watch.reports_since.get_or_insert_with(Instant::now);
+            let patience = self.0.config.absent_after;
+            let looked = watch.absent_looked.is_some_and(|at| at.elapsed() < ABSENT_TICK);
+            if since.elapsed() >= patience && !looked {
+                watch.absent_looked = Some(Instant::now());
+                let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+                due.extend(absent(state, now_ms, patience_ms));
+            }
+        }
+        due
+    }
+}
+
+/// What the nodes that have spoken say of their assignments, and the roll-outs that they join.
+fn reported(state: &mut State, watch: &mut Watch) -> Vec<What> {
+    let (mut reports, mut joins) = (Vec::<NodeReport>::new(), BTreeMap::<RolloutId, Vec<NodeId>>::new());
+    let has_audience = state.rollouts.has_audience();
+    for node in state.fleet.take_fresh() {
+        let Some(seen) = state.fleet.get(&node) else { continue };
+        reports.extend(seen.verdicts(&node).filter(|report| state.rollouts.is_news(report)));
+        if has_audience
+            && let Some(rollout) = state.rollouts.to_join(&node, &seen.groups)
+            && watch.tried.insert((node.clone(), rollout.clone()))
+        {
+            joins.entry(rollout.clone()).or_default().push(node.clone());
+        }
+        let Some(assignment) = state.rollouts.assignment(&node) else { continue };
+        if state.rollouts.is_outstanding(&node) && seen.number() < assignment.number {
+            let (number, at) = watch.again.entry(node.clone()).or_insert((assignment.number, Instant::now()));
+            if *number != assignment.number {
+                (*number, *at) = (assignment.number, Instant::now());
+            } else if at.elapsed() > SEND_AGAIN {
+                *at = Instant::now();
+                state.to_send.insert(node);
+            }
+        } else {
+            watch.again.remove(&node);
+        }
+    }
+    let reported = reports.chunks(BATCH_MAX).map(|reports| What::Reported { reports: reports.to_vec() });
+    let mut due: Vec<What> = reported.collect();
+    for (rollout, nodes) in joins {
+        due.extend(nodes.chunks(BATCH_MAX).map(|n| What::Enrolled { rollout: rollout.clone(), nodes: n.to_vec() }));
+    }
+    due
+}
+
+/// Exposed nodes that have not been heard for long.
+fn absent(state: &State, now_ms: UnixMs, patience_ms: u64) -> Vec<What> {
+    let is_gone =
+        |node: &&NodeId| state.fleet.get(node).is_none_or(|seen| now_ms.saturating_sub(seen.heard_ms) > patience_ms);
+    let mut due = Vec::new();
+    for id in state.rollouts.ids() {
+        let gone: Vec<NodeId> = state.rollouts.silent(id).filter(is_gone).cloned().collect();
+        due.extend(gone.chunks(BATCH_MAX).map(|nodes| What::Absent { rollout: id.clone(), nodes: nodes.to_vec() }));
+    }
+    due
+}

@@ -1,0 +1,364 @@
+//! Configuration push, the cloud's half: what is known, orders, and the one process that carries them out.
+//!
+//! ```text
+//!  operators ─ http ─► orders ─► writer ─► rollouts/config ──────► reader ─► state (Rollouts, History)
+//!                         └────► writer ─► rollouts/documents ───► reader ─► state (Documents)       ▲ every process
+//!                                          reports/nodes ────────► reader ─► state (Fleet)           ▼ has all of it
+//!                                                                              │
+//!  rollouts/lead ─► lead ─► controller: decides, appends, reads it back ◄──────┤
+//!                           └► sender: signs assignments ─► control/inbox-… ◄──┘
+//! ```
+//! The log is the only state, and its order decides (`cloud::rollout`): whatever a process does because of an event it does
+//! after it has read that event back. A process may die at any point; the next one reads the log and goes on. Nothing here
+//! is on an event's way: without the control topics the cloud stores and shows events as before.
+//!
+//! All processes of a tenant must work with the same cluster: a log that is written in two clusters and replicated has
+//! two orders.
+
+mod controller;
+pub mod documents;
+pub mod fleet;
+pub mod history;
+pub mod http;
+mod operators;
+mod orders;
+mod sender;
+pub mod state;
+pub mod views;
+pub mod wire;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+
+use self::documents::Origin;
+use self::state::{Applied, State};
+use self::wire::{Cluster, Entry, Heard, Held, Lead, NotWritten, Outgoing, TopicError, Writer};
+use crate::cloud::rollout::{Author, Event, What};
+use crate::config::CloudConfig;
+use crate::config::edge::Downlink;
+use crate::downlink::artefact::keys::SECRET_KEY_FILE_BYTES_MAX;
+use crate::downlink::artefact::{KeyError, SecretKey, Trust};
+use crate::pulsar::names;
+use crate::sys::clock::Clock;
+use crate::sys::random;
+use crate::sys::tasks::Tasks;
+
+/// Time for a message to be read back after it was stored. A reader that has just lost its connection needs seconds.
+const READ_BACK_MAX: Duration = Duration::from_secs(20);
+
+/// Message property: names a message, so that who wrote it knows it when it is read.
+const ID: &str = "tg_id";
+
+/// Message property: who stored a document.
+const BY: &str = "tg_by";
+
+/// Why this process cannot take part.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The secret key cannot be used.
+    #[error("control.controller_key {}: {why}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The policy cannot be used: nothing would pass it.
+    #[error("control.policy {0}")]
+    Policy(String),
+    /// A public key or id cannot be read.
+    #[error("[control]: {0}")]
+    Keys(#[from] KeyError),
+    /// The service URL cannot be read.
+    #[error("[pulsar] service: {0}")]
+    Service(#[from] TopicError),
+}
+
+/// What all parts share. Cheap to clone.
+#[derive(Clone)]
+pub struct Control(Arc<Inner>);
+
+struct Inner {
+    config: crate::config::cloud::Control,
+    tenant: String,
+    cluster: Cluster,
+    clock: Clock,
+    /// Told from others in the log; another one for every start.
+    name: String,
+    key: Option<SecretKey>,
+    state: Mutex<Shared>,
+    log: Writer,
+    documents: Writer,
+}
+
+struct Shared {
+    state: State,
+    topics: [Topic; 3],
+    /// Who waits for what to be read back.
+    waiting: HashMap<String, oneshot::Sender<Applied>>,
+    stored: HashMap<String, oneshot::Sender<Result<(), String>>>,
+    leads: bool,
+    lead_problem: Option<String>,
+}
+
+/// How far a topic was read.
+#[derive(Clone, Debug, Default)]
+struct Topic {
+    is_read: bool,
+    problem: Option<String>,
+}
+
+/// Whether what a topic holds is known.
+enum TopicState {
+    Read,
+    Reading,
+    Problem(String),
+}
+
+/// The topics' places in [`Shared::topics`].
+const LOG: usize = 0;
+const DOCUMENTS: usize = 1;
+const REPORTS: usize = 2;
+
+/// Why an event is not known to count.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AppendError {
+    /// Pulsar.
+    #[error(transparent)]
+    Write(#[from] NotWritten),
+    /// It was stored and did not come back in time.
+    #[error("it is stored, and was not read back within {} s: it counts; look again later", READ_BACK_MAX.as_secs())]
+    NotReadBack,
+}
+
+impl Control {
+    /// Begins to read, and to lead when it is this process' turn; until `tasks` stops.
+    pub fn start(tasks: &Tasks, config: &CloudConfig, clock: &Clock) -> Result<Self, SetupError> {
+        let control = &config.control;
+        let key = control.controller_key.as_ref().map(secret_key).transpose()?;
+        let trust = Trust::new(&Downlink {
+            roots: control.roots.clone(),
+            artefact_keys: control.artefact_keys.clone(),
+            // Only to say what is wrong with a document that it signed.
+            controller_keys: key.iter().map(|key| key.public().to_string()).collect(),
+            revoked: control.revoked.clone(),
+            ..Downlink::default()
+        })?;
+        if let Some(path) = &control.policy {
+            orders::read_policy(path).map_err(SetupError::Policy)?;
+        }
+        let (cluster, tenant) = (Cluster::of(&config.pulsar)?, config.pulsar.tenant.clone());
+        let stop = tasks.stopping();
+        let writer = |topic| Writer::new(cluster.clone(), topic, clock.clone(), stop.clone());
+        let (log, log_work) = writer(names::rollouts_topic(&tenant));
+        let (documents, documents_work) = writer(names::documents_topic(&tenant));
+        tasks.spawn_contained("control log", log_work);
+        tasks.spawn_contained("control documents", documents_work);
+        let shared = Shared {
+            state: State::new(trust),
+            topics: Default::default(),
+            waiting: HashMap::new(),
+            stored: HashMap::new(),
+            leads: false,
+            lead_problem: None,
+        };
+        let this = Self(Arc::new(Inner {
+            config: control.clone(),
+            tenant,
+            cluster,
+            clock: clock.clone(),
+            name: random::hex16(),
+            key,
+            state: Mutex::new(shared),
+            log,
+            documents,
+        }));
+        this.read(tasks);
+        this.lead(tasks);
+        Ok(this)
+    }
+
+    fn read(&self, tasks: &Tasks) {
+        let tenant = &self.0.tenant;
+        let follow = |topic: String, which: usize, take: fn(&Self, Entry)| {
+            let this = self.clone();
+            let heard = move |heard| match heard {
+                Heard::Message(entry) => take(&this, entry),
+                Heard::CaughtUp => this.topic(which, |topic| *topic = Topic { is_read: true, problem: None }),
+                Heard::Problem(why) => this.problem(which, why),
+            };
+            wire::follow(self.0.cluster.clone(), topic, tasks.stopping().clone(), heard)
+        };
+        let log = follow(names::rollouts_topic(tenant), LOG, Self::take_event);
+        let documents = follow(names::documents_topic(tenant), DOCUMENTS, Self::take_document);
+        let reports = follow(names::reports_topic(tenant), REPORTS, Self::take_report);
+        tasks.spawn_contained("control log reader", log);
+        tasks.spawn_contained("control documents reader", documents);
+        tasks.spawn_contained("control reports reader", reports);
+    }
+
+    /// Without a key there is nothing that this process could send.
+    fn lead(&self, tasks: &Tasks) {
+        if self.0.key.is_none() {
+            tracing::info!("control.controller_key is not set: this process shows roll-outs and sends nothing");
+            return;
+        }
+        let (held, holds) = watch::channel::<Option<Held>>(None);
+        let lead = Lead::new(self.0.cluster.clone(), names::lead_topic(&self.0.tenant));
+        let (this, stop) = (self.clone(), tasks.stopping().clone());
+        let waits = move |why: Option<String>| this.lock().lead_problem = why;
+        tasks.spawn_contained("control lead", lead.run(stop, move |h| drop(held.send_replace(Some(h))), waits));
+        tasks.spawn_contained("controller", controller::run(self.clone(), holds.clone(), tasks.stopping().clone()));
+        tasks.spawn_contained("control sender", sender::run(self.clone(), tasks.stopping().clone()));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at what is known.
+    fn with<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.lock().state)
+    }
+
+    fn topic_state(&self, which: usize) -> TopicState {
+        match self.lock().topics.get(which) {
+            Some(Topic { is_read: true, .. }) | None => TopicState::Read,
+            Some(Topic { problem: Some(why), .. }) => TopicState::Problem(why.clone()),
+            Some(_) => TopicState::Reading,
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.0.clock.unix_ms()).unwrap_or(0)
+    }
+
+    fn topic(&self, which: usize, change: impl FnOnce(&mut Topic)) {
+        if let Some(topic) = self.lock().topics.get_mut(which) {
+            change(topic);
+        }
+    }
+
+    fn problem(&self, which: usize, why: String) {
+        self.topic(which, |topic| {
+            // One line for each new reason: it is tried again every few seconds.
+            if topic.problem.as_ref() != Some(&why) {
+                tracing::warn!(reason = why, "cannot read a control topic; trying again");
+                topic.problem = Some(why);
+            }
+        });
+    }
+
+    fn take_event(&self, entry: Entry) {
+        let mut shared = self.lock();
+        shared.topics[LOG].problem = None;
+        let blind = shared.state.blind;
+        let applied = shared.state.log(entry.payload.as_deref());
+        if shared.state.blind != blind {
+            tracing::error!(
+                index = applied.index,
+                "the log of roll-outs has an event of a later version: this process does not lead any more; update it"
+            );
+        }
+        if !shared.leads {
+            // Whoever begins to lead sends what is outstanding.
+            shared.state.to_send.clear();
+        }
+        if let Some(waiting) = entry.property(ID).and_then(|id| shared.waiting.remove(id)) {
+            let _ = waiting.send(applied);
+        }
+    }
+
+    fn take_document(&self, entry: Entry) {
+        let mut shared = self.lock();
+        shared.topics[DOCUMENTS].problem = None;
+        let by = entry.property(BY).unwrap_or_default().to_owned();
+        let origin = Origin { place: entry.place, by, at_ms: entry.published_ms };
+        let stored = shared.state.document(entry.payload.as_deref(), origin);
+        if let Err(refusal) = &stored {
+            tracing::warn!(reason = %refusal, "a stored document or keyring is passed over");
+        }
+        if !shared.leads {
+            shared.state.to_send.clear();
+        }
+        if let Some(waiting) = entry.property(ID).and_then(|id| shared.stored.remove(id)) {
+            let _ = waiting.send(stored.map(|_| ()).map_err(|refusal| refusal.to_string()));
+        }
+    }
+
+    fn take_report(&self, entry: Entry) {
+        let mut shared = self.lock();
+        shared.topics[REPORTS].problem = None;
+        let now = self.now_ms();
+        // What lies there from before was heard when its sender says so; no clock of a gateway may reach into the future.
+        let heard_ms = if shared.topics[REPORTS].is_read { now } else { entry.published_ms.min(now) };
+        if !shared.state.report(entry.key.as_deref(), entry.payload.as_deref(), heard_ms) {
+            tracing::debug!(key = entry.key, "a message among the reports is none");
+        }
+    }
+
+    /// Appends an event and waits until it is read back: what it came to.
+    async fn append(&self, by: Author, what: What) -> Result<Applied, AppendError> {
+        let event = Event { at_ms: self.now_ms(), by, what };
+        let (id, (told, tells)) = (random::hex16(), oneshot::channel());
+        self.lock().waiting.insert(id.clone(), told);
+        // Strings, numbers and lists: cannot fail.
+        let payload = serde_json::to_vec(&event).unwrap_or_default();
+        let message = Outgoing { key: "event".to_owned(), properties: vec![(ID, id.clone())], payload: payload.into() };
+        let written = self.0.log.write(message).await;
+        if let Err(NotWritten::No { .. }) = &written {
+            self.lock().waiting.remove(&id);
+        }
+        let applied = match &written {
+            Err(e @ NotWritten::No { .. }) => Err(e.clone().into()),
+            // Stored or not: if it is, it will be read.
+            _ => match tokio::time::timeout(READ_BACK_MAX, tells).await {
+                Ok(Ok(applied)) => Ok(applied),
+                _ => Err(written.err().map_or(AppendError::NotReadBack, AppendError::from)),
+            },
+        };
+        self.lock().waiting.remove(&id);
+        applied
+    }
+
+    /// Stores an envelope and waits until it is read back.
+    async fn store(&self, key: String, by: &str, bytes: Vec<u8>) -> Result<(), StoreError> {
+        let (id, (told, tells)) = (random::hex16(), oneshot::channel());
+        self.lock().stored.insert(id.clone(), told);
+        let properties = vec![(ID, id.clone()), (BY, by.to_owned())];
+        let written = self.0.documents.write(Outgoing { key, properties, payload: bytes.into() }).await;
+        let outcome = match &written {
+            Err(e @ NotWritten::No { .. }) => Err(AppendError::from(e.clone()).into()),
+            _ => match tokio::time::timeout(READ_BACK_MAX, tells).await {
+                Ok(Ok(stored)) => stored.map_err(StoreError::Refused),
+                _ => Err(written.err().map_or(AppendError::NotReadBack, AppendError::from).into()),
+            },
+        };
+        self.lock().stored.remove(&id);
+        outcome
+    }
+}
+
+/// Why a document is not known to be stored.
+#[derive(Debug, Clone, thiserror::Error)]
+enum StoreError {
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    #[error("{0}")]
+    Refused(String),
+}
+
+fn secret_key(path: &PathBuf) -> Result<SecretKey, SetupError> {
+    use std::io::Read as _;
+    let failed = |why: String| SetupError::Key { path: path.clone(), why };
+    let mut pem = zeroize::Zeroizing::new(Vec::with_capacity(SECRET_KEY_FILE_BYTES_MAX + 1));
+    let limit = u64::try_from(SECRET_KEY_FILE_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
+    std::fs::File::open(path)
+        .and_then(|file| file.take(limit).read_to_end(&mut pem))
+        .map_err(|e| failed(format!("cannot be read: {e}")))?;
+    SecretKey::from_pem(&pem).map_err(|e| failed(e.to_string()))
+}

@@ -1,0 +1,404 @@
+//! Orders of operators: checked, written, read back. Each may be given again: what is so already stays so.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::state::{is_node, target};
+use super::{AppendError, Control, DOCUMENTS, LOG, StoreError, TopicState};
+use crate::cloud::policy::{POLICY_BYTES_MAX, Policy};
+use crate::cloud::rollout::{Audience, Author, BATCH_MAX, NodeId, Plan, RolloutId, Stage, Void, What};
+use crate::config::overlay::{Overlaid, Pushed, check_alone};
+use crate::downlink::artefact::counter::judge_document;
+use crate::downlink::artefact::{Digest, Envelope, Refusal};
+use crate::event::Timestamp;
+
+/// Most nodes that one order names: as many as a roll-out has.
+pub const NAMED_MAX: usize = crate::cloud::rollout::MEMBERS_MAX;
+
+/// How long something that is not known yet is waited for: another process has stored it, and this one reads it within
+/// milliseconds unless it has just lost its connection.
+const COMES_EVERY: Duration = Duration::from_millis(100);
+const COMES_TRIES: u32 = 30;
+
+/// Why an order is not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderError {
+    /// It can never be, as it is.
+    #[error("{0}")]
+    Refused(String),
+    /// There is no such thing.
+    #[error("{0}")]
+    Unknown(String),
+    /// It does not fit what is.
+    #[error("{0}")]
+    Conflict(String),
+    /// Not now.
+    #[error("{0}")]
+    Unavailable(String),
+    /// It is stored, and what it came to is not known yet.
+    #[error("{0}")]
+    Later(String),
+}
+
+impl From<AppendError> for OrderError {
+    fn from(e: AppendError) -> Self {
+        match e {
+            AppendError::Write(_) => Self::Unavailable(e.to_string()),
+            AppendError::NotReadBack => Self::Later(e.to_string()),
+        }
+    }
+}
+
+/// What was stored.
+#[derive(Debug)]
+pub struct Uploaded {
+    /// Names it.
+    pub sha256: Digest,
+    /// As its `[document]` says.
+    pub version: u64,
+    /// It was stored before.
+    pub was_there: bool,
+    /// What should be known.
+    pub warnings: Vec<String>,
+}
+
+/// `POST /v1/rollouts`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    /// The roll-out's name; the same again is the same order.
+    pub id: String,
+    /// SHA-256 of the document; null: the gateways' own files alone.
+    pub document: Option<Digest>,
+    /// Nodes by name.
+    #[serde(default)]
+    pub nodes: Vec<String>,
+    /// The nodes of these groups, also those that turn up later.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// Every node, also those that turn up later.
+    #[serde(default)]
+    pub all: bool,
+    /// Waves and thresholds.
+    #[serde(default)]
+    pub plan: Plan,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
+    /// Begin at once.
+    #[serde(default)]
+    pub start: bool,
+}
+
+/// `POST /v1/rollouts/{id}/{action}`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Act {
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
+    /// The wave to approve or to pass, from 0; without it the next one, or the one that has begun.
+    #[serde(default)]
+    pub wave: Option<usize>,
+}
+
+/// What can be done with a roll-out.
+pub const ACTIONS: [&str; 6] = ["start", "pause", "resume", "abort", "approve", "pass"];
+
+impl Control {
+    /// Stores a signed document that every gateway with the same keys would take.
+    pub async fn upload(&self, bytes: &[u8], by: &str) -> Result<Uploaded, OrderError> {
+        self.expect_read(DOCUMENTS, "the stored documents")?;
+        let envelope = Envelope::decode(bytes).map_err(|e| {
+            OrderError::Refused(format!("this is no signed document: {e}; \"tidegate config sign\" makes one"))
+        })?;
+        let now = Timestamp::from_unix_ms(self.0.clock.unix_ms());
+        let trust = self.with(|state| state.documents.trust().clone());
+        let document = judge_document(envelope.clone(), &trust, Some(now)).map_err(refused)?;
+        let warnings = self.check(document.text.clone()).await?;
+        let (was_there, same_version) = self.with(|state| {
+            let same = |known: &&super::documents::Known| known.version == document.version;
+            let other = state.documents.newest_first().find(|k| same(k) && k.sha256 != document.sha256);
+            (state.documents.get(document.sha256).is_some(), other.map(|known| known.sha256))
+        });
+        let mut uploaded = Uploaded { sha256: document.sha256, version: document.version, was_there, warnings };
+        uploaded.warnings.extend(same_version.map(|other| {
+            format!(
+                "version {} is also that of another document, {other}: name this one by its SHA-256",
+                document.version
+            )
+        }));
+        if !was_there {
+            self.keep(document.sha256.to_string(), by, &envelope).await?;
+        }
+        Ok(uploaded)
+    }
+
+    /// Stores a signed keyring; gives its version.
+    pub async fn upload_keyring(&self, bytes: &[u8], by: &str) -> Result<(u64, bool), OrderError> {
+        self.expect_read(DOCUMENTS, "the stored documents")?;
+        let envelope = Envelope::decode(bytes).map_err(|e| {
+            OrderError::Refused(format!("this is no signed keyring: {e}; \"tidegate config keyring\" makes one"))
+        })?;
+        let trust = self.with(|state| state.documents.trust().clone());
+        let version = trust.with_keyring(envelope.clone()).map_err(refused)?.keyring_version();
+        let was_there = version == trust.keyring_version();
+        if !was_there {
+            self.keep("keyring".to_owned(), by, &envelope).await?;
+        }
+        Ok((version, was_there))
+    }
+
+    async fn keep(&self, key: String, by: &str, envelope: &Envelope) -> Result<(), OrderError> {
+        self.store(key, by, envelope.encode().into_bytes()).await.map_err(|e| match e {
+            StoreError::Append(e) => e.into(),
+            StoreError::Refused(why) => OrderError::Conflict(why),
+        })
+    }
+
+    /// The gateway's own rules, and the policy. What should be known is given back.
+    async fn check(&self, text: String) -> Result<Vec<String>, OrderError> {
+        let policy = self.0.config.policy.clone();
+        // A policy may compute for long; it must not hold up others.
+        let checked = tokio::task::spawn_blocking(move || {
+            let read: Overlaid = check_alone(Pushed { name: "document", text: &text }).map_err(|e| e.to_string())?;
+            let Some(path) = policy else { return Ok(read) };
+            let policy = read_policy(&path).map_err(|why| format!("control.policy {why}; nothing passes"))?;
+            let reasons = policy.reasons(&read).map_err(|e| e.to_string())?;
+            let denied = reasons.iter().map(|reason| format!("denied by the policy: {reason}")).collect::<Vec<_>>();
+            if denied.is_empty() { Ok(read) } else { Err(denied.join("\n")) }
+        });
+        let read = checked.await.map_err(|e| OrderError::Unavailable(e.to_string()))?.map_err(OrderError::Refused)?;
+        Ok(read.warnings.iter().map(ToString::to_string).collect())
+    }
+
+    /// Drafts a roll-out, enrols its nodes, and starts it if that is asked for. `true`: it is new.
+    pub async fn create(&self, order: &Order, by: &str) -> Result<(bool, Vec<String>), OrderError> {
+        self.expect_read(LOG, "the log of roll-outs")?;
+        let (nodes, warnings) = self.nodes_of(order)?;
+        if let Some(sha256) = order.document {
+            if !self.comes(|state| state.documents.get(sha256).is_some()).await {
+                let text = format!("there is no document {sha256}; store it first (POST /v1/documents)");
+                return Err(OrderError::Unknown(text));
+            }
+            let envelope = self.envelope(sha256).await.map_err(OrderError::Unavailable)?;
+            // Keys and policy may have changed since it was stored.
+            let trust = self.with(|state| state.documents.trust().clone());
+            let now = Timestamp::from_unix_ms(self.0.clock.unix_ms());
+            let document = judge_document((*envelope).clone(), &trust, Some(now)).map_err(refused)?;
+            self.check(document.text).await?;
+        }
+        let id = RolloutId::from(order.id.as_str());
+        let created = self.order(
+            by,
+            What::Created {
+                rollout: id.clone(),
+                target: order.document.map(target),
+                plan: order.plan.clone(),
+                reason: order.reason.clone(),
+                audience: Audience { all: order.all, groups: order.groups.clone() },
+            },
+        );
+        let is_new = match created.await? {
+            Ok(()) => true,
+            // The same, given before; perhaps not to its end.
+            Err(Void::Stage(_)) => false,
+            Err(void) => return Err(void_error(void)),
+        };
+        if !self.with(|state| state.rollouts.progress(&id)).is_some_and(|p| p.stage.is_active()) {
+            return Ok((is_new, warnings));
+        }
+        for nodes in nodes.chunks(BATCH_MAX) {
+            let enrolled = self.order(by, What::Enrolled { rollout: id.clone(), nodes: nodes.to_vec() }).await?;
+            enrolled.map_err(void_error)?;
+        }
+        if order.start {
+            self.act(&order.id, "start", &Act::default(), by).await.map_err(|e| match e {
+                // Why it has no nodes is among the warnings.
+                OrderError::Conflict(why) => OrderError::Conflict([vec![why], warnings.clone()].concat().join("\n")),
+                e => e,
+            })?;
+        }
+        Ok((is_new, warnings))
+    }
+
+    /// The nodes that an order is for as far as they are known, and what should be known about it.
+    fn nodes_of(&self, order: &Order) -> Result<(Vec<NodeId>, Vec<String>), OrderError> {
+        let refused = |text: String| Err(OrderError::Refused(text));
+        let what = What::Created {
+            rollout: RolloutId::from(order.id.as_str()),
+            target: None,
+            plan: order.plan.clone(),
+            reason: order.reason.clone(),
+            audience: Audience { all: order.all, groups: order.groups.clone() },
+        };
+        what.check().map_err(|e| OrderError::Refused(e.to_string()))?;
+        if order.id.chars().any(|c| !(c.is_ascii_alphanumeric() || "-_.".contains(c))) {
+            return refused(format!("{:?} is no id for a roll-out: letters, digits and -_. only", order.id));
+        }
+        if order.nodes.len() > NAMED_MAX {
+            return refused(format!("{} nodes are named; a roll-out has at most {NAMED_MAX}", order.nodes.len()));
+        }
+        if let Some(name) = order.nodes.iter().find(|name| !is_node(name)) {
+            let shown: String = name.chars().take(64).collect();
+            return refused(format!("{shown:?} is no name of a gateway: 1 to 64 letters, digits, - and _"));
+        }
+        if order.nodes.is_empty() && order.groups.is_empty() && !order.all {
+            return refused("it is for nobody: name nodes, groups, or all".to_owned());
+        }
+        let audience = Audience { all: order.all, groups: order.groups.clone() };
+        Ok(self.with(|state| {
+            let mut nodes: Vec<NodeId> = order.nodes.iter().map(|name| NodeId::from(name.as_str())).collect();
+            let unheard = nodes.iter().filter(|node| state.fleet.get(node).is_none()).count();
+            let members = state.fleet.after(None).filter(|(_, seen)| audience.includes(&seen.groups));
+            nodes.extend(members.map(|(node, _)| node.clone()));
+            nodes.sort_unstable();
+            nodes.dedup();
+            let mut warnings = Vec::new();
+            if unheard > 0 {
+                warnings.push(format!("{unheard} of the named gateways were never heard: a wrong name, or not installed yet"));
+            }
+            if nodes.is_empty() {
+                warnings.push("no gateway that was heard belongs to it; those that turn up later will".to_owned());
+            }
+            let held = |node: &&NodeId| state.rollouts.rollout_of(node).is_some_and(|id| id.as_str() != order.id);
+            let held: Vec<&NodeId> = nodes.iter().filter(held).collect();
+            if let Some(first) = held.first()
+                && let Some(other) = state.rollouts.rollout_of(first)
+            {
+                warnings.push(format!(
+                    "{} of the gateways are in roll-outs that are not over, such as {first} in {other}: they are passed over; abort that one first, or wait",
+                    held.len()
+                ));
+            }
+            (nodes, warnings)
+        }))
+    }
+
+    /// Does something with a roll-out.
+    pub async fn act(&self, id: &str, action: &str, act: &Act, by: &str) -> Result<(), OrderError> {
+        self.expect_read(LOG, "the log of roll-outs")?;
+        let rollout = RolloutId::from(id);
+        self.comes(|state| state.rollouts.progress(&rollout).is_some()).await;
+        let before = self.with(|state| state.rollouts.progress(&rollout));
+        let Some(before) = before else { return Err(void_error(Void::Unknown(rollout))) };
+        let reason = act.reason.clone();
+        let (what, is_so) = match action {
+            "start" => (What::Started { rollout: rollout.clone() }, before.stage != Stage::Draft),
+            "pause" => (What::Paused { rollout: rollout.clone(), reason }, before.paused.is_some()),
+            "resume" => (What::Resumed { rollout: rollout.clone() }, before.paused.is_none()),
+            "abort" => {
+                (What::Aborted { rollout: rollout.clone(), reason }, matches!(before.stage, Stage::Aborted { .. }))
+            }
+            "approve" => {
+                let wave = act.wave.unwrap_or(before.wave + 1);
+                (What::Approved { rollout: rollout.clone(), wave }, wave <= before.wave && before.exposed > 0)
+            }
+            "pass" => {
+                let wave = act.wave.unwrap_or(before.wave);
+                (What::Passed { rollout: rollout.clone(), wave }, wave < before.wave)
+            }
+            other => {
+                let text = format!("there is no {other:?}; there are {}", ACTIONS.join(", "));
+                return Err(OrderError::Unknown(text));
+            }
+        };
+        let is_over = !before.stage.is_active();
+        if is_so && (!is_over || matches!(action, "start" | "abort")) {
+            return Ok(());
+        }
+        if is_over {
+            let stage = if before.stage == Stage::Completed { "completed" } else { "aborted" };
+            let text = format!("roll-out {id} is {stage}: nothing more can be done with it; make a new one");
+            return Err(OrderError::Conflict(text));
+        }
+        what.check().map_err(|e| OrderError::Refused(e.to_string()))?;
+        match self.order(by, what).await? {
+            // Somebody else did the same a moment before.
+            Ok(()) | Err(Void::Stage(_)) => Ok(()),
+            Err(void) => Err(void_error(void)),
+        }
+    }
+
+    /// Nodes are gone for good: their names are forgotten.
+    pub async fn depart(&self, node: &str, by: &str) -> Result<(), OrderError> {
+        self.expect_read(LOG, "the log of roll-outs")?;
+        if !is_node(node) {
+            return Err(OrderError::Refused(format!("{node:?} is no name of a gateway")));
+        }
+        let nodes = vec![NodeId::from(node)];
+        self.order(by, What::Departed { nodes }).await?.map_err(void_error)
+    }
+
+    async fn order(&self, by: &str, what: What) -> Result<Result<(), Void>, OrderError> {
+        Ok(self.append(Author::Operator { name: by.to_owned() }, what).await?.result)
+    }
+
+    /// Waits a little until it is so: another process may have stored it a moment ago, for the same operator.
+    async fn comes(&self, is_so: impl Fn(&super::state::State) -> bool) -> bool {
+        for _ in 0..COMES_TRIES {
+            if self.with(&is_so) {
+                return true;
+            }
+            tokio::time::sleep(COMES_EVERY).await;
+        }
+        self.with(is_so)
+    }
+
+    fn expect_read(&self, which: usize, what: &str) -> Result<(), OrderError> {
+        match self.topic_state(which) {
+            TopicState::Read => Ok(()),
+            TopicState::Reading => Err(OrderError::Unavailable(format!("{what} is still being read; try again"))),
+            TopicState::Problem(why) => Err(OrderError::Unavailable(format!("{what} cannot be read: {why}"))),
+        }
+    }
+
+    /// The document of this version.
+    pub fn of_version(&self, version: u64) -> Result<Digest, OrderError> {
+        self.with(|state| {
+            let mut found = state.documents.newest_first().filter(|known| known.version == version);
+            match (found.next(), found.next()) {
+                (Some(known), None) => Ok(known.sha256),
+                (Some(_), Some(_)) => Err(OrderError::Conflict(format!(
+                    "several documents have version {version}: name one by its SHA-256"
+                ))),
+                (None, _) => Err(OrderError::Unknown(format!("there is no document of version {version}"))),
+            }
+        })
+    }
+
+    /// The kind of what is stored under `sha256`, and its bytes.
+    pub async fn document(&self, sha256: Digest) -> Result<String, OrderError> {
+        if self.with(|state| state.documents.get(sha256).is_none()) {
+            return Err(OrderError::Unknown(format!("there is no document {sha256}")));
+        }
+        Ok(self.envelope(sha256).await.map_err(OrderError::Unavailable)?.encode())
+    }
+}
+
+/// In the words of this side: its keys are in `[control]`, as the gateways' are in `[downlink]`.
+fn refused(refusal: Refusal) -> OrderError {
+    let words =
+        refusal.to_string().replace("downlink.", "control.").replace("none of this gateway's", "none of this cloud's");
+    OrderError::Refused(format!("{}: {words}", refusal.code()))
+}
+
+fn void_error(void: Void) -> OrderError {
+    match void {
+        Void::Unknown(_) => OrderError::Unknown(void.to_string()),
+        Void::Malformed(_) | Void::Author => OrderError::Refused(void.to_string()),
+        _ => OrderError::Conflict(void.to_string()),
+    }
+}
+
+/// Reads the policy; the error names the file.
+pub(super) fn read_policy(path: &std::path::Path) -> Result<Policy, String> {
+    use std::io::Read as _;
+    let (mut text, name) = (String::new(), path.display().to_string());
+    let limit = u64::try_from(POLICY_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
+    std::fs::File::open(path)
+        .and_then(|file| file.take(limit).read_to_string(&mut text))
+        .map_err(|e| format!("{name}: cannot be read: {e}"))?;
+    Policy::read(&name, &text).map_err(|e| e.to_string())
+}

@@ -1,0 +1,18 @@
+//! The control topics on Pulsar's own protocol: reading one from its beginning, writing with a receipt, the lead, and many
+//! inboxes at once.
+//!
+//! Not through the `pulsar` crate (6.9.1): its reader begins at the earliest message again when it reconnects by itself, its
+//! exclusive producer reconnects by itself, so a lead would be lost without a word, and a producer of it costs a task and
+//! several round trips, with tens of thousands of inboxes.
+
+mod inbox;
+mod lead;
+mod reader;
+mod topic;
+mod writer;
+
+pub use inbox::{Inboxes, Outgoing, batch_of};
+pub use lead::{Held, Lead};
+pub use reader::{Entry, Heard, Place, fetch, follow};
+pub use topic::{Cluster, TopicError};
+pub use writer::{NotWritten, Writer};

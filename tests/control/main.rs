@@ -1,0 +1,11 @@
+//! Configuration push end to end: real clouds, a real broker, and gateways that judge what they get as real ones do.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod fleet;
+mod orders;
+mod rollouts;
+mod site;
+mod wire;
