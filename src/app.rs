@@ -152,12 +152,16 @@ async fn run_edge(source: Source, choice: Choice, ports: Ports, logs: Logs) -> R
     );
     choice.keep(source, Kept { live, status, clock, commands: commands.clone() }, &metrics, hang_up)?;
     stop.requested(&[&ingest, &uplink]).await;
-    // Stop accepting, finish what is in flight and commit it; then the uplink; the outbox last.
+    close([&ingest, &uplink], &commands, &hub, &outbox).await
+}
+
+/// Stops accepting, finishes what is in flight and commits it; then the uplink; the outbox last.
+async fn close([ingest, uplink]: [&Tasks; 2], commands: &Commands, hub: &Hub, outbox: &Outbox) -> Result<(), AppError> {
     let in_time = ingest.stop(STOP_INGEST_MAX).await & uplink.stop(STOP_UPLINK_MAX).await;
     commands.close().await;
     hub.close().await;
     outbox.close().await;
-    ended(&[&ingest, &uplink], in_time)
+    ended(&[ingest, uplink], in_time)
 }
 
 /// What an edge keeps on disk, and what reads and writes it.

@@ -51,6 +51,11 @@ pub struct Cloud {
 }
 
 impl CloudArgs {
+    /// For a command that has options of its own.
+    pub fn at(cloud: String, token_file: Option<PathBuf>) -> Self {
+        Self { cloud, token_file }
+    }
+
     /// Reads the token; connects to nothing yet.
     pub fn client(&self) -> Result<Cloud, CliError> {
         let token = match &self.token_file {

@@ -14,8 +14,10 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use ureq::Agent;
 
+use super::cloud::{CloudArgs, encode};
 use super::{CliError, EXIT_TEMPORARY};
 use crate::config::units::parse_duration;
+use crate::sys::random;
 
 /// Exit code: the device failed or rejected the command, or it expired or was cancelled.
 const EXIT_NOT_DONE: u8 = 1;
@@ -34,6 +36,7 @@ Examples:
   tidegate command send press-7 reboot
   tidegate command send press-7 set-speed --data '{\"rpm\":900}' --wait 30s
   tidegate command send press-7 firmware --file update.bin --id update-2026-02
+  tidegate command send sensor-3 reboot --node press-7 --cloud http://cloud.example:8900
 
 Exit codes: 0 taken, or done with --wait; 1 failed, rejected, expired or
 cancelled; 64 refused; 75 no answer in time, or no gateway there (try again).";
@@ -94,8 +97,21 @@ pub struct SendArgs {
     /// The command's id, instead of a new one
     #[arg(long)]
     id: Option<String>,
+    /// Send it through the cloud to the device behind this gateway; its answer comes upstream as an event
+    #[arg(long, value_name = "NODE", conflicts_with_all = ["wait", "url"])]
+    node: Option<String>,
     #[command(flatten)]
     at: Where,
+    #[command(flatten)]
+    cloud: CloudAt,
+}
+
+/// Where the cloud is.
+#[derive(Args, Clone, Debug)]
+pub struct CloudAt {
+    /// With --node: where the cloud mode listens ([http] listen of cloud.toml)
+    #[arg(long, value_name = "URL", env = "TIDEGATE_CLOUD", default_value = "http://127.0.0.1:8900")]
+    cloud: String,
 }
 
 /// Whose commands.
@@ -137,6 +153,9 @@ pub fn run(command: &Action) -> ExitCode {
 fn send(args: &SendArgs) -> Result<ExitCode, CliError> {
     let wait = args.wait.as_deref().map(parse_duration).transpose();
     let wait = wait.map_err(|e| CliError::usage(format!("--wait: {e}")))?;
+    if let Some(node) = &args.node {
+        return send_through_cloud(args, node);
+    }
     let gateway = Gateway::new(&args.at)?;
     let sent = gateway.call("POST", &path(&args.device, None), Some(body_of(args)?))?;
     let id = text(&sent["id"]);
@@ -166,6 +185,21 @@ fn send(args: &SendArgs) -> Result<ExitCode, CliError> {
             }
         }
     }
+}
+
+/// The same command, signed by the cloud; it waits at the gateway as one that was sent there.
+fn send_through_cloud(args: &SendArgs, node: &str) -> Result<ExitCode, CliError> {
+    let mut args = args.clone();
+    // Given again after a lost answer it must be the same.
+    args.id.get_or_insert_with(random::uuid_v7);
+    let cloud = CloudArgs::at(args.cloud.cloud.clone(), args.at.token_file.clone()).client()?;
+    let sent = cloud.post(&format!("/v1/nodes/{}{}", encode(node), cloud_path(&args.device)), &body_of(&args)?)?;
+    print(&format!("{}\n", text(&sent["id"])));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn cloud_path(device: &str) -> String {
+    format!("/devices/{}/commands", encode(device))
 }
 
 fn body_of(args: &SendArgs) -> Result<String, CliError> {
@@ -308,6 +342,8 @@ mod tests {
             expires: Some("1h".into()),
             wait: None,
             id: None,
+            node: None,
+            cloud: CloudAt { cloud: String::new() },
             at: Where { url: String::new(), token_file: None },
         }
     }

@@ -1,7 +1,12 @@
 //! `tidegate config push|history|rollback`, `rollout`, `nodes`: what operators type, what they are told, and exit codes.
 
+use tidegate::cloud::control::wire::{Cluster, Heard, follow};
+use tidegate::downlink::artefact::{Command, Envelope, Kind, Trust};
+use tidegate::pulsar::names;
+use tidegate::sys::tasks::Tasks;
+
 use crate::fleet::BAD;
-use crate::site::{Site, document};
+use crate::site::{PATIENCE, Site, document, key};
 
 fn told(done: &(i32, String, String), code: i32, words: &[&str]) {
     let (is, out, err) = done;
@@ -79,6 +84,42 @@ async fn a_push_is_followed_to_its_end_seen_in_the_history_and_rolled_back() {
         &["nodes", "--cloud", "http://127.0.0.1:1"],
     );
     told(&nobody, 75, &["cannot reach the cloud"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_for_a_device_lies_signed_in_its_gateways_topic() {
+    let site = Site::start("devices", 1, "");
+    site.wait_ready(0);
+    let send =
+        |more: &[&str]| site.cli(0, &[&["command", "send", "sensor-3", "reboot", "--node", "press-7"], more].concat());
+    told(&send(&["--id", "c1", "--data", "{\"in\":1.0}", "--expires", "1h"]), 0, &["c1"]);
+    told(&send(&["--id", "c 1"]), 64, &["422"]);
+    told(&send(&["--expires", "10000d"]), 64, &["at most 365d"]);
+    let config = crate::support::provision::config_for(&site.broker, "devices");
+    let cluster = Cluster::of(&config.pulsar).unwrap();
+    let (heard, hears) = std::sync::mpsc::channel();
+    let tasks = Tasks::new();
+    let topic = names::commands_topic("devices", "press-7");
+    let reader = follow(cluster, topic, tasks.stopping().clone(), move |h| drop(heard.send(h)));
+    tasks.spawn_contained("reader", reader);
+    let entry = loop {
+        if let Heard::Message(entry) = hears.recv_timeout(PATIENCE).unwrap() {
+            break entry;
+        }
+    };
+    let envelope = Envelope::decode(&entry.payload.unwrap()).unwrap();
+    let verified = Trust::of_controller(key(2).public()).verify(envelope, Kind::Command).unwrap();
+    let command = Command::of(&verified).unwrap();
+    assert_eq!(
+        (&*command.node, &*command.device, &*command.id, &*command.name),
+        ("press-7", "sensor-3", "c1", "reboot")
+    );
+    assert_eq!(
+        (&command.payload[..], command.content_type.as_deref()),
+        (&b"{\"in\":1.0}"[..], Some("application/json"))
+    );
+    assert_eq!(command.expires_at.unix_ms() - command.issued_at.unix_ms(), 3_600_000);
+    tasks.stop(std::time::Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

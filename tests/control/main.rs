@@ -7,6 +7,7 @@ mod support;
 mod commands;
 mod fleet;
 mod orders;
+mod real;
 mod rollouts;
 mod site;
 mod wire;

@@ -9,6 +9,7 @@
 //! POST /v1/rollouts                       {id, document, nodes, groups, all, plan, reason, start} → 201, or 200
 //! POST /v1/rollouts/{id}/{start,pause,resume,abort,approve,pass}      {reason, wave}
 //! GET  /v1/history?node=&limit=
+//! POST /v1/nodes/{node}/devices/{device}/commands     {name, id, data | data_base64, datacontenttype, expires_in}
 //! ```
 //! An answer to an order tells what it came to in the log. 202: it is stored, and was not read back yet; 409: it does not fit
 //! what is; 422: it can never be taken, as it is. An order can be given again: what is so already stays so.
@@ -21,6 +22,7 @@ use serde_json::json;
 use warp::http::{HeaderMap, Method, StatusCode, header};
 use warp::reply::Response;
 
+use super::commands::CommandOrder;
 use super::operators::{self, Denied};
 use super::orders::{ACTIONS, Act, Order, OrderError};
 use super::state::is_node;
@@ -178,6 +180,13 @@ impl Control {
                 self.act(id, action, &act, by).await.map_err(problem)?;
                 tracing::info!(by, rollout = id, action, "a roll-out was changed");
                 Ok(json(StatusCode::OK, &json!({ "rollout": self.rollout(id, usize::MAX) })))
+            }
+            (&Method::POST, ["nodes", node, "devices", device, "commands"]) => {
+                expect_json(asked)?;
+                let order: CommandOrder = read(body)?;
+                let (id, expires) = self.command((node, device), order, by).await.map_err(problem)?;
+                tracing::info!(by, node, device, id, "a command was sent");
+                Ok(json(StatusCode::CREATED, &json!({ "id": id, "expires": expires.to_string() })))
             }
             (&Method::DELETE, ["nodes", node]) if is_node(node) => {
                 self.depart(node, by).await.map_err(problem)?;

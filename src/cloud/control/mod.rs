@@ -15,6 +15,7 @@
 //! All processes of a tenant must work with the same cluster: a log that is written in two clusters and replicated has
 //! two orders.
 
+mod commands;
 mod controller;
 pub mod documents;
 pub mod fleet;
@@ -36,7 +37,7 @@ use tokio::sync::{oneshot, watch};
 
 use self::documents::Origin;
 use self::state::{Applied, State};
-use self::wire::{Cluster, Entry, Heard, Held, Lead, NotWritten, Outgoing, TopicError, Writer};
+use self::wire::{Cluster, Entry, Heard, Held, Inboxes, Lead, NotWritten, Outgoing, TopicError, Writer};
 use crate::cloud::rollout::{Author, Event, What};
 use crate::config::CloudConfig;
 use crate::config::edge::Downlink;
@@ -93,6 +94,8 @@ struct Inner {
     state: Mutex<Shared>,
     log: Writer,
     documents: Writer,
+    /// Sends commands for devices.
+    to_devices: tokio::sync::Mutex<Inboxes>,
 }
 
 struct Shared {
@@ -166,6 +169,7 @@ impl Control {
             leads: false,
             lead_problem: None,
         };
+        let to_devices = Inboxes::new(cluster.clone(), clock.clone());
         let this = Self(Arc::new(Inner {
             config: control.clone(),
             tenant,
@@ -176,6 +180,7 @@ impl Control {
             state: Mutex::new(shared),
             log,
             documents,
+            to_devices: tokio::sync::Mutex::new(to_devices),
         }));
         this.read(tasks);
         this.lead(tasks);
@@ -304,42 +309,56 @@ impl Control {
     /// Appends an event and waits until it is read back: what it came to.
     async fn append(&self, by: Author, what: What) -> Result<Applied, AppendError> {
         let event = Event { at_ms: self.now_ms(), by, what };
-        let (id, (told, tells)) = (random::hex16(), oneshot::channel());
-        self.lock().waiting.insert(id.clone(), told);
+        let (ticket, (told, tells)) = (Ticket::new(self), oneshot::channel());
+        self.lock().waiting.insert(ticket.id.clone(), told);
         // Strings, numbers and lists: cannot fail.
         let payload = serde_json::to_vec(&event).unwrap_or_default();
-        let message = Outgoing { key: "event".to_owned(), properties: vec![(ID, id.clone())], payload: payload.into() };
+        let message =
+            Outgoing { key: "event".to_owned(), properties: vec![(ID, ticket.id.clone())], payload: payload.into() };
         let written = self.0.log.write(message).await;
-        if let Err(NotWritten::No { .. }) = &written {
-            self.lock().waiting.remove(&id);
-        }
-        let applied = match &written {
+        match &written {
             Err(e @ NotWritten::No { .. }) => Err(e.clone().into()),
             // Stored or not: if it is, it will be read.
             _ => match tokio::time::timeout(READ_BACK_MAX, tells).await {
                 Ok(Ok(applied)) => Ok(applied),
                 _ => Err(written.err().map_or(AppendError::NotReadBack, AppendError::from)),
             },
-        };
-        self.lock().waiting.remove(&id);
-        applied
+        }
     }
 
     /// Stores an envelope and waits until it is read back.
     async fn store(&self, key: String, by: &str, bytes: Vec<u8>) -> Result<(), StoreError> {
-        let (id, (told, tells)) = (random::hex16(), oneshot::channel());
-        self.lock().stored.insert(id.clone(), told);
-        let properties = vec![(ID, id.clone()), (BY, by.to_owned())];
+        let (ticket, (told, tells)) = (Ticket::new(self), oneshot::channel());
+        self.lock().stored.insert(ticket.id.clone(), told);
+        let properties = vec![(ID, ticket.id.clone()), (BY, by.to_owned())];
         let written = self.0.documents.write(Outgoing { key, properties, payload: bytes.into() }).await;
-        let outcome = match &written {
+        match &written {
             Err(e @ NotWritten::No { .. }) => Err(AppendError::from(e.clone()).into()),
             _ => match tokio::time::timeout(READ_BACK_MAX, tells).await {
                 Ok(Ok(stored)) => stored.map_err(StoreError::Refused),
                 _ => Err(written.err().map_or(AppendError::NotReadBack, AppendError::from).into()),
             },
-        };
-        self.lock().stored.remove(&id);
-        outcome
+        }
+    }
+}
+
+/// The right to be told when a message is read back; given up when whoever waits does not wait any more.
+struct Ticket<'c> {
+    control: &'c Control,
+    id: String,
+}
+
+impl<'c> Ticket<'c> {
+    fn new(control: &'c Control) -> Self {
+        Self { control, id: random::hex16() }
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        let mut shared = self.control.lock();
+        shared.waiting.remove(&self.id);
+        shared.stored.remove(&self.id);
     }
 }
 

@@ -194,7 +194,7 @@ pub struct RolloutView {
     number: u64,
     #[serde(flatten)]
     progress: Progress,
-    /// Whether any process carries roll-outs out now, as far as the log tells.
+    /// The first of those that have their assignment and have not said what became of it.
     waiting: Vec<WaitingView>,
     /// How many are waited for.
     waiting_for: usize,

@@ -82,6 +82,11 @@ impl Trust {
         Self { roots: vec![root.clone()], ..Self::default() }
     }
 
+    /// This controller key alone.
+    pub fn of_controller(key: &PublicKey) -> Self {
+        Self { controller: vec![key.clone()], ..Self::default() }
+    }
+
     /// With the keyring in `envelope`, if a root key has signed it and it is newer than the one before. The same one again
     /// changes nothing. Also for the stored one at a start: a root key that the gateway's file has revoked in the meantime
     /// takes its keyring with it.
