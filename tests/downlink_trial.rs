@@ -211,7 +211,7 @@ async fn the_health_command_decides_and_the_own_file_can_run_alone() {
     assert_eq!((outcome, reason.as_str()), (Outcome::Reverted, "unhealthy"), "{detail}");
     assert!(detail.contains("exit status: 1"), "{detail}");
     std::fs::write(&flag, "").unwrap();
-    let good = site.push("[uplink]\nbatch_events = 12\n").await;
+    let good = site.push("[uplink]\nbatch_events = 12\n[http]\nmax_batch = 12\n").await;
     assert_eq!(site.outcome(good).await.0, Outcome::Committed);
 
     // What is in effect is told by `check`.
@@ -219,6 +219,30 @@ async fn the_health_command_decides_and_the_own_file_can_run_alone() {
     let (code, out, _) = support::process::run(Path::new(BINARY), &["check", &file]);
     assert_eq!(code, 0, "{out}");
     assert!(out.contains("uplink.batch_events = 12") && out.contains("assignment 2"), "{out}");
+    let metrics = ureq::get(format!("{}/metrics", site.node.process.url())).call().unwrap();
+    let metrics = metrics.into_body().read_to_string().unwrap();
+    assert!(metrics.contains("\ntidegate_downlink_committed_number 2\n"), "{metrics}");
+
+    // The own file changes under it: what the document says stays.
+    let limits = |node: &Node| {
+        let limits = node.process.get("/v1/status").unwrap()["limits"].take();
+        (limits["batch_events_max"].as_u64(), limits["body_bytes_max"].as_u64())
+    };
+    let text = std::fs::read_to_string(&file).unwrap();
+    let text = text.replace("[http]\n", "[http]\nmax_body = \"1MiB\"\nmax_batch = 5\n");
+    std::fs::write(&file, text).unwrap();
+    site.node.hang_up();
+    support::eventually("the own file's change", SOON, || limits(&site.node), |l| *l == (Some(12), Some(1 << 20)))
+        .await;
+
+    // The own file alone, for once.
+    site.node.process.kill9();
+    site.node.process.restart_with(&["--local"]);
+    site.node.process.wait_ready(SOON);
+    assert_eq!((limits(&site.node).0, &site.node.status()["local_only"]), (Some(5), &true.into()));
+    assert!(site.node.process.log().contains("started with --local"));
+    site.node.power_cut();
+    assert_eq!(limits(&site.node).0, Some(12));
 }
 
 #[tokio::test(flavor = "multi_thread")]

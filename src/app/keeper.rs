@@ -90,6 +90,8 @@ pub struct Keeper {
     /// The newest offer's document, until its slot is written.
     offered: Option<(trial::Digest, Bytes)>,
     versions: VecDeque<(trial::Digest, u64)>,
+    /// The inbox message that could not be stored, the generation that it came with, and when it is looked at again.
+    unread: Option<(Instant, u64, Bytes)>,
     /// Decisions from this one on have not been logged.
     next_decision: u64,
     refused: Option<status::Refusal>,
@@ -169,6 +171,7 @@ impl Keeper {
             connection: Connection::default(),
             offered: None,
             versions: VecDeque::new(),
+            unread: None,
             next_decision: decided_from,
             refused: None,
             answers,
@@ -199,6 +202,7 @@ impl Keeper {
             self.show();
             let tick = self.machine.deadline().map(|at| self.origin + Duration::from_millis(at));
             let present = self.teller.next_presence();
+            let unread = self.unread.clone();
             tokio::select! {
                 () = stopping.cancelled() => break,
                 Some(input) = ears.answers.recv() => self.feed(input).await,
@@ -207,6 +211,11 @@ impl Keeper {
                 Some(sent) = ears.sent.recv() => self.sent(sent).await,
                 Some(()) = hang_up.recv() => self.reread().await,
                 () = sleep_until(tick.unwrap_or_else(Instant::now)), if tick.is_some() => self.feed(Input::Tick).await,
+                () = sleep_until(unread.as_ref().map_or_else(Instant::now, |u| u.0)), if unread.is_some() => {
+                    if let Some((_, generation, bytes)) = unread {
+                        self.read(generation, &bytes).await;
+                    }
+                }
                 () = sleep_until(present.unwrap_or_else(Instant::now)), if present.is_some() => self.present(),
             }
         }

@@ -121,11 +121,12 @@ impl Live {
 
     /// `limits` and `budget`.
     fn set_limits(&self, changes: &Changes, new: &EdgeConfig) {
+        let new = self.config.clone().with_changes_of(new.clone());
         if changes.limits {
             self.http.set(&new.http);
         }
         if changes.limits || changes.identity {
-            self.hub.set(new);
+            self.hub.set(&new);
         }
         if changes.budget {
             self.outbox.set_budget(new.outbox.max_bytes);

@@ -11,6 +11,7 @@ use crate::config::mode::{self, Loaded};
 use crate::config::units::format_size;
 use crate::config::{CloudConfig, ConfigErrors, EdgeConfig, Env, Mode, OwnFile, Warning};
 use crate::ingest::identity::{Keys, devices_file};
+use crate::ingest::mqtt::memory_bytes_max;
 use crate::security::server;
 use crate::sys::clock::Clock;
 
@@ -51,6 +52,7 @@ fn check(file: Option<&Path>, given: Option<Mode>, env: &Env) -> Report {
             let mut lines = notes;
             lines.extend(config.effective());
             lines.push(on_disk(&config));
+            lines.push(in_memory(&config));
             let mut report = accept(&name, &edge_summary(&config), &lines, &warnings);
             report.err.extend(more.iter().map(|warning| format!("warning: {warning}\n")));
             with_files(report, &name, &config)
@@ -127,6 +129,12 @@ fn on_disk(config: &EdgeConfig) -> String {
     format!("on disk at most: events {events}, MQTT sessions {mqtt}")
 }
 
+/// What clients can make it take of the memory: the sum of the limits, which nobody reaches without wanting to.
+fn in_memory(config: &EdgeConfig) -> String {
+    let mib = memory_bytes_max(&config.mqtt).div_ceil(1 << 20);
+    format!("in memory at most: MQTT clients {}", format_size(mib << 20))
+}
+
 fn cloud_summary(config: &CloudConfig) -> String {
     let sinks: Vec<String> =
         config.sinks.iter().map(|Sink::Files(files)| format!("files in {}", files.dir.display())).collect();
@@ -161,7 +169,8 @@ mod tests {
             "a.toml: ok (edge): 2 lanes, uplink to pulsar://127.0.0.1:6650\n  node.id = \"press-7\"\n  \
              lane alarms: takes *.alarm\n  lane rest: takes what no other lane matches\n  \
              uplink.pulsar = [\"pulsar://127.0.0.1:6650\"]\n  uplink.token = (secret)\n  \
-             on disk at most: events 2GiB, MQTT sessions 784MiB\n"
+             on disk at most: events 2GiB, MQTT sessions 784MiB\n  \
+             in memory at most: MQTT clients 717MiB\n"
         );
         assert_eq!(
             err,

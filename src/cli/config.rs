@@ -1,13 +1,16 @@
-//! `tidegate config`: documents that are pushed to gateways, from the first draft to the signature.
+//! `tidegate config`: documents that are pushed to gateways, from the first draft to the last wave, and back.
 
 mod check;
 mod diff;
+mod history;
 mod keyring;
+mod push;
+mod rollback;
 mod sign;
 mod verify;
 
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::Path;
 
 use clap::Subcommand;
@@ -36,6 +39,15 @@ pub enum ConfigCommand {
     /// Check a signed file as a gateway would
     #[command(after_long_help = verify::AFTER)]
     Verify(verify::Args),
+    /// Push a document to gateways: check, sign, store, roll out in waves
+    #[command(after_long_help = push::AFTER)]
+    Push(Box<push::Args>),
+    /// Put gateways back to what they ran before, or to a version
+    #[command(after_long_help = rollback::AFTER)]
+    Rollback(Box<rollback::Args>),
+    /// Show who changed what and when
+    #[command(after_long_help = history::AFTER)]
+    History(history::Args),
 }
 
 pub fn run(command: &ConfigCommand) -> Result<(), CliError> {
@@ -45,14 +57,16 @@ pub fn run(command: &ConfigCommand) -> Result<(), CliError> {
         ConfigCommand::Sign(args) => sign::run(args)?,
         ConfigCommand::Keyring(args) => keyring::run(args)?,
         ConfigCommand::Verify(args) => verify::run(args)?,
+        ConfigCommand::Push(args) => push::run(args)?,
+        ConfigCommand::Rollback(args) => rollback::run(args)?,
+        ConfigCommand::History(args) => history::run(args)?,
     };
-    // Whoever closed the pipe does not want to read on.
-    let _ = std::io::stdout().write_all(out.as_bytes());
+    super::print(&out);
     Ok(())
 }
 
 /// Reads a file of at most `bytes_max` bytes.
-fn read(path: &Path, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, CliError> {
+pub(super) fn read(path: &Path, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, CliError> {
     // With its room from the start: no copy of a key is left behind in a smaller one.
     let mut bytes = Zeroizing::new(Vec::with_capacity(bytes_max.saturating_add(1)));
     let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);

@@ -1,13 +1,16 @@
 //! The command line: what commands there are; one file each.
 
 mod check;
+mod cloud;
 mod command;
 mod config;
 mod devices;
 mod keys;
+mod nodes;
 mod outbox;
 pub mod provision;
 mod pushed;
+mod rollout;
 mod run;
 mod tail;
 
@@ -57,6 +60,9 @@ To push configuration to gateways (tidegate config --help):
   tidegate config check press.toml --policy config/policy.rego
   tidegate config sign press.toml --key anna.key --version 1 --out press.signed
   tidegate config verify press.signed --config edge.toml
+  tidegate nodes                      who is there, and what each runs
+  tidegate config push press.signed --group plant-7 --wait
+  tidegate config history --node press-7
 
 Every key of a [section] can be set by the environment: TIDEGATE_NODE_ID, TIDEGATE_UPLINK_TOKEN, …
 
@@ -77,9 +83,15 @@ enum Command {
     Cloud(ConfigArgs),
     /// Check a configuration file: every mistake at once, with its line
     Check(CheckArgs),
-    /// Documents that are pushed to gateways: check, compare, sign, verify
+    /// Documents that are pushed to gateways: check, compare, sign, verify, push, roll back
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Roll-outs: list, show, pause, resume, abort, approve
+    #[command(subcommand)]
+    Rollout(rollout::RolloutCommand),
+    /// List the gateways: who is there, what each runs and is to run
+    #[command(after_long_help = nodes::AFTER)]
+    Nodes(nodes::NodesArgs),
     /// Make Pulsar ready: tenant, namespaces, topics, retention, subscription, replication
     Provision(provision::ProvisionArgs),
     /// Look into a gateway's buffer on disk
@@ -184,6 +196,8 @@ pub fn main() -> ExitCode {
         Command::Cloud(args) => run::cloud(&args),
         Command::Check(args) => return check::run(args.file.as_deref(), args.mode()),
         Command::Config(command) => config::run(&command),
+        Command::Rollout(command) => rollout::run(&command).map(|out| print(&out)),
+        Command::Nodes(args) => nodes::run(&args).map(|out| print(&out)),
         Command::Provision(args) => run::provision(&args),
         Command::Outbox(command) => outbox::run(&command),
         Command::Devices(command) => devices::run(&command),
@@ -198,6 +212,13 @@ pub fn main() -> ExitCode {
             ExitCode::from(e.code)
         }
     }
+}
+
+/// Writes to standard output.
+fn print(out: &str) {
+    use std::io::Write as _;
+    // Whoever closed the pipe does not want to read on.
+    let _ = std::io::stdout().write_all(out.as_bytes());
 }
 
 /// Says what the configuration asks for and this version does not do.

@@ -159,7 +159,6 @@ impl Site {
         answer
     }
 
-    #[allow(dead_code)] // for the tests of the commands
     /// Runs `tidegate` with the URL of cloud `n`: exit code, standard output, standard error.
     pub fn cli(&self, n: usize, args: &[&str]) -> (i32, String, String) {
         let url = self.url(n);
@@ -168,7 +167,6 @@ impl Site {
         done
     }
 
-    #[allow(dead_code)]
     /// A file in the site's directory.
     pub fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.dir.path().join(name);

@@ -42,6 +42,18 @@ async fn a_packet_that_is_too_large_is_refused_from_its_first_bytes() {
     assert!(client.ends().await);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connect_has_256_kib() {
+    let gate = Gate::start(|_| {});
+    let mut client = Client::raw(TcpStream::connect(gate.address(Kind::Tcp)).await.unwrap(), true);
+    let mut connect = Options::new("a").bytes();
+    // A remaining length of 256 KiB.
+    connect.splice(1..2, [0x80, 0x80, 0x10]);
+    client.write(&connect).await;
+    assert_eq!(client.next().await, Reply::Connack { present: false, reason: 0x95 });
+    assert!(client.ends().await);
+}
+
 /// It holds a share of what all large packets may take.
 #[tokio::test]
 async fn a_large_packet_that_does_not_come_on_is_not_waited_for() {

@@ -48,11 +48,17 @@ impl Tidegate {
 
     /// Starts it (again); does not wait until it answers.
     pub fn restart(&mut self) {
+        self.restart_with(&[]);
+    }
+
+    /// The same with more arguments, this time.
+    pub fn restart_with(&mut self, arguments: &[&str]) {
         assert!(self.child.is_none(), "{} still runs", self.mode);
         let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("log file");
         let child = Command::new(&self.binary)
             .args([self.mode, "--config"])
             .arg(&self.config)
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("log file"))
             .stderr(log)

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tidegate::downlink::trial::Record;
 use tidegate::downlink::trial::slots::Slots;
 
@@ -140,6 +141,12 @@ impl Node {
             panic!("it ended with code {code}\n{}", self.process.log_tail());
         }
         format!("{}\n{}", self.status(), self.process.log_tail())
+    }
+
+    /// Asks it to read its own file again.
+    pub fn hang_up(&self) {
+        let pid = Pid::from_raw(self.process.pid().unwrap() as i32).unwrap();
+        kill_process(pid, Signal::HUP).unwrap();
     }
 
     /// A device that posts until [`Device::stop`].

@@ -1,6 +1,9 @@
 //! What the control link brings: connections, the inbox, commands for devices.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::super::live;
 use super::Keeper;
@@ -12,6 +15,9 @@ use crate::downlink::keeper::store::{self, DOCUMENT};
 use crate::downlink::keeper::trusted_now;
 use crate::downlink::link::Heard;
 use crate::downlink::trial::{Assigned, Input};
+
+/// What the disk does not take now is tried again after this: room on a full one comes with what the uplink delivers.
+const READ_AGAIN: Duration = Duration::from_secs(30);
 
 impl Keeper {
     pub(super) async fn hear(&mut self, heard: Heard) {
@@ -61,7 +67,9 @@ impl Keeper {
         }
     }
 
-    async fn read(&mut self, generation: u64, bytes: &Bytes) {
+    /// Looks at an inbox message; what cannot be stored now is looked at again later.
+    pub(super) async fn read(&mut self, generation: u64, bytes: &Bytes) {
+        self.unread = None;
         if !self.inbox.is_open() || self.store.is_none() {
             return;
         }
@@ -70,8 +78,8 @@ impl Keeper {
         if let Some((envelope, trust)) = keyring {
             let version = trust.keyring_version();
             if !self.on_disk("the keyring", move |store| store.keep_keyring(&envelope)).await {
-                // What stands on it does not count either; all comes again with the next connection.
-                return;
+                // What stands on it does not count either.
+                return self.read_later(generation, bytes);
             }
             tracing::info!(version, "a newer keyring is in force");
             self.publish_trust(trust.clone());
@@ -80,7 +88,11 @@ impl Keeper {
         refused.into_iter().for_each(|refusal| self.tell_refused(refusal.code(), refusal.to_string()));
         let number = asks.number();
         match asks {
-            Asks::Try(offer) => self.offered(*offer).await,
+            Asks::Try(offer) => {
+                if !self.offered(*offer).await {
+                    return self.read_later(generation, bytes);
+                }
+            }
             Asks::Again(number) => self.feed(Input::Offered(Assigned { number, digest: None })).await,
             Asks::Nothing => {}
         }
@@ -92,12 +104,16 @@ impl Keeper {
         }
     }
 
-    /// An authentic assignment that is new.
-    async fn offered(&mut self, offer: Offer) {
+    fn read_later(&mut self, generation: u64, bytes: &Bytes) {
+        self.unread = Some((Instant::now() + READ_AGAIN, generation, bytes.clone()));
+    }
+
+    /// An authentic assignment that is new. `false`: it cannot be stored.
+    async fn offered(&mut self, offer: Offer) -> bool {
         let Offer { assignment, document, accepted } = offer;
         let number = assignment.number;
         if !self.on_disk("what was assigned", move |store| store.keep_accepted(&accepted)).await {
-            return;
+            return false;
         }
         self.inbox.took(accepted);
         let digest = document.as_ref().map(|document| document.sha256.bytes());
@@ -110,11 +126,12 @@ impl Keeper {
             let checked = check.await.unwrap_or_else(|e| Err(format!("it cannot be checked: {e}")));
             if let Err(detail) = checked {
                 self.feed(Input::Rejected { number, detail }).await;
-                return;
+                return true;
             }
             self.offered = Some((digest, text));
         }
         self.feed(Input::Offered(Assigned { number, digest })).await;
+        true
     }
 
     /// Stores something before it counts. `false`: it cannot be.
@@ -128,7 +145,10 @@ impl Keeper {
         match written.map_err(|e| e.to_string()).and_then(|written| written.map_err(|e| e.to_string())) {
             Ok(()) => true,
             Err(reason) => {
-                tracing::error!(reason, "{what} cannot be stored, and does not count; it comes again");
+                tracing::error!(
+                    reason,
+                    "{what} cannot be stored, and does not count yet; trying again in {READ_AGAIN:?}"
+                );
                 false
             }
         }

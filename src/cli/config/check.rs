@@ -1,17 +1,18 @@
 //! `tidegate config check`: says what is wrong with a document, or what it does.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{CliError, Given, read};
 use crate::cloud::policy::{POLICY_BYTES_MAX, Policy};
 use crate::config::overlay::{Overlaid, Pushed, check_alone};
-use crate::config::{ConfigErrors, EdgeConfig, Env, diff};
+use crate::config::{Changes, ConfigErrors, EdgeConfig, Env, diff};
 
 pub(super) const AFTER: &str = "\
 A document is the part of a gateway's configuration (edge.toml) that can be pushed: everything but who the gateway is \
 ([node]), the addresses that it listens on, whom it trusts ([downlink]), its tenant, and the log's format. A key that the \
-document has replaces the gateway's own; so does each of [[lane]], [[mapping]] and [[bridge]] as a whole.
+document has replaces the gateway's own; so does each of [[lane]], [[mapping]] and [[bridge]] as a whole. What cannot take \
+effect without a restart, such as [commands] and [tls], must be as the gateway's own file says.
 
 Without --config it is checked as the cloud does, which does not see the gateway's files. With the gateway's own file it \
 is checked as that gateway will do, over that file.
@@ -49,9 +50,31 @@ pub(super) fn run(args: &Args) -> Result<String, CliError> {
         None => check_alone(document),
     };
     let overlaid = overlaid.map_err(|errors| refusal(&name, &errors))?;
+    takes_effect(args.config.as_deref(), &name, &overlaid)?;
     policies(args, &name, &overlaid)?;
     overlaid.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     Ok(summary(&name, &overlaid))
+}
+
+/// Gateways refuse a document that they could not try without a restart; without the gateway's file it can only be guessed.
+pub(super) fn takes_effect(own: Option<&Path>, name: &str, overlaid: &Overlaid) -> Result<(), CliError> {
+    let base = match own {
+        Some(path) => EdgeConfig::load(Some(path), &Env::of_process()).map_err(CliError::usage)?.0,
+        None => EdgeConfig::default(),
+    };
+    // The gateway's own part is not the document's, and without its file not known.
+    let new = EdgeConfig { node: base.node.clone(), downlink: base.downlink.clone(), ..overlaid.config.clone() };
+    let keys = Changes::between(&base, &new).at_restart.join("; ");
+    match (keys.is_empty(), own) {
+        (true, _) => Ok(()),
+        (false, Some(_)) => Err(CliError::usage(format!(
+            "{name}: this gateway refuses it: these cannot take effect without a restart, so they cannot be tried: {keys}"
+        ))),
+        (false, None) => {
+            eprintln!("warning: a gateway refuses this if its own file says otherwise, for it needs a restart: {keys}");
+            Ok(())
+        }
+    }
 }
 
 /// Every reason of every policy.

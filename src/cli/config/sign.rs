@@ -1,6 +1,6 @@
 //! `tidegate config sign`: a document in its envelope.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::check::refusal;
 use super::{CliError, Given, deliver, secret_key};
@@ -41,14 +41,18 @@ pub struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<String, CliError> {
-    let name = args.file.display().to_string();
     let key = secret_key(&args.key)?;
-    let envelope = match Given::read(&args.file)? {
-        Given::Signed(_) if args.version.is_some() || args.expires.is_some() => {
-            return Err(CliError::usage(format!(
-                "{name}: is signed already, so its version and expiry cannot change; sign the document itself"
-            )));
-        }
+    let envelope = envelope(&args.file, args.version, args.expires.as_deref())?;
+    finish(envelope, &key, args)
+}
+
+/// The document in `file`, checked, as it is to be signed (once more).
+pub(super) fn envelope(file: &Path, version: Option<u64>, expires: Option<&str>) -> Result<Envelope, CliError> {
+    let name = file.display().to_string();
+    match Given::read(file)? {
+        Given::Signed(_) if version.is_some() || expires.is_some() => Err(CliError::usage(format!(
+            "{name}: is signed already, so its version and expiry cannot change; sign the document itself"
+        ))),
         Given::Signed(envelope) => {
             let text = std::str::from_utf8(envelope.unverified_payload())
                 .map_err(|_| CliError::usage(format!("{name}: the signed document is not UTF-8")))?;
@@ -56,22 +60,25 @@ pub(super) fn run(args: &Args) -> Result<String, CliError> {
                 return Err(CliError::usage(format!("{name}: is not a configuration document")));
             }
             check_alone(Pushed { name: &name, text }).map_err(|errors| refusal(&name, &errors))?;
-            envelope
+            Ok(envelope)
         }
         Given::Text(text) => {
-            let text = with_header(args, &name, text)?;
+            let text = with_header((version, expires), &name, text)?;
             let checked = check_alone(Pushed { name: &name, text: &text }).map_err(|errors| refusal(&name, &errors))?;
             checked.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
-            Envelope::new(Kind::Config, text.into_bytes())
+            Ok(Envelope::new(Kind::Config, text.into_bytes()))
         }
-    };
-    finish(envelope, &key, args)
+    }
 }
 
 /// The document with its `[document]`.
-fn with_header(args: &Args, name: &str, mut text: String) -> Result<String, CliError> {
+fn with_header(
+    (version, expires): (Option<u64>, Option<&str>),
+    name: &str,
+    mut text: String,
+) -> Result<String, CliError> {
     let header = Header::of(name, &text).map_err(|errors| refusal(name, &errors))?;
-    let expires = args.expires.as_deref().map(time).transpose()?;
+    let expires = expires.map(time).transpose()?;
     let clash = |what: &str, given: String| {
         CliError::usage(format!(
             "{name}: its [document] says another {what} than {given}; change it there, or leave that out"
@@ -79,18 +86,18 @@ fn with_header(args: &Args, name: &str, mut text: String) -> Result<String, CliE
     };
     let has_header = header.version.is_some() || header.expires.is_some();
     if has_header {
-        if let (None, Some(version)) = (header.version, args.version) {
+        if let (None, Some(version)) = (header.version, version) {
             return Err(CliError::usage(format!(
                 "{name}: its [document] has no version; write version = {version} there, and leave out --version"
             )));
         }
-        if let Some(given) = args.version.filter(|given| Some(*given) != header.version) {
+        if let Some(given) = version.filter(|given| Some(*given) != header.version) {
             return Err(clash("version", format!("--version {given}")));
         }
         if let Some(given) = expires.filter(|given| Some(*given) != header.expires) {
             return Err(clash("expiry", format!("--expires {given}")));
         }
-    } else if let Some(version) = args.version {
+    } else if let Some(version) = version {
         // At the end: lines keep their numbers, and what follows a [[lane]] is no part of it.
         text.push_str(if text.is_empty() || text.ends_with('\n') { "" } else { "\n" });
         text.push_str(&format!("\n[document]\nversion = {version}\n"));
@@ -98,7 +105,7 @@ fn with_header(args: &Args, name: &str, mut text: String) -> Result<String, CliE
             text.push_str(&format!("expires = {expires}\n"));
         }
     }
-    if args.version.or(header.version).is_none() {
+    if version.or(header.version).is_none() {
         return Err(CliError::usage(format!(
             "{name}: has no version; give --version, or write [document] version = 1 into it"
         )));

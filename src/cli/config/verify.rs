@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::check::{refusal, summary};
+use super::check::{refusal, summary, takes_effect};
 use super::{CliError, Given};
 use crate::config::overlay::Pushed;
 use crate::config::{EdgeConfig, Env};
@@ -74,6 +74,7 @@ fn document(args: &Args, envelope: Envelope, trust: &Trust, now: Timestamp) -> R
     let pushed = Pushed { name: &name, text: &document.text };
     let overlaid = EdgeConfig::load_with(Some(&args.config), pushed, &Env::of_process())
         .map_err(|errors| refusal(&name, &errors))?;
+    takes_effect(Some(&args.config), &name, &overlaid)?;
     overlaid.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     let mut out = summary(&name, &overlaid);
     // Writing to a string cannot fail.

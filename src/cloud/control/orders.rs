@@ -190,25 +190,12 @@ impl Control {
             self.check(document.text).await?;
         }
         let id = RolloutId::from(order.id.as_str());
-        let created = self.order(
-            by,
-            What::Created {
-                rollout: id.clone(),
-                target: order.document.map(target),
-                plan: order.plan.clone(),
-                reason: order.reason.clone(),
-                audience: Audience { all: order.all, groups: order.groups.clone() },
-            },
-        );
-        let is_new = match created.await? {
-            Ok(()) => true,
-            // The same, given before; perhaps not to its end.
-            Err(Void::Stage(_)) => false,
-            Err(void) => return Err(void_error(void)),
-        };
+        let is_new = self.draft(&id, order, by).await?;
         if !self.with(|state| state.rollouts.progress(&id)).is_some_and(|p| p.stage.is_active()) {
             return Ok((is_new, warnings));
         }
+        let is_in = |node: &NodeId| self.with(|state| state.rollouts.rollout_of(node) == Some(&id));
+        let nodes: Vec<NodeId> = nodes.into_iter().filter(|node| !is_in(node)).collect();
         for nodes in nodes.chunks(BATCH_MAX) {
             let enrolled = self.order(by, What::Enrolled { rollout: id.clone(), nodes: nodes.to_vec() }).await?;
             enrolled.map_err(void_error)?;
@@ -221,6 +208,27 @@ impl Control {
             })?;
         }
         Ok((is_new, warnings))
+    }
+
+    /// Drafts a roll-out, unless the same was done before; perhaps not to its end.
+    async fn draft(&self, id: &RolloutId, order: &Order, by: &str) -> Result<bool, OrderError> {
+        let target = order.document.map(target);
+        let audience = Audience { all: order.all, groups: order.groups.clone() };
+        let is_same = self.with(|state| {
+            let known = state.rollouts.created(id)?;
+            Some(known.target == target && *known.plan == order.plan && *known.audience == audience)
+        });
+        match is_same {
+            Some(true) => return Ok(false),
+            Some(false) => return Err(void_error(Void::Exists(id.clone()))),
+            None => {}
+        }
+        let (rollout, plan, reason) = (id.clone(), order.plan.clone(), order.reason.clone());
+        match self.order(by, What::Created { rollout, target, plan, reason, audience }).await? {
+            Ok(()) => Ok(true),
+            Err(Void::Stage(_)) => Ok(false),
+            Err(void) => Err(void_error(void)),
+        }
     }
 
     /// The nodes that an order is for as far as they are known, and what should be known about it.

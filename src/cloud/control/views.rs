@@ -149,6 +149,9 @@ pub struct Page<T> {
     items: Vec<T>,
     /// What to ask for as `after` to have the next page; null: this is the last one.
     next: Option<String>,
+    /// Of documents, the highest version of all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version_max: Option<u64>,
 }
 
 /// `/v1/documents`, one of them.
@@ -299,7 +302,11 @@ impl Control {
             let mut found = merge(heard, silent).filter(is_in).take(limit + 1).collect::<Vec<_>>();
             let next = (found.len() > limit).then(|| found.truncate(limit)).and_then(|()| found.last());
             let next = next.map(|node| node.as_str().to_owned());
-            Page { items: found.into_iter().map(|node| NodeView::of(state, node, now, present)).collect(), next }
+            Page {
+                items: found.into_iter().map(|node| NodeView::of(state, node, now, present)).collect(),
+                next,
+                version_max: None,
+            }
         })
     }
 
@@ -320,13 +327,9 @@ impl Control {
             let mut found: Vec<&Known> = from.skip(usize::from(after.is_some())).take(limit + 1).collect();
             let next = (found.len() > limit).then(|| found.truncate(limit)).and_then(|()| found.last());
             let next = next.map(|known| known.sha256.to_string());
-            Page { items: found.into_iter().map(DocumentView::of).collect(), next }
+            let version_max = Some(state.documents.version_max());
+            Page { items: found.into_iter().map(DocumentView::of).collect(), next, version_max }
         })
-    }
-
-    /// The highest version of a document.
-    pub fn version_max(&self) -> u64 {
-        self.with(|state| state.documents.version_max())
     }
 
     /// Roll-outs, newest first; there are never many.

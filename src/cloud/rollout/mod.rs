@@ -6,7 +6,7 @@
 //!    │ Created, Enrolled…, Started             │ Claimed (epoch)                              │
 //!    │ Approved, Paused, Resumed, Aborted      │ Advanced, Completed, Aborted, Absent         │ reports
 //!    ▼                                         ▼ Reported ◄───────────────────────────────────┘
-//! ═══╧═════════════════════════════════════════╧═══ one log, `control/rollouts`: its order decides ═════►
+//! ═══╧═════════════════════════════════════════╧═══ one log, `rollouts/config`: its order decides ═════►
 //!                      │ read back by every process
 //!                      ▼
 //!            Rollouts::apply ──► state ──► assignment(node): number, target ──► inbox

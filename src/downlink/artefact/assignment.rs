@@ -30,22 +30,22 @@ pub const NUMBER_MAX: u64 = (1 << 53) - 1;
 pub struct Digest([u8; 32]);
 
 impl Digest {
+    /// From its bytes.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    pub const fn bytes(self) -> [u8; 32] {
+        self.0
+    }
+
     /// Of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         let hash = ring::digest::digest(&ring::digest::SHA256, bytes);
         let mut digest = [0; 32];
         digest.iter_mut().zip(hash.as_ref()).for_each(|(to, from)| *to = *from);
         Self(digest)
-    }
-
-    /// These bytes.
-    pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    /// Its bytes.
-    pub fn bytes(self) -> [u8; 32] {
-        self.0
     }
 
     /// Reads 64 hexadecimal digits.

@@ -91,7 +91,7 @@ impl Settings {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// From here on `http`, but for addresses, connections and memory, which are taken at the start.
+    /// From here on `http`; addresses, connections and memory were taken at the start.
     pub fn set(&self, http: &edge::Http) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(http.clone());
     }

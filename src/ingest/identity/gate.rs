@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 
 use super::audit::{Audit, Entry};
 use super::certificate;
@@ -17,12 +16,12 @@ use super::meters::Meters;
 use super::metrics::Counters;
 use super::quota::Rates;
 use super::reload::{self, IdentityError, IdentityStatus};
-use super::rules::{Patterns, Rights, Subjects};
+use super::terms::Terms;
 use super::throttle::Throttle;
 use super::verify::{self, Known, NoRandomness};
 use super::{ConnectionGuard, Denied, Identity, Inner, Presented, Refused};
 use crate::config::EdgeConfig;
-use crate::config::edge::{self, IdentityMode};
+use crate::config::edge;
 use crate::downlink::commands::Topics;
 use crate::observe::metrics::Metrics;
 use crate::sys::clock::Clock;
@@ -72,70 +71,6 @@ pub(super) struct State {
     pub(super) directory: Directory,
     pub(super) keys: Option<Arc<Keys>>,
     pub(super) terms: Arc<Terms>,
-}
-
-/// What `[identity]` says.
-#[derive(Debug)]
-pub(super) struct Terms {
-    pub(super) config: edge::Identity,
-    open: bool,
-    defaults: Defaults,
-    /// Whoever was judged by them is not in any more.
-    revoked: CancellationToken,
-    // Beside the token, whose question takes a lock.
-    over: AtomicBool,
-}
-
-impl Default for Terms {
-    fn default() -> Self {
-        Self::of(&edge::Identity::default())
-    }
-}
-
-impl Terms {
-    pub(super) fn of(config: &edge::Identity) -> Self {
-        let list = |list: &[String]| -> Patterns { list.into() };
-        let deny_subscribe = list(&config.deny_subscribe);
-        let (publish, subscribe) = (list(&config.publish), list(&config.subscribe));
-        let guest = Rights {
-            publish: publish.clone(),
-            subscribe: subscribe.clone(),
-            deny_subscribe: deny_subscribe.clone(),
-            subjects: Subjects::Own(Patterns::default()),
-        };
-        let defaults = Defaults {
-            publish,
-            subscribe,
-            open: Arc::new(Rights::open(deny_subscribe.clone())),
-            guest: Arc::new(guest),
-            deny_subscribe,
-            rates: Rates { events: config.max_events, bytes: config.max_bytes },
-        };
-        let open = config.mode != Some(IdentityMode::Required);
-        Self { config: config.clone(), open, defaults, revoked: CancellationToken::new(), over: AtomicBool::new(false) }
-    }
-
-    /// Whether other ones are in force.
-    pub(super) fn is_over(&self) -> bool {
-        self.over.load(Ordering::Acquire)
-    }
-
-    fn revoke(&self) {
-        self.over.store(true, Ordering::Release);
-        self.revoked.cancel();
-    }
-}
-
-/// What holds where neither file nor token says otherwise.
-#[derive(Debug)]
-struct Defaults {
-    publish: Patterns,
-    subscribe: Patterns,
-    deny_subscribe: Patterns,
-    open: Arc<Rights>,
-    /// Of who is not in the devices file and whose token says nothing.
-    guest: Arc<Rights>,
-    rates: Rates,
 }
 
 /// Identities that no entry of the devices file stands behind.
@@ -539,34 +474,6 @@ impl Gate {
             shared.host(Guest { identity: Arc::downgrade(&identity.0), by_token, expires_ms, listed_as });
         }
         identity
-    }
-}
-
-impl Defaults {
-    fn rights_of(&self, listed: &Listed) -> Arc<Rights> {
-        let (device, defaults) = (&listed.device, self);
-        if device.publish.is_none() && device.subscribe.is_none() && device.speaks_for.is_empty() {
-            return defaults.guest.clone();
-        }
-        Arc::new(Rights {
-            publish: device.publish.clone().unwrap_or_else(|| defaults.publish.clone()),
-            subscribe: device.subscribe.clone().unwrap_or_else(|| defaults.subscribe.clone()),
-            deny_subscribe: defaults.deny_subscribe.clone(),
-            subjects: Subjects::Own(device.speaks_for.as_slice().into()),
-        })
-    }
-
-    fn rights_granted(&self, granted: Granted) -> Arc<Rights> {
-        let defaults = self;
-        if granted.publish.is_none() && granted.subscribe.is_none() && granted.speaks_for.is_empty() {
-            return defaults.guest.clone();
-        }
-        Arc::new(Rights {
-            publish: granted.publish.map_or_else(|| defaults.publish.clone(), Into::into),
-            subscribe: granted.subscribe.map_or_else(|| defaults.subscribe.clone(), Into::into),
-            deny_subscribe: defaults.deny_subscribe.clone(),
-            subjects: Subjects::Own(granted.speaks_for.into()),
-        })
     }
 }
 

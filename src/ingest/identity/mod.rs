@@ -23,6 +23,7 @@ mod metrics;
 pub mod quota;
 mod reload;
 pub mod rules;
+mod terms;
 mod throttle;
 pub mod verify;
 
@@ -168,7 +169,7 @@ struct Inner {
     topics: Arc<Topics>,
     operator: bool,
     listed: Option<Arc<Listed>>,
-    terms: Arc<gate::Terms>,
+    terms: Arc<terms::Terms>,
     revoked: CancellationToken,
     // Beside the token, whose question takes a lock.
     over: AtomicBool,

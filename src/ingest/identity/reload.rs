@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::devices_file::{self, DevicesError};
 use super::directory::Directory;
-use super::gate::{Gate, State, Terms};
+use super::gate::{Gate, State};
 use super::jwt::{KeyError, Keys};
+use super::terms::Terms;
 use super::verify::NoRandomness;
 use crate::config::edge::Identity;
 use crate::sys::tasks::Tasks;

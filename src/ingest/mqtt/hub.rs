@@ -26,6 +26,7 @@ use crate::journal::{AppendError, Journal, JournalError, Position};
 
 pub use collector::Collector;
 pub use seat::{Seat, Turn};
+pub(super) use start::LEVELS;
 pub use tasks::Work;
 
 /// Wills that wait to go upstream. When a whole site loses its power they
@@ -33,7 +34,7 @@ pub use tasks::Work;
 const PUBLISHED_MAX: usize = 10_240;
 
 /// The same in bytes: more than all connections' wills have where these are of usual size, up to a kilobyte and a half.
-const PUBLISHED_BYTES_MAX: u64 = 16 << 20;
+pub(super) const PUBLISHED_BYTES_MAX: u64 = 16 << 20;
 
 /// Closing waits so long for the disk at most.
 const CLOSE_MAX: Duration = Duration::from_secs(10);

@@ -52,6 +52,25 @@ pub const COMING_BYTES_MAX: u64 = 32 << 20;
 /// clients that do not read would keep others from sending.
 pub const GOING_BYTES_MAX: u64 = 32 << 20;
 
+/// What a connection costs at most besides what is counted: itself (an idle one is measured at less than 11 KiB), the beginning of a
+/// small packet, packets that wait for their turn, and what may wait for each socket.
+const CONNECTION_COSTS: u64 = (11 << 10) + 2 * (4 << 10) + (8 << 10);
+
+/// What a session costs besides what is counted, and each level of a filter that is a node of its own (measured: 212 and its name).
+const SESSION_COSTS: u64 = 512;
+const LEVEL_COSTS: u64 = 216;
+
+/// Most bytes of memory that clients can make the MQTT way in take, about: everything that is counted, and what is not for each
+/// connection and session that there may be. Messages on their way to the disk and to sockets are there twice for a while.
+/// Not in it: what TLS keeps for each connection, some 80 KiB at most, and what the kernel keeps for sockets.
+pub fn memory_bytes_max(mqtt: &edge::Mqtt) -> u64 {
+    let (connections, sessions) = (mqtt.max_connections as u64, mqtt.max_sessions as u64);
+    let levels = hub::LEVELS.shared as u64 + hub::LEVELS.own as u64 * sessions;
+    let each = CONNECTION_COSTS * connections + SESSION_COSTS * sessions + LEVEL_COSTS * levels;
+    let on_their_way = 2 * STORING_BYTES_MAX + COMING_BYTES_MAX + 2 * GOING_BYTES_MAX + hub::PUBLISHED_BYTES_MAX;
+    mqtt.alive_bytes_max().saturating_add(each).saturating_add(on_their_way)
+}
+
 /// What all connections share.
 pub struct Shared {
     /// The broker.

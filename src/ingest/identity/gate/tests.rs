@@ -2,6 +2,7 @@
 
 use super::super::devices_file::Device;
 use super::*;
+use crate::config::edge::IdentityMode;
 
 fn device(name: &str, password: &str) -> Device {
     let password = Some(verify::password_hash(password.as_bytes()).unwrap());

@@ -15,6 +15,7 @@ use super::flights::Flights;
 use super::output::Output;
 use super::results::Results;
 use super::{Connection, TIMER_IDLE, answers, ending, reading};
+use crate::ingest::http::budget::Lease;
 use crate::ingest::identity::{ConnectionGuard, Denied, Identity, Presented};
 use crate::ingest::mqtt::Shared;
 use crate::ingest::mqtt::broker::Who;
@@ -23,12 +24,17 @@ use crate::ingest::mqtt::packet::{Connack, Connect, Decoder, Packet, Reason, Ver
 use crate::ingest::mqtt::transport::{Kind, Transport, tune};
 use crate::ingest::mqtt::websocket;
 
+/// Largest CONNECT: a will, a name, a password and an id of the largest size. Nobody knows yet who sends it.
+const CONNECT_BYTES_MAX: u32 = 256 << 10;
+
 /// A client that is about to connect.
 struct Arrival {
     stream: Transport,
     certificate: Option<Vec<u8>>,
     decoder: Decoder,
     input: BytesMut,
+    /// For a large CONNECT, for as long as it is here.
+    lease: Lease,
 }
 
 /// Why there is no connection. Whoever can be told has been told.
@@ -139,7 +145,6 @@ async fn enter(
 }
 
 async fn arrive(shared: &Shared, kind: Kind, stream: TcpStream) -> Result<Arrival, Unopened> {
-    let max_packet = shared.max_packet();
     let no_tls = || io::Error::other("no certificate is configured");
     let (stream, certificate) = match kind {
         Kind::Tcp => (Transport::Tcp(stream), None),
@@ -154,21 +159,24 @@ async fn arrive(shared: &Shared, kind: Kind, stream: TcpStream) -> Result<Arriva
             (stream, certificate.map(|c| c.to_vec()))
         }
     };
-    Ok(Arrival { stream, certificate, decoder: Decoder::new(max_packet), input: BytesMut::new() })
+    let decoder = Decoder::new(shared.max_packet().min(CONNECT_BYTES_MAX));
+    Ok(Arrival { stream, certificate, decoder, input: BytesMut::new(), lease: shared.coming.lease() })
 }
 
 type Answer = Option<(Packet, Version)>;
 
 /// Reads CONNECT. The inner error is for the client.
 async fn first_packet(shared: &Shared, arrival: &mut Arrival) -> Result<Result<Connect, (Answer, String)>, Unopened> {
-    let mut lease = shared.coming.lease();
     let mut counted = reading::INPUT_FREE_BYTES;
     loop {
         match arrival.decoder.next(&mut arrival.input) {
             Ok(Some(packet)) => {
                 shared.counters.packet_in(&packet);
                 return match packet {
-                    Packet::Connect(connect) => Ok(Ok(*connect)),
+                    Packet::Connect(connect) => {
+                        arrival.decoder.set_max_packet(shared.max_packet());
+                        Ok(Ok(*connect))
+                    }
                     // The decoder lets nothing else through.
                     _ => Ok(Err((None, "the first packet is not CONNECT".to_owned()))),
                 };
@@ -184,7 +192,7 @@ async fn first_packet(shared: &Shared, arrival: &mut Arrival) -> Result<Result<C
         shared.counters.bytes_in(n);
         if let Some(more) = input.len().checked_sub(counted).filter(|more| *more > 0) {
             let busy = |_| Unopened::Refused("too many large packets at once".to_owned());
-            lease.grow(more).map_err(busy)?;
+            arrival.lease.grow(more).map_err(busy)?;
             counted += more;
         }
     }

@@ -14,7 +14,7 @@ use super::Hub;
 
 /// Levels of filters: one for each subscription to a device's topics, and more. Where all are nodes of their own, which those of one
 /// site's topics are not, they are 65 MB by default.
-const LEVELS: Share = Share { own: 12, shared: 65_536 };
+pub const LEVELS: Share = Share { own: 12, shared: 65_536 };
 
 /// Directory of the journal in the data directory.
 const DIR: &str = "mqtt";

@@ -53,6 +53,11 @@ impl Decoder {
         Self { version: None, max_packet }
     }
 
+    /// Takes larger packets, or smaller ones, from now on.
+    pub fn set_max_packet(&mut self, max_packet: u32) {
+        self.max_packet = max_packet;
+    }
+
     /// What CONNECT said; `None` before it.
     pub fn version(&self) -> Option<Version> {
         self.version

@@ -3,7 +3,9 @@
 mod world;
 
 use proptest::prelude::*;
-use pulsar::message::proto::{CommandAuthChallenge, CommandMessage, CommandSendError, MessageIdData, ServerError};
+use pulsar::message::proto::{
+    CommandAuthChallenge, CommandMessage, CommandSendError, CommandSendReceipt, MessageIdData, ServerError,
+};
 
 use super::*;
 use crate::downlink::link::{COMMANDS_MAX, REPORTS_MAX};
@@ -139,6 +141,16 @@ fn a_report_is_answered_when_stored_refused_lost_or_too_late() {
     assert!(out.iter().any(|e| matches!(e, Effect::Send(_, c) if c.close_producer.is_some())), "{out:?}");
     let out = effects(&mut world, Input::Report(101, b"x".to_vec()));
     assert!(matches!(&out[..], [Effect::Answer(101, Err(NotSent::Down(why)))] if why.contains("disk")), "{out:?}");
+    // Taken for a repetition (deduplication): not stored, whatever the receipt's name.
+    let mut world = connected();
+    let (wire, producer_id) = open(&world, Part::Reports);
+    let out = effects(&mut world, Input::Report(102, b"1000".to_vec()));
+    let [Effect::Publish(_, _, sequence_id, _)] = out[..] else { panic!("{out:?}") };
+    let nowhere = MessageIdData { ledger_id: u64::MAX, entry_id: u64::MAX, ..MessageIdData::default() };
+    let receipt = CommandSendReceipt { producer_id, sequence_id, message_id: Some(nowhere), highest_sequence_id: None };
+    let receipt = BaseCommand { send_receipt: Some(receipt), ..BaseCommand::default() };
+    let out = effects(&mut world, Input::Command(wire, Box::new(receipt)));
+    assert!(matches!(&out[0], Effect::Answer(102, Err(NotSent::Refused(_)))), "{out:?}");
     // No receipt: not for ever.
     let mut world = connected();
     let lost = world.report();

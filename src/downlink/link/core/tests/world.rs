@@ -12,6 +12,7 @@ use pulsar::message::proto::{
 
 use super::*;
 use crate::downlink::link::{COMMANDS_MAX, REPORTS_MAX};
+use crate::pulsar::names;
 
 /// What the broker has open for a connection.
 #[derive(Debug)]
@@ -76,12 +77,12 @@ fn settings() -> Settings {
 }
 
 fn part_of(topic: &str) -> Part {
-    match topic.rsplit('/').next().unwrap() {
-        "inbox-n" => Part::Inbox,
-        "commands-n" => Part::Commands,
-        "reports" => Part::Reports,
-        other => panic!("{other}"),
-    }
+    let parts = [
+        (Part::Inbox, names::inbox_topic("t", "n")),
+        (Part::Commands, names::commands_topic("t", "n")),
+        (Part::Reports, names::reports_topic("t")),
+    ];
+    parts.iter().find(|(_, name)| name == topic).map(|(part, _)| *part).unwrap()
 }
 
 fn answer(kind: Type, set: impl FnOnce(&mut BaseCommand)) -> BaseCommand {
@@ -328,20 +329,17 @@ impl World {
     fn store(&mut self, id: u64, producer: u64, seq: u64, bytes: &[u8]) {
         let last = self.last_seq;
         let Some(line) = self.open_line(id).filter(|l| l.producers.contains(&producer)) else { return };
-        let fresh = seq as i64 > last;
-        let message_id = MessageIdData { ledger_id: u64::MAX, entry_id: u64::MAX, ..MessageIdData::default() };
+        assert!(seq as i64 > last, "a producer began below the broker's last sequence");
         let receipt = pulsar::message::proto::CommandSendReceipt {
             producer_id: producer,
             sequence_id: seq,
-            message_id: (!fresh).then_some(message_id),
+            message_id: None,
             highest_sequence_id: None,
         };
         line.coming
             .push_back(Input::Command(id, Box::new(answer(Type::SendReceipt, |c| c.send_receipt = Some(receipt)))));
-        if fresh {
-            self.last_seq = seq as i64;
-            self.stored.push(text(bytes));
-        }
+        self.last_seq = seq as i64;
+        self.stored.push(text(bytes));
     }
 
     // What may happen.

@@ -1,0 +1,275 @@
+//! `tidegate rollout`: roll-outs as they go, and what can be done with them.
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::cloud::{Cloud, CloudArgs, EXIT_FAILED, encode, named, table};
+use super::{CliError, EXIT_TEMPORARY};
+
+/// How often a roll-out that is waited for is asked about.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+
+/// How long the cloud may be away while a roll-out is waited for: another process takes over.
+const AWAY_MAX: Duration = Duration::from_secs(120);
+
+/// Failures that are shown by name.
+const FAILURES_SHOWN: usize = 10;
+
+const AFTER: &str = "\
+A roll-out brings a document to gateways in waves. A wave goes on to the next one when enough of its gateways run the
+document (90 %), for as long as the soak says, and few enough have failed. Past that, the roll-out is aborted: every
+gateway that had got the document is put back to what it had.
+
+  tidegate config push press.toml --sign anna.key --group plant-7     makes a roll-out and starts it
+  tidegate rollout list
+  tidegate rollout show push-13-1f2e3d4c
+  tidegate rollout pause push-13-1f2e3d4c --reason \"looking at press-7\"
+  tidegate rollout pass push-13-1f2e3d4c       the rest of this wave is away for long: go on without it
+
+Exit codes: 0 done; 1 with --wait: it failed, was aborted or is paused; 64 refused; 75 the cloud cannot be reached.";
+
+/// Commands on roll-outs.
+#[derive(Subcommand, Clone, Debug)]
+#[command(after_long_help = AFTER)]
+pub enum RolloutCommand {
+    /// List roll-outs, the newest first
+    List(ListArgs),
+    /// Show one: how far it is, what failed, who is waited for
+    Show(ShowArgs),
+    /// Start one that is a draft
+    Start(ActArgs),
+    /// Give it to no further gateways until it is resumed
+    Pause(ActArgs),
+    /// Go on; the failures so far are accepted
+    Resume(ActArgs),
+    /// End it, and put every gateway that has got the document back to what it had
+    Abort(ActArgs),
+    /// Let the next wave begin, where it needs approval
+    Approve(ActArgs),
+    /// Do not wait for the rest of this wave any more
+    Pass(ActArgs),
+}
+
+/// What to list.
+#[derive(Args, Clone, Debug)]
+pub struct ListArgs {
+    /// Print JSON, as the cloud answers
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    at: CloudArgs,
+}
+
+/// Which one.
+#[derive(Args, Clone, Debug)]
+pub struct ShowArgs {
+    /// The roll-out
+    id: String,
+    /// Wait until it is over, and show how it goes
+    #[arg(long)]
+    wait: bool,
+    /// Print JSON, as the cloud answers
+    #[arg(long, conflicts_with = "wait")]
+    json: bool,
+    #[command(flatten)]
+    at: CloudArgs,
+}
+
+/// What to do with which one.
+#[derive(Args, Clone, Debug)]
+pub struct ActArgs {
+    /// The roll-out
+    id: String,
+    /// Why, for those who look at the history
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    reason: String,
+    /// The wave, from 1; without it the next one (approve), or the one that has begun (pass)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    wave: Option<u32>,
+    #[command(flatten)]
+    at: CloudArgs,
+}
+
+/// Runs one of them; gives what is to be printed.
+pub fn run(command: &RolloutCommand) -> Result<String, CliError> {
+    match command {
+        RolloutCommand::List(args) => list(args),
+        RolloutCommand::Show(args) => show(args),
+        RolloutCommand::Start(args) => act(args, "start"),
+        RolloutCommand::Pause(args) => act(args, "pause"),
+        RolloutCommand::Resume(args) => act(args, "resume"),
+        RolloutCommand::Abort(args) => act(args, "abort"),
+        RolloutCommand::Approve(args) => act(args, "approve"),
+        RolloutCommand::Pass(args) => act(args, "pass"),
+    }
+}
+
+fn list(args: &ListArgs) -> Result<String, CliError> {
+    let answer = args.at.client()?.get("/v1/rollouts")?;
+    if args.json {
+        return Ok(format!("{answer}\n"));
+    }
+    let items = answer["items"].as_array().cloned().unwrap_or_default();
+    if items.is_empty() {
+        return Ok("there is no roll-out; \"tidegate config push\" makes one\n".to_owned());
+    }
+    let number = |rollout: &Value, key: &str| rollout[key].as_u64().unwrap_or(0).to_string();
+    let row = |r: &Value| {
+        vec![
+            text(r, "id"),
+            stage(r),
+            named(&r["document"]),
+            format!("{} of {}", r["wave"].as_u64().unwrap_or(0) + 1, number(r, "waves")),
+            number(r, "members"),
+            number(r, "exposed"),
+            number(r, "succeeded"),
+            number(r, "failed"),
+            number(r, "waiting_for"),
+            text(r, "reason"),
+        ]
+    };
+    let head = ["ID", "STAGE", "DOCUMENT", "WAVE", "NODES", "SENT", "OK", "FAILED", "WAITING", "WHY"];
+    Ok(table(&head, &items.iter().map(row).collect::<Vec<_>>()))
+}
+
+fn show(args: &ShowArgs) -> Result<String, CliError> {
+    let cloud = args.at.client()?;
+    if args.wait {
+        return wait(&cloud, &args.id);
+    }
+    let rollout = cloud.get(&format!("/v1/rollouts/{}", encode(&args.id)))?;
+    Ok(if args.json { format!("{rollout}\n") } else { described(&rollout) })
+}
+
+fn act(args: &ActArgs, action: &str) -> Result<String, CliError> {
+    let mut order = json!({ "reason": args.reason });
+    if let Some(wave) = args.wave {
+        order["wave"] = json!(wave - 1);
+    }
+    let path = format!("/v1/rollouts/{}/{action}", encode(&args.id));
+    let answer = args.at.client()?.post(&path, &order.to_string())?;
+    Ok(described(&answer["rollout"]))
+}
+
+fn text(value: &Value, key: &str) -> String {
+    value[key].as_str().unwrap_or_default().to_owned()
+}
+
+/// "running", "paused", "aborted".
+fn stage(rollout: &Value) -> String {
+    match &rollout["stage"] {
+        Value::Object(aborted) => aborted.keys().next().cloned().unwrap_or_default(),
+        Value::String(_) if rollout["paused"].is_string() => "paused".to_owned(),
+        stage => stage.as_str().unwrap_or_default().to_owned(),
+    }
+}
+
+/// Everything about a roll-out, for people.
+pub fn described(rollout: &Value) -> String {
+    let mut out = format!("{}: {}\n", text(rollout, "id"), line(rollout));
+    let mut add = |text: String| {
+        let _ = writeln!(out, "  {text}"); // writing to a string cannot fail
+    };
+    if let Some(why) = rollout["stage"]["aborted"]["reason"].as_str().filter(|why| !why.is_empty()) {
+        add(format!("aborted: {why}"));
+    }
+    if let Some(why) = rollout["paused"].as_str() {
+        add(format!("paused: {why}"));
+    }
+    if let Some(why) = rollout["reason"].as_str().filter(|why| !why.is_empty()) {
+        add(format!("why: {why}"));
+    }
+    if rollout["held"].as_u64().unwrap_or(0) > 0 {
+        add(format!("{} gateways were in another roll-out and were passed over", rollout["held"]));
+    }
+    let failures = rollout["failures"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for failure in failures.iter().take(FAILURES_SHOWN) {
+        let word = |i: usize| failure[i].as_str().unwrap_or_default();
+        add(format!("failed: {}: {}", word(0), word(1)));
+    }
+    if failures.len() > FAILURES_SHOWN {
+        add(format!("and {} more", rollout["failed"].as_u64().unwrap_or(0) - FAILURES_SHOWN as u64));
+    }
+    let waiting = rollout["waiting"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for node in waiting.iter().take(FAILURES_SHOWN) {
+        let state = match (node["refused"].as_str(), node["present"] == true) {
+            (Some(why), _) => format!("it refused the message: {why}"),
+            (None, true) => "it is there".to_owned(),
+            (None, false) => "it is away".to_owned(),
+        };
+        add(format!("waited for: {}: {state}", text(node, "node")));
+    }
+    let more = rollout["waiting_for"].as_u64().unwrap_or(0).saturating_sub(waiting.len().min(FAILURES_SHOWN) as u64);
+    if more > 0 {
+        add(format!("waited for: {more} more"));
+    }
+    if rollout["waits_for_approval"] == true {
+        add(format!("the next wave needs approval: tidegate rollout approve {}", text(rollout, "id")));
+    }
+    out
+}
+
+/// How far it is, on one line.
+fn line(rollout: &Value) -> String {
+    let number = |key: &str| rollout[key].as_u64().unwrap_or(0);
+    let document = named(&rollout["document"]);
+    match &*stage(rollout) {
+        "draft" => format!("{document}, a draft for {} gateways", number("members")),
+        "completed" => format!("{document}, completed: {} of {} gateways", number("succeeded"), number("members")),
+        "aborted" => format!(
+            "{document}, aborted in wave {} of {}: {} of {} gateways had got it, {} failed, all are put back",
+            number("wave") + 1,
+            number("waves"),
+            number("exposed"),
+            number("members"),
+            number("failed"),
+        ),
+        stage => format!(
+            "{document}, {stage}, wave {} of {}: {} of {} gateways, {} ok, {} failed, {} away, {} waited for{}",
+            number("wave") + 1,
+            number("waves"),
+            number("exposed"),
+            number("members"),
+            number("succeeded"),
+            number("failed"),
+            number("absent"),
+            number("waiting_for"),
+            if rollout["enough_since_ms"].is_u64() { ", soaking" } else { "" },
+        ),
+    }
+}
+
+/// Shows how a roll-out goes until it is over; the error of one that failed has its reasons.
+pub fn wait(cloud: &Cloud, id: &str) -> Result<String, CliError> {
+    let (mut told, mut answered) = (String::new(), Instant::now());
+    loop {
+        let rollout = match cloud.get(&format!("/v1/rollouts/{}", encode(id))) {
+            Ok(rollout) => rollout,
+            Err(e) if e.code == EXIT_TEMPORARY && answered.elapsed() < AWAY_MAX => {
+                std::thread::sleep(ASK_EVERY);
+                continue;
+            }
+            Err(e) => return Err(e),
+        };
+        answered = Instant::now();
+        let failed =
+            |rollout: &Value| CliError { code: EXIT_FAILED, message: described(rollout).trim_end().to_owned() };
+        match &*stage(&rollout) {
+            "completed" => return Ok(described(&rollout)),
+            "aborted" | "paused" => return Err(failed(&rollout)),
+            _ => {}
+        }
+        let mut now = line(&rollout);
+        if rollout["waits_for_approval"] == true {
+            let _ = write!(now, "; then it waits for: tidegate rollout approve {id}"); // writing to a string cannot fail
+        }
+        if now != told {
+            eprintln!("{now}");
+            told = now;
+        }
+        std::thread::sleep(ASK_EVERY);
+    }
+}
