@@ -129,7 +129,7 @@ async fn run_edge(source: Source, choice: Choice, ports: Ports, logs: Logs) -> R
     };
     live.start().await.map_err(setup)?;
     mqtt.start(&ingest, around, &metrics);
-    let address = http.local_addr();
+    say_started(&config, http.local_addr());
     http.start(
         &ingest,
         Gateway {
@@ -150,7 +150,6 @@ async fn run_edge(source: Source, choice: Choice, ports: Ports, logs: Logs) -> R
             downlink: status.clone(),
         },
     );
-    say_started(&config, address);
     choice.keep(source, Kept { live, status, clock, commands: commands.clone() }, &metrics, hang_up)?;
     stop.requested(&[&ingest, &uplink]).await;
     close([&ingest, &uplink], &commands, &hub, &outbox).await
