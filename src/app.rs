@@ -112,6 +112,7 @@ async fn run_edge(source: Source, choice: Choice, ports: Ports, logs: Logs) -> R
         tasks: ingest.clone(),
         uplink_tasks: uplink.clone(),
         config: config.clone(),
+        on_trial: None,
         unsure: false,
     };
     commands.start(&ingest);

@@ -151,8 +151,8 @@ impl Keeper {
         tasks.spawn_contained("commands from the cloud", taking.run(ordered, tasks.stopping().clone()));
         let (teller, sent) = tell::Teller::start(&tasks, link.clone());
         status.set_link(link.clone());
-        let Begun { machine, place, generation, inputs, actions, decided_from, .. } = begun;
-        let running = Running::new(place, generation, trial_of(&machine, place));
+        let Begun { machine, place, generation, inputs, actions, decided_from, on_trial, .. } = begun;
+        let running = Running::new(place, generation, on_trial.then(|| trial_of(&machine, place)).flatten());
         let keeper = Self {
             live,
             own,
@@ -192,10 +192,17 @@ impl Keeper {
     ) -> Result<(), Infallible> {
         let stopping = self.live.tasks.stopping().clone();
         let (generation, actions, inputs) = ears.begun;
-        self.prove_from_here().await;
-        self.connect(generation);
+        let applied = match self.running.trial {
+            // The committed one was started.
+            Some(_) => self.apply(generation, self.running.place).await,
+            None => {
+                self.prove_from_here().await;
+                self.connect(generation);
+                Input::Applied { generation }
+            }
+        };
         self.act(actions).await;
-        for input in inputs.into_iter().chain([Input::Applied { generation }]) {
+        for input in inputs.into_iter().chain([applied]) {
             self.feed(input).await;
         }
         loop {
@@ -235,6 +242,7 @@ impl Keeper {
             let before = status::running(self.machine.record());
             let actions = self.machine.handle(self.now(), input);
             self.note_decisions();
+            inputs.extend(self.keep().await);
             if status::running(self.machine.record()) != before {
                 self.teller.present_soon();
             }

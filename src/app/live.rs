@@ -1,7 +1,7 @@
 //! A running edge whose configuration changes: what can take effect at once does, without a connection being dropped
 //! for it; what cannot is said.
 
-use crate::config::edge::Identity;
+use crate::config::edge::{Identity, Mqtt};
 use crate::config::{Changes, EdgeConfig};
 use crate::ingest::bridge::Bridging;
 use crate::ingest::http::Settings;
@@ -54,6 +54,8 @@ pub struct Live {
     /// The way up: it is stopped later.
     pub uplink_tasks: Tasks,
     pub config: EdgeConfig,
+    /// What is on trial, when a part of it waits: see [`Live::try_out`].
+    pub on_trial: Option<EdgeConfig>,
     /// An attempt failed half-way: what is in effect is not `config` alone.
     pub unsure: bool,
 }
@@ -72,8 +74,53 @@ impl Live {
         Ok(())
     }
 
+    /// Puts `new` on trial. Two parts of it wait, or an event that was accepted meanwhile would be lost when it is undone:
+    /// where events go (lanes, mappings) until [`Live::keep`], because a lane may have no topic and a mapping may keep from
+    /// the cloud what is for it; and the way up until [`Live::deliver`], because another Pulsar may take events as well as
+    /// ours does.
+    pub async fn try_out(&mut self, new: EdgeConfig) -> Result<Changes, NotApplied> {
+        let changes = Changes::between(&self.config, &new);
+        Uplink::check(&new.uplink)?;
+        self.open_lanes(&new).await?;
+        let EdgeConfig { lanes, mappings, uplink, mqtt, .. } = &self.config;
+        let first = EdgeConfig {
+            lanes: lanes.clone(),
+            mappings: mappings.clone(),
+            uplink: uplink.clone(),
+            mqtt: Mqtt { unmapped: mqtt.unmapped, ..new.mqtt.clone() },
+            ..new.clone()
+        };
+        self.apply(first).await?;
+        self.on_trial = Some(new);
+        Ok(changes)
+    }
+
+    /// The way up of what is on trial: the control link has found what assigned it there.
+    pub async fn deliver(&mut self) -> Result<(), NotApplied> {
+        let Some(new) = &self.on_trial else { return Ok(()) };
+        self.unsure = true;
+        self.config.uplink = new.uplink.clone();
+        self.uplink.set(&self.uplink_tasks, &self.config, &self.outbox).await?;
+        self.unsure = false;
+        Ok(())
+    }
+
+    /// What was on trial is kept: the rest of it takes effect.
+    pub async fn keep(&mut self) -> Result<(), NotApplied> {
+        match self.on_trial.take() {
+            Some(new) => self.apply(new).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// What runs or is on trial, all of it.
+    pub fn wanted(&self) -> &EdgeConfig {
+        self.on_trial.as_ref().unwrap_or(&self.config)
+    }
+
     /// Puts `new` into effect, all that can be without a restart.
     pub async fn apply(&mut self, new: EdgeConfig) -> Result<Changes, NotApplied> {
+        self.on_trial = None;
         let mut changes = Changes::between(&self.config, &new);
         if self.unsure {
             changes.all_at_once();

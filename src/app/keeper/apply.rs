@@ -20,13 +20,19 @@ impl Keeper {
         let applied = match self.load(self.own.clone(), place).await {
             Ok((config, warnings)) => {
                 warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-                self.live.apply(config).await.map_err(|e| e.to_string())
+                let applied = match trial {
+                    Some(_) => self.live.try_out(config).await,
+                    None => self.live.apply(config).await,
+                };
+                applied.map_err(|e| e.to_string())
             }
             Err(reason) => Err(reason),
         };
         match applied {
             Ok(_) => {
-                self.prove_from_here().await;
+                if trial.is_none() {
+                    self.prove_from_here().await;
+                }
                 self.connect(generation);
                 Input::Applied { generation }
             }
@@ -35,6 +41,18 @@ impl Keeper {
                 Input::NotApplied { generation, detail }
             }
         }
+    }
+
+    /// What was on trial and is committed takes effect as a whole.
+    pub(super) async fn keep(&mut self) -> Option<Input> {
+        let generation = self.running.generation;
+        if self.running.trial.is_none() || !self.machine.keeps(generation) {
+            return None;
+        }
+        self.running.trial = None;
+        let detail = self.live.keep().await.err()?.to_string();
+        tracing::error!(reason = detail, "what is committed cannot be applied");
+        Some(Input::NotApplied { generation, detail })
     }
 
     /// The configuration of `place` over `own`.
@@ -47,7 +65,7 @@ impl Keeper {
     /// The control link uses what is in effect.
     pub(super) fn connect(&mut self, generation: u64) {
         // Its addresses were read when it was checked.
-        let settings = Settings::of(&self.live.config, self.live.outbox.incarnation()).unwrap_or_default();
+        let settings = Settings::of(self.live.wanted(), self.live.outbox.incarnation()).unwrap_or_default();
         let connection = &mut self.connection;
         (connection.up, connection.told) = (false, false);
         if self.settings != settings {
@@ -78,7 +96,11 @@ impl Keeper {
             }
         };
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        match self.live.apply(config).await {
+        let applied = match self.running.trial {
+            Some(_) => self.live.try_out(config).await,
+            None => self.live.apply(config).await,
+        };
+        match applied {
             Ok(changes) => {
                 self.own = own;
                 self.follow(&changes);

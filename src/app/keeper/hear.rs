@@ -60,10 +60,27 @@ impl Keeper {
                     format!("connected, but the inbox there does not hold assignment {number} of this gateway");
                 self.feed(Input::Disconnected { generation, detail }).await;
             }
-            _ => {
+            trial => {
                 self.connection.told = true;
-                self.feed(Input::Connected { generation }).await;
+                let input = match trial.is_some() {
+                    true => self.deliver(generation).await,
+                    false => Input::Connected { generation },
+                };
+                self.feed(input).await;
             }
+        }
+    }
+
+    /// This is the Pulsar that assigns: events go there.
+    async fn deliver(&mut self, generation: u64) -> Input {
+        match self.live.deliver().await {
+            Ok(()) => {
+                if self.running.lanes.is_empty() {
+                    self.prove_from_here().await;
+                }
+                Input::Connected { generation }
+            }
+            Err(e) => Input::NotApplied { generation, detail: e.to_string() },
         }
     }
 

@@ -24,6 +24,7 @@ use super::{Keeper, Running};
 use crate::downlink::keeper::{health, store};
 use crate::downlink::trial::{Input, Place};
 use crate::event::{Event, Timestamp};
+use crate::ingest::router::Router;
 use crate::observe::status::{LinkState, Links};
 use crate::outbox::{Outbox, Writer};
 use crate::sys::random;
@@ -61,10 +62,12 @@ impl Keeper {
             Some(_) => self.committed_lanes().await,
             None => None,
         };
-        let table = self.live.router.table();
-        let mut names = vec![table.lane_for(PROBE_TYPE).lane().to_owned()];
+        let lanes = &self.live.wanted().lanes;
+        // They are open: it was applied.
+        let routed = Router::new(lanes, &self.live.outbox).map(|router| router.table());
+        let mut names: Vec<String> = routed.iter().map(|table| table.lane_for(PROBE_TYPE).lane().to_owned()).collect();
         if let Some(committed) = committed {
-            let new = self.live.config.lanes.iter().map(|lane| lane.name.clone());
+            let new = lanes.iter().map(|lane| lane.name.clone());
             names.extend(new.filter(|name| !committed.contains(name)));
             names.dedup();
         }
@@ -92,11 +95,10 @@ impl Keeper {
         probe_over.cancel();
         *probe_over = over.child_token();
         let (stop, generation) = (probe_over.clone(), *generation);
-        let table = self.live.router.table();
         let lanes: Vec<Lane> = lanes
             .iter()
             .filter_map(|(name, acknowledged, from)| {
-                let writer = table.lane_named(name)?.clone();
+                let writer = self.live.outbox.writer(name)?;
                 let event = Some(event(&self.own.alone().node.id, generation, self.clock.unix_ms()));
                 Some(Lane { writer, acknowledged: acknowledged.clone(), from: *from, event })
             })

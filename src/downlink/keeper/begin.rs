@@ -12,10 +12,13 @@ use crate::downlink::trial::{Action, Input, Machine, Place, Policy};
 pub struct Begun {
     /// The machine.
     pub machine: Machine,
-    /// What is to be started.
+    /// What is to be started. While a document is on trial that is the committed configuration, which the document is
+    /// applied over once the gateway runs.
     pub config: EdgeConfig,
-    /// Where it comes from.
+    /// What is to run.
     pub place: Place,
+    /// It is on trial.
+    pub on_trial: bool,
     /// Of the [`Action::Apply`] that asked for it, which is to be answered once it runs.
     pub generation: u64,
     /// What should be known of it although it is used.
@@ -35,6 +38,7 @@ impl Begun {
             machine,
             config: own.alone().clone(),
             place: Place::Local,
+            on_trial: false,
             // The machine has asked for it first of all.
             generation: 1,
             warnings: Vec::new(),
@@ -79,10 +83,13 @@ pub fn begin(
                     match loaded {
                         Ok((config, warnings)) => {
                             later.append(&mut actions);
+                            let on_trial = machine.record().candidate.as_ref().is_some_and(|c| c.config.place == place);
+                            let before = on_trial.then(|| committed(own, store, &machine, &check));
                             return Ok(Begun {
                                 machine,
-                                config,
+                                config: before.unwrap_or(config),
                                 place,
+                                on_trial,
                                 generation,
                                 warnings,
                                 inputs,
@@ -105,6 +112,21 @@ pub fn begin(
         };
         actions.extend(machine.handle(0, input));
     }
+}
+
+/// The committed configuration, or the own file if that cannot be had now.
+fn committed(
+    own: &OwnFile,
+    store: &Store,
+    machine: &Machine,
+    check: impl Fn(&EdgeConfig) -> Result<(), String>,
+) -> EdgeConfig {
+    let loaded = store::load(own, store.slots(), &machine.record().committed.place);
+    let loaded = loaded.and_then(|(config, _)| check(&config).map(|()| config));
+    loaded.unwrap_or_else(|reason| {
+        tracing::error!(reason, "the committed document cannot be used");
+        own.alone().clone()
+    })
 }
 
 #[cfg(test)]
@@ -198,12 +220,14 @@ mod tests {
         let other = gateway.put(Slot::B, 4, "[uplink]\nbatch_events = 9\n");
         gateway.record(committed, Some(other), 0);
         for start in 1..=STARTS_MAX {
-            assert_eq!(gateway.begin().0, 9);
+            let (events, begun) = gateway.begin();
+            assert_eq!((events, begun.place, begun.on_trial), (7, other.place, true));
             let record = gateway.store().slots().find().unwrap().record.unwrap().unwrap();
             assert_eq!(record.candidate.unwrap().starts, start);
         }
         let (events, begun) = gateway.begin();
-        assert_eq!((events, last(&begun)), (7, (Outcome::Reverted, Some(Reason::TooManyStarts))));
+        assert_eq!((events, begun.place, begun.on_trial), (7, committed.place, false));
+        assert_eq!(last(&begun), (Outcome::Reverted, Some(Reason::TooManyStarts)));
 
         // One that cannot be loaded is over at once.
         gateway.record(committed, Some(gateway.put(Slot::B, 5, WRONG)), 0);
@@ -219,6 +243,16 @@ mod tests {
         gateway.record(committed, Some(candidate), 0);
         // What the record is written to first cannot be made: a directory has its name.
         std::fs::create_dir(gateway.dir.path().join("downlink/trial.new")).unwrap();
-        assert_eq!(gateway.begin().0, 7);
+        let (events, begun) = gateway.begin();
+        assert_eq!((events, begun.on_trial), (7, false));
+    }
+
+    #[test]
+    fn beside_a_document_on_trial_the_own_file_is_started_if_the_committed_one_cannot_be() {
+        let gateway = Gateway::new();
+        let candidate = gateway.put(Slot::B, 4, GOOD);
+        gateway.record(gateway.put(Slot::A, 3, OTHER), Some(candidate), 0);
+        let (events, begun) = gateway.begin();
+        assert_eq!((events, begun.on_trial), (gateway.own.alone().uplink.batch_events, true));
     }
 }

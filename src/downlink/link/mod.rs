@@ -38,6 +38,13 @@ pub const REPORTS_MAX: usize = 16;
 /// Time for Pulsar to confirm a report: a broker that lives needs milliseconds, one that writes to slow disks seconds.
 pub const RECEIPT_MAX: Duration = Duration::from_secs(15);
 
+/// Longest wait of this link between two attempts to connect, whatever `uplink.retry_max` says: events may wait for an
+/// hour, the configuration that mends that may not.
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// Longest time that one address gets, whatever `uplink.connect_timeout` says: the next one may be the right one.
+const CONNECT_MAX: Duration = Duration::from_secs(30);
+
 /// Where to connect, and as whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -68,12 +75,12 @@ impl Settings {
             connector: Connector {
                 credentials: Credentials::from(uplink),
                 ca_file: uplink.ca_file.clone(),
-                connect_timeout: uplink.connect_timeout,
+                connect_timeout: uplink.connect_timeout.min(CONNECT_MAX),
             },
             tenant: uplink.tenant.clone(),
             node: config.node.id.clone(),
             incarnation: incarnation.to_owned(),
-            retry_max: uplink.retry_max,
+            retry_max: uplink.retry_max.min(RETRY_MAX),
         }))
     }
 
@@ -250,5 +257,24 @@ struct Status(Arc<Mutex<LinkStatus>>);
 impl Status {
     fn update(&self, change: impl FnOnce(&mut LinkStatus)) {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_of_the_uplink_is_not_this_link_s() {
+        let mut config = EdgeConfig::default();
+        assert!(Settings::of(&config, "00ff").unwrap().is_none());
+        config.uplink.pulsar = vec!["pulsar://127.0.0.1:6650".to_owned()];
+        let hours = Duration::from_secs(3600);
+        (config.uplink.retry_max, config.uplink.connect_timeout) = (hours, hours);
+        let settings = Settings::of(&config, "00ff").unwrap().unwrap();
+        assert_eq!((settings.retry_max, settings.connector.connect_timeout), (RETRY_MAX, CONNECT_MAX));
+        (config.uplink.retry_max, config.uplink.connect_timeout) = (Duration::from_millis(5), Duration::from_millis(7));
+        let settings = Settings::of(&config, "00ff").unwrap().unwrap();
+        assert_eq!((settings.retry_max.as_millis(), settings.connector.connect_timeout.as_millis()), (5, 7));
     }
 }

@@ -152,6 +152,11 @@ impl Machine {
         self.running.place
     }
 
+    /// Whether what was applied as `generation` is kept: not on trial, or not any more, and the disk knows it.
+    pub fn keeps(&self, generation: u64) -> bool {
+        self.running.generation == generation && !self.running.candidate
+    }
+
     /// Takes one input; the shell does the actions in their order.
     pub fn handle(&mut self, now: Millis, input: Input) -> Vec<Action> {
         self.count_time(now);
