@@ -1,8 +1,8 @@
 //! Wiring only: builds edge and cloud from their configuration, in the order in which they must start,
 //! and stops them in the order in which nothing is lost.
 
-mod choice;
-mod keeper;
+pub mod choice;
+pub mod keeper;
 mod live;
 
 use std::net::SocketAddr;
@@ -18,6 +18,7 @@ use crate::cloud;
 use crate::config::{CloudConfig, EdgeConfig, OwnFile};
 use crate::downlink::commands::Commands;
 use crate::downlink::keeper::Status;
+use crate::downlink::link::{self, Link};
 use crate::ingest::bridge::Bridging;
 use crate::ingest::http::{Gateway, Listener, Settings};
 use crate::ingest::identity::Gate;
@@ -81,7 +82,7 @@ pub fn edge(source: Source, logs: Logs) -> Result<(), AppError> {
     let own = source.own.alone();
     let http = Listener::bind(&own.http).map_err(unavailable)?.beside(own.mqtt.max_connections);
     let mqtt = mqtt::Listener::bind(&own.mqtt, own.http.max_connections).map_err(unavailable)?;
-    let choice = Choice::make(&source)?;
+    let choice = Choice::make::<Live>(&source)?;
     if choice.begun.config.log != own.log {
         logs.set(&choice.begun.config.log).map_err(AppError::Setup)?;
     }
@@ -151,7 +152,10 @@ async fn run_edge(source: Source, choice: Choice, ports: Ports, logs: Logs) -> R
         },
     );
     say_started(&config, address);
-    choice.keep(source, Kept { live, status, clock, commands: commands.clone() }, &metrics, hang_up)?;
+    // With the uplink's tasks: good-bye is said after the way in has stopped.
+    let link = Link::start(&uplink, clock.clone(), link::Meters::new(&metrics));
+    let kept = Kept { live, tasks: ingest.clone(), link, status, clock, commands: commands.clone() };
+    choice.keep(source, kept, &metrics, hang_up)?;
     stop.requested(&[&ingest, &uplink]).await;
     // Stop accepting, finish what is in flight and commit it; then the uplink; the outbox last.
     let in_time = ingest.stop(STOP_INGEST_MAX).await & uplink.stop(STOP_UPLINK_MAX).await;
