@@ -84,7 +84,7 @@ impl Site {
         let disks = if memory.is_dir() { disks.tempdir_in(memory) } else { disks.tempdir() }.unwrap();
         let downlink = format!(
             "[downlink]\nartefact_keys = [\"{artefact}\"]\ncontroller_keys = [\"{controller}\"]\nconfirm = \"{confirm}s\"\n\
-             health_command = [\"simulated\"]\n"
+             health_command = [\"/bin/true\"]\nhealth_timeout = \"2s\"\n"
         );
         let place = Place::new(broker.service_url(), TENANT, downlink, disks.path());
         let gateways = (0..fleet).map(|n| Simulated::new(&format!("gw-{n:05}"), &place)).collect();
