@@ -130,7 +130,7 @@ async fn run_edge(source: Source, choice: Choice, ports: Ports, logs: Logs) -> R
     };
     live.start().await.map_err(setup)?;
     mqtt.start(&ingest, around, &metrics);
-    let address = http.local_addr();
+    say_started(&config, http.local_addr());
     http.start(
         &ingest,
         Gateway {
@@ -151,18 +151,24 @@ async fn run_edge(source: Source, choice: Choice, ports: Ports, logs: Logs) -> R
             downlink: status.clone(),
         },
     );
-    say_started(&config, address);
-    // With the uplink's tasks: good-bye is said after the way in has stopped.
-    let link = Link::start(&uplink, clock.clone(), link::Meters::new(&metrics));
-    let kept = Kept { live, tasks: ingest.clone(), link, status, clock, commands: commands.clone() };
-    choice.keep(source, kept, &metrics, hang_up)?;
+    choice.keep(source, kept(live, status, clock, commands.clone(), &metrics), &metrics, hang_up)?;
     stop.requested(&[&ingest, &uplink]).await;
-    // Stop accepting, finish what is in flight and commit it; then the uplink; the outbox last.
+    close([&ingest, &uplink], &commands, &hub, &outbox).await
+}
+
+/// What keeps pushed configuration gets the running edge, and a link that outlives the way in: good-bye is said last.
+fn kept(live: Live, status: Status, clock: Clock, commands: Commands, metrics: &Metrics) -> Kept<Live> {
+    let link = Link::start(&live.uplink_tasks, clock.clone(), link::Meters::new(metrics));
+    Kept { tasks: live.tasks.clone(), live, link, status, clock, commands }
+}
+
+/// Stops accepting, finishes what is in flight and commits it; then the uplink; the outbox last.
+async fn close([ingest, uplink]: [&Tasks; 2], commands: &Commands, hub: &Hub, outbox: &Outbox) -> Result<(), AppError> {
     let in_time = ingest.stop(STOP_INGEST_MAX).await & uplink.stop(STOP_UPLINK_MAX).await;
     commands.close().await;
     hub.close().await;
     outbox.close().await;
-    ended(&[&ingest, &uplink], in_time)
+    ended(&[ingest, uplink], in_time)
 }
 
 /// What an edge keeps on disk, and what reads and writes it.

@@ -98,7 +98,15 @@ async fn acknowledged_messages_survive_kill_nine_and_qos_2_comes_once() {
     let subscribers =
         [Subscriber::start(gateway.mqtt, "new", true).await, Subscriber::start(gateway.mqtt, "old", false).await];
     let rate = support::setting("TIDEGATE_TEST_KILL_RATE", RATE_IN_CI);
-    let plan = Plan { address: gateway.mqtt, devices: 12, window: 16, forgetful: 4, rate, seed: random.seed() };
+    let plan = Plan {
+        address: gateway.mqtt,
+        devices: 12,
+        window: 16,
+        forgetful: 4,
+        rate,
+        seed: random.seed(),
+        refusable: false,
+    };
     let received = subscribers.each_ref().map(Subscriber::counter);
     let fleet = Fleet::start(plan, move |acknowledged| received.iter().any(|got| got() + LAG_MAX < acknowledged));
     let mut kills = 0;

@@ -63,6 +63,19 @@ pub struct Worker {
     random: Random,
 }
 
+/// What one push came to.
+struct Outcome {
+    killed: bool,
+    /// What was reported: as wanted, or not.
+    result: Option<Result<(), String>>,
+    /// Until it was reported.
+    took: Duration,
+    /// Until a good configuration was committed after it.
+    back: Duration,
+    steps: u32,
+    reachable: bool,
+}
+
 /// An entry, and the kills to try with it.
 pub type Work = (Entry, Kills);
 
@@ -231,20 +244,24 @@ impl Worker {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let took = begun.elapsed();
-        let steps = steps.count;
-        let returned = Instant::now();
         let reachable = self.push_good(&what).await;
-        let reports = self.campaign.central.reports(&self.node.name);
+        if matches!(entry.becomes, Becomes::Nothing) {
+            result = verdict(&self.campaign.central.reports(&self.node.name)).or(Some(Ok(())));
+        }
+        let outcome = Outcome { killed, result, took, back: begun.elapsed(), steps: steps.count, reachable };
+        self.account(what, entry, outcome, heard);
+        killed
+    }
+
+    fn account(&self, what: String, entry: &Entry, outcome: Outcome, heard: usize) {
+        let Outcome { killed, result, took, back, steps, reachable } = outcome;
+        let expected = matches!(result, Some(Ok(())));
         let mut figures = self.campaign.figures.lock().unwrap();
         figures.pushes += 1;
         figures.kills += u64::from(killed);
         figures.steps_max = figures.steps_max.max(steps);
-        let expected = match (&result, entry.becomes) {
-            (Some(Ok(())), _) => true,
-            (None, Becomes::Nothing) => verdict(&reports).is_none(),
-            _ => false,
-        };
         if !expected {
+            let reports = self.campaign.central.reports(&self.node.name);
             let said: Vec<&What> =
                 reports[heard..].iter().map(|r| &r.what).filter(|w| !matches!(w, What::Present { .. })).collect();
             let log = self.node.process.log_tail();
@@ -255,7 +272,6 @@ impl Worker {
             println!("{what}: stranded\n{}", self.node.process.log_tail());
             figures.stranded.push(what.clone());
         }
-        let back = took + returned.elapsed();
         println!(
             "{what}: {} after {:.1} s, {steps} steps, reachable after {:.1} s",
             if expected { "as it should" } else { "NOT" },
@@ -268,7 +284,6 @@ impl Worker {
         if back > figures.longest_return.0 {
             figures.longest_return = (back, what);
         }
-        killed
     }
 
     /// Numbers and messages of `entry` as they are now.

@@ -72,8 +72,15 @@ pub struct Counts {
 
 impl Devices {
     pub fn start(node: &Node, seed: u64) -> Self {
-        let plan =
-            mqtt_fleet::Plan { address: node.mqtt, devices: 1, window: 4, forgetful: usize::MAX, rate: RATE, seed };
+        let plan = mqtt_fleet::Plan {
+            address: node.mqtt,
+            devices: 1,
+            window: 4,
+            forgetful: usize::MAX,
+            rate: RATE,
+            seed,
+            refusable: true,
+        };
         Self { poster: Poster::start(&node.name, &node.process.url()), mqtt: Fleet::start(plan, |_| false) }
     }
 

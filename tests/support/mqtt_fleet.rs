@@ -29,6 +29,8 @@ pub struct Plan {
     /// Messages per second of all devices together.
     pub rate: u64,
     pub seed: u64,
+    /// The gateway may refuse messages: these are over, and not acknowledged.
+    pub refusable: bool,
 }
 
 /// What one device knows.
@@ -257,6 +259,9 @@ impl Device {
                     self.released.push_back(id);
                 }
                 return packet(0x62, &id.to_be_bytes());
+            }
+            Reply::Puback { id, .. } | Reply::Pubrec { id, .. } if self.plan.refusable => {
+                self.published.retain(|p| p.1 != id);
             }
             Reply::Pubcomp { id, .. } => self.released.retain(|r| *r != id),
             // It goes down; the connection ends next.

@@ -5,7 +5,7 @@
 //! no other configuration comes down. What is asked for covers both, each on the connection that will carry it later:
 //!
 //! - *Up.* A receipt of Pulsar for an event of the lane that takes what no other lane takes, and of each lane that the
-//!   committed configuration does not have, counted from the moment at which this configuration was in effect. The
+//!   committed configuration does not have, counted from the moment at which its way up was in effect. The
 //!   uplink's links of before have ended by then, if anything about them has changed, so the receipt came over a
 //!   connection that was made with this configuration: address, TLS, credentials, tenant, topic, producer, limits. Only
 //!   receipts count. A lane's confirmed position also moves when a broker says at a connection what it already has, which
@@ -14,7 +14,8 @@
 //!   be appended. Without one a `tidegate.probe` goes the way of all events: outbox, disk, lane.
 //! - *Down.* The control link is connected with this configuration, and this gateway's inbox, read over that connection,
 //!   holds the assignment on trial or a newer one. Any Pulsar can be connected to; only the one that central operations
-//!   write to has that (`hear`).
+//!   write to has that (`hear`). This comes first: another Pulsar would take events as well as ours does, and then they
+//!   would be there (`live`).
 
 use super::gateway::{Gateway, PROBE_TYPE, Probe};
 use super::{Keeper, Running};
