@@ -1,8 +1,8 @@
 //! Wiring only: builds edge and cloud from their configuration, in the order in which they must start,
 //! and stops them in the order in which nothing is lost.
 
-mod choice;
-mod keeper;
+pub mod choice;
+pub mod keeper;
 mod live;
 
 use std::net::SocketAddr;
@@ -18,6 +18,7 @@ use crate::cloud;
 use crate::config::{CloudConfig, EdgeConfig, OwnFile};
 use crate::downlink::commands::Commands;
 use crate::downlink::keeper::Status;
+use crate::downlink::link::{self, Link};
 use crate::ingest::bridge::Bridging;
 use crate::ingest::http::{Gateway, Listener, Settings};
 use crate::ingest::identity::Gate;
@@ -81,7 +82,7 @@ pub fn edge(source: Source, logs: Logs) -> Result<(), AppError> {
     let own = source.own.alone();
     let http = Listener::bind(&own.http).map_err(unavailable)?.beside(own.mqtt.max_connections);
     let mqtt = mqtt::Listener::bind(&own.mqtt, own.http.max_connections).map_err(unavailable)?;
-    let choice = Choice::make(&source)?;
+    let choice = Choice::make::<Live>(&source)?;
     if choice.begun.config.log != own.log {
         logs.set(&choice.begun.config.log).map_err(AppError::Setup)?;
     }
@@ -150,9 +151,15 @@ async fn run_edge(source: Source, choice: Choice, ports: Ports, logs: Logs) -> R
             downlink: status.clone(),
         },
     );
-    choice.keep(source, Kept { live, status, clock, commands: commands.clone() }, &metrics, hang_up)?;
+    choice.keep(source, kept(live, status, clock, commands.clone(), &metrics), &metrics, hang_up)?;
     stop.requested(&[&ingest, &uplink]).await;
     close([&ingest, &uplink], &commands, &hub, &outbox).await
+}
+
+/// What keeps pushed configuration gets the running edge, and a link that outlives the way in: good-bye is said last.
+fn kept(live: Live, status: Status, clock: Clock, commands: Commands, metrics: &Metrics) -> Kept<Live> {
+    let link = Link::start(&live.uplink_tasks, clock.clone(), link::Meters::new(metrics));
+    Kept { tasks: live.tasks.clone(), live, link, status, clock, commands }
 }
 
 /// Stops accepting, finishes what is in flight and commits it; then the uplink; the outbox last.

@@ -20,9 +20,11 @@ fn create_namespace(broker: &Broker, tenant: &str) {
     // A broker that is asked by two at once fails one of them.
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    broker.create_namespace(&format!("{tenant}/control"));
     let topics = r#"{"allowAutoTopicCreation":true,"topicType":"non-partitioned"}"#;
-    broker.admin("POST", &format!("namespaces/{tenant}/control/autoTopicCreation"), topics);
+    for namespace in ["control", "reports"] {
+        broker.create_namespace(&format!("{tenant}/{namespace}"));
+        broker.admin("POST", &format!("namespaces/{tenant}/{namespace}/autoTopicCreation"), topics);
+    }
 }
 
 async fn shared() -> (Arc<Broker>, Client) {
@@ -40,7 +42,7 @@ fn commands(node: &str) -> String {
     format!("persistent://link/control/commands-{node}")
 }
 
-const REPORTS: &str = "persistent://link/control/reports";
+const REPORTS: &str = "persistent://link/reports/nodes";
 
 fn numbered(range: std::ops::Range<usize>) -> Vec<(String, String)> {
     range.map(|n| ("key".to_owned(), n.to_string())).collect()
@@ -88,8 +90,8 @@ async fn topics_need_not_exist_and_may_be_unloaded() {
     write(&client, &inbox("fresh"), 7..8).await;
     assert_eq!(node.inbox().await, "7");
     for round in 0..3 {
-        for topic in ["inbox-fresh", "commands-fresh", "reports"] {
-            broker.unload(&format!("link/control/{topic}"));
+        for topic in ["control/inbox-fresh", "control/commands-fresh", "reports/nodes"] {
+            broker.unload(&format!("link/{topic}"));
         }
         let n = 10 + round;
         write(&client, &inbox("fresh"), n..n + 1).await;
@@ -176,7 +178,7 @@ async fn reports_are_stored_once_confirmed_with_the_node_as_key() {
         node.link.set(None, 2);
     }
     let url = broker.service_url();
-    let read = tokio::task::spawn_blocking(move || topic::read(&url, "persistent://reporting/control/reports", 20));
+    let read = tokio::task::spawn_blocking(move || topic::read(&url, "persistent://reporting/reports/nodes", 20));
     for (n, message) in read.await.unwrap().into_iter().enumerate() {
         assert_eq!((message.key.as_str(), message.producer.as_str()), ("reporter", "reporter.00ff.reports"));
         let report: serde_json::Value = serde_json::from_str(&message.data).unwrap();

@@ -3,31 +3,41 @@
 use std::sync::Arc;
 
 use tokio::signal::unix::Signal;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::keeper::gateway::Gateway;
 use super::keeper::{self, Keeper, Parts};
-use super::live::{self, Live};
 use super::{AppError, Source};
 use crate::config::OwnFile;
 use crate::downlink::commands::Commands;
 use crate::downlink::keeper::meters::Meters;
 use crate::downlink::keeper::{Begun, Inbox, Status, Store, begin, inbox};
-use crate::downlink::link::{self, Link};
+use crate::downlink::link::{Heard, Link};
 use crate::downlink::trial::{Found, Machine, Place};
 use crate::observe::metrics::Metrics;
 use crate::sys::clock::Clock;
+use crate::sys::tasks::Tasks;
 
 /// What the loop needs of the running gateway.
-pub struct Kept {
-    pub live: Live,
+pub struct Kept<G> {
+    /// It.
+    pub live: G,
+    /// What the loop is a part of.
+    pub tasks: Tasks,
+    /// The control link, which may outlive them: good-bye is said last.
+    pub link: (Link, mpsc::Receiver<Heard>),
     /// For the status page.
     pub status: Status,
+    /// For reports and expiry.
     pub clock: Clock,
+    /// Commands of devices.
     pub commands: Commands,
 }
 
 /// What an edge starts with.
 pub struct Choice {
+    /// What runs.
     pub begun: Begun,
     /// `None`: started with --local.
     pub store: Option<Arc<Store>>,
@@ -37,7 +47,7 @@ pub struct Choice {
 
 impl Choice {
     /// Takes up what is on disk.
-    pub fn make(source: &Source) -> Result<Self, AppError> {
+    pub fn make<G: Gateway>(source: &Source) -> Result<Self, AppError> {
         let own = &source.own;
         let (policy, origin) = (keeper::policy(own.alone()), Instant::now());
         if source.local_only {
@@ -49,7 +59,7 @@ impl Choice {
             return Ok(Self { begun: Begun::local(machine, own), store: None, origin });
         }
         let store = Store::open(&own.alone().node.data_dir).map_err(|e| AppError::Unavailable(e.to_string()))?;
-        let begun = begin(own, &store, policy, live::check).map_err(|e| {
+        let begun = begin(own, &store, policy, G::check).map_err(|e| {
             let dir = store.dir().display();
             AppError::Unavailable(format!(
                 "cannot tell from {dir} what is to run: {e}; --local runs the own file alone"
@@ -59,15 +69,33 @@ impl Choice {
     }
 
     /// Starts the loop that keeps it, as a task of the way in.
-    pub fn keep(self, source: Source, kept: Kept, metrics: &Metrics, hang_up: Signal) -> Result<(), AppError> {
+    pub fn keep<G: Gateway>(
+        self,
+        source: Source,
+        kept: Kept<G>,
+        metrics: &Metrics,
+        hang_up: Signal,
+    ) -> Result<(), AppError> {
         let inbox = self.inbox(&source.own)?;
-        let (Kept { live, status, clock, commands }, Source { own, again, .. }) = (kept, source);
+        let Kept { live, tasks, link: (link, heard), status, clock, commands } = kept;
+        let Source { own, again, .. } = source;
         let Self { begun, store, origin } = self;
-        let tasks = live.tasks.clone();
-        // With the uplink's tasks: good-bye is said after the way in has stopped.
-        let (link, heard) = Link::start(&live.uplink_tasks, clock.clone(), link::Meters::new(metrics));
         let meters = Meters::new(metrics);
-        let parts = Parts { live, own, again, begun, store, inbox, link, status, meters, clock, commands, origin };
+        let parts = Parts {
+            live,
+            tasks: tasks.clone(),
+            own,
+            again,
+            begun,
+            store,
+            inbox,
+            link,
+            status,
+            meters,
+            clock,
+            commands,
+            origin,
+        };
         let (keeper, ears) = Keeper::new(parts);
         tasks.spawn("configuration", keeper.run(hang_up, heard, ears));
         Ok(())

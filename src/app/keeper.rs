@@ -2,6 +2,7 @@
 //! running gateway. It also follows changes of the gateway's own file.
 
 mod apply;
+pub mod gateway;
 mod hear;
 mod probe;
 mod tell;
@@ -18,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::live::Live;
+use self::gateway::Gateway;
 use crate::config::{ConfigErrors, EdgeConfig, OwnFile};
 use crate::downlink::artefact::{Digest, Trust};
 use crate::downlink::keeper::meters::Meters;
@@ -28,7 +29,7 @@ use crate::downlink::link::{self, Heard, Link, Taken};
 use crate::downlink::report::What;
 use crate::downlink::trial::{self, Action, Input, Millis, Place, Policy};
 use crate::sys::clock::Clock;
-use crate::uplink::Acknowledged;
+use crate::sys::tasks::Tasks;
 
 /// Answers of background work that wait for the loop; there is never more than one of each kind under way.
 const ANSWERS_MAX: usize = 32;
@@ -43,9 +44,11 @@ const VERSIONS_MAX: usize = 4;
 pub type Reread = Box<dyn Fn() -> Result<OwnFile, ConfigErrors> + Send + Sync>;
 
 /// What the keeper is made of.
-pub struct Parts {
+pub struct Parts<G> {
     /// The running gateway.
-    pub live: Live,
+    pub live: G,
+    /// What the loop starts ends with these; the link may outlive them.
+    pub tasks: Tasks,
     /// The gateway's own file.
     pub own: OwnFile,
     /// Reads it once more.
@@ -71,8 +74,9 @@ pub struct Parts {
 }
 
 /// See the module.
-pub struct Keeper {
-    live: Live,
+pub struct Keeper<G: Gateway> {
+    live: G,
+    tasks: Tasks,
     own: OwnFile,
     again: Reread,
     machine: trial::Machine,
@@ -85,7 +89,7 @@ pub struct Keeper {
     meters: Meters,
     clock: Clock,
     origin: Instant,
-    running: Running,
+    running: Running<G>,
     connection: Connection,
     /// The newest offer's document, until its slot is written.
     offered: Option<(trial::Digest, Bytes)>,
@@ -102,13 +106,13 @@ pub struct Keeper {
 }
 
 /// What runs.
-struct Running {
+struct Running<G: Gateway> {
     place: Place,
     generation: u64,
     /// The assignment's number, if this is a trial.
     trial: Option<u64>,
-    /// What must move for the proof, and from where.
-    lanes: Vec<(String, Acknowledged, u64)>,
+    /// What receipts count from.
+    marks: Option<G::Marks>,
     /// Ends what is asked of it: it runs no more.
     over: CancellationToken,
     /// Ends the last probe.
@@ -135,11 +139,11 @@ pub struct Ears {
     begun: (u64, VecDeque<Action>, VecDeque<Input>),
 }
 
-impl Keeper {
+impl<G: Gateway> Keeper<G> {
     /// Starts what works in the background.
-    pub fn new(parts: Parts) -> (Self, Ears) {
-        let Parts { live, own, again, begun, store, inbox, link, status, meters, clock, commands, origin } = parts;
-        let tasks = live.tasks.clone();
+    pub fn new(parts: Parts<G>) -> (Self, Ears) {
+        let Parts { live, tasks, own, again, begun, store, inbox, link, status, meters, clock, commands, origin } =
+            parts;
         let (answers, answered) = mpsc::channel(ANSWERS_MAX);
         let jobs = work::start(&tasks, store.clone(), answers.clone());
         let (trust, trusted) = watch::channel(Arc::new(inbox.trust().clone()));
@@ -155,6 +159,7 @@ impl Keeper {
         let running = Running::new(place, generation, on_trial.then(|| trial_of(&machine, place)).flatten());
         let keeper = Self {
             live,
+            tasks,
             own,
             again,
             machine,
@@ -190,7 +195,7 @@ impl Keeper {
         mut heard: mpsc::Receiver<Heard>,
         mut ears: Ears,
     ) -> Result<(), Infallible> {
-        let stopping = self.live.tasks.stopping().clone();
+        let stopping = self.tasks.stopping().clone();
         let (generation, actions, inputs) = ears.begun;
         let applied = match self.running.trial {
             // The committed one was started.
@@ -337,10 +342,10 @@ impl Keeper {
     }
 }
 
-impl Running {
+impl<G: Gateway> Running<G> {
     fn new(place: Place, generation: u64, trial: Option<u64>) -> Self {
         let over = CancellationToken::new();
-        Self { place, generation, trial, lanes: Vec::new(), probe_over: over.child_token(), over }
+        Self { place, generation, trial, marks: None, probe_over: over.child_token(), over }
     }
 }
 

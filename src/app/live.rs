@@ -1,6 +1,8 @@
 //! A running edge whose configuration changes: what can take effect at once does, without a connection being dropped
 //! for it; what cannot is said.
 
+mod gateway;
+
 use crate::config::edge::{Identity, Mqtt};
 use crate::config::{Changes, EdgeConfig};
 use crate::ingest::bridge::Bridging;

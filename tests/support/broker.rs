@@ -34,6 +34,8 @@ pub struct Options {
     pub proxied: bool,
     /// A token for the administration, when `conf` turns authentication on.
     pub admin_token: Option<String>,
+    /// Java's, such as "2g"; without: 512 MB, enough for some hundred topics.
+    pub heap: Option<&'static str>,
 }
 
 static SHARED: Mutex<Weak<Broker>> = Mutex::new(Weak::new());
@@ -80,6 +82,9 @@ impl Broker {
             std::fs::write(&file, token).unwrap();
             arguments.extend(["--admin-token".to_owned(), file.display().to_string()]);
         }
+        if let Some(heap) = options.heap {
+            arguments.extend(["--heap".to_owned(), heap.to_owned()]);
+        }
         if let Some(port) = broker.proxy.as_ref().map(Proxy::port) {
             // A broker refuses to have both an advertised address and listeners.
             let listener = format!("advertisedListeners=proxy:pulsar://127.0.0.1:{port}");
@@ -120,6 +125,12 @@ impl Broker {
     /// Name of the cluster.
     pub fn cluster(&self) -> &str {
         &self.name
+    }
+
+    /// Its process, as long as it was not started again.
+    pub fn pid(&self) -> u32 {
+        let text = std::fs::read_to_string(self.dir.path().join("pid")).unwrap();
+        text.trim().parse().unwrap()
     }
 
     /// Kill -9; the data stays.

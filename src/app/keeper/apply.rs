@@ -1,5 +1,6 @@
 //! Puts a configuration into effect: what the machine chose, or the gateway's own file after a change of it.
 
+use super::gateway::Gateway;
 use super::{Keeper, Running, policy, probe, trial_of};
 use crate::config::{Changes, EdgeConfig, OwnFile, Warning};
 use crate::downlink::artefact::Trust;
@@ -7,7 +8,7 @@ use crate::downlink::keeper::store;
 use crate::downlink::link::Settings;
 use crate::downlink::trial::{Input, Place};
 
-impl Keeper {
+impl<G: Gateway> Keeper<G> {
     /// See [`crate::downlink::trial::Action::Apply`].
     pub(super) async fn apply(&mut self, generation: u64, place: Place) -> Input {
         let trial = trial_of(&self.machine, place);
@@ -20,11 +21,10 @@ impl Keeper {
         let applied = match self.load(self.own.clone(), place).await {
             Ok((config, warnings)) => {
                 warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-                let applied = match trial {
+                match trial {
                     Some(_) => self.live.try_out(config).await,
                     None => self.live.apply(config).await,
-                };
-                applied.map_err(|e| e.to_string())
+                }
             }
             Err(reason) => Err(reason),
         };
@@ -50,7 +50,7 @@ impl Keeper {
             return None;
         }
         self.running.trial = None;
-        let detail = self.live.keep().await.err()?.to_string();
+        let detail = self.live.keep().await.err()?;
         tracing::error!(reason = detail, "what is committed cannot be applied");
         Some(Input::NotApplied { generation, detail })
     }
@@ -65,7 +65,7 @@ impl Keeper {
     /// The control link uses what is in effect.
     pub(super) fn connect(&mut self, generation: u64) {
         // Its addresses were read when it was checked.
-        let settings = Settings::of(self.live.wanted(), self.live.outbox.incarnation()).unwrap_or_default();
+        let settings = Settings::of(self.live.wanted(), self.live.incarnation()).unwrap_or_default();
         let connection = &mut self.connection;
         (connection.up, connection.told) = (false, false);
         if self.settings != settings {

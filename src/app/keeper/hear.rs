@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::super::live;
 use super::Keeper;
+use super::gateway::Gateway;
 use crate::config::overlay::Pushed;
 use crate::config::{Changes, OwnFile};
 use crate::downlink::artefact::Offer;
@@ -19,7 +19,7 @@ use crate::downlink::trial::{Assigned, Input};
 /// What the disk does not take now is tried again after this: room on a full one comes with what the uplink delivers.
 const READ_AGAIN: Duration = Duration::from_secs(30);
 
-impl Keeper {
+impl<G: Gateway> Keeper<G> {
     pub(super) async fn hear(&mut self, heard: Heard) {
         match heard {
             Heard::Connected { generation } if generation == self.running.generation => {
@@ -75,12 +75,12 @@ impl Keeper {
     async fn deliver(&mut self, generation: u64) -> Input {
         match self.live.deliver().await {
             Ok(()) => {
-                if self.running.lanes.is_empty() {
+                if self.running.marks.is_none() {
                     self.prove_from_here().await;
                 }
                 Input::Connected { generation }
             }
-            Err(e) => Input::NotApplied { generation, detail: e.to_string() },
+            Err(detail) => Input::NotApplied { generation, detail },
         }
     }
 
@@ -139,7 +139,7 @@ impl Keeper {
             self.remember_version(digest, Some(document.version));
             let text = Bytes::from(document.text);
             let (own, checked) = (self.own.clone(), text.clone());
-            let check = tokio::task::spawn_blocking(move || valid(&own, &checked));
+            let check = tokio::task::spawn_blocking(move || valid::<G>(&own, &checked));
             let checked = check.await.unwrap_or_else(|e| Err(format!("it cannot be checked: {e}")));
             if let Err(detail) = checked {
                 self.feed(Input::Rejected { number, detail }).await;
@@ -174,7 +174,7 @@ impl Keeper {
 
 /// Whether the document can be tried here: it is right over the own file, all of it can take effect without a restart, and
 /// what it names is there.
-fn valid(own: &OwnFile, text: &[u8]) -> Result<(), String> {
+fn valid<G: Gateway>(own: &OwnFile, text: &[u8]) -> Result<(), String> {
     let text = std::str::from_utf8(text).map_err(|_| "it is not UTF-8".to_owned())?;
     let overlaid = own.with(Pushed { name: DOCUMENT, text }).map_err(|errors| store::one_line(&errors.to_string()))?;
     let changes = Changes::between(own.alone(), &overlaid.config);
@@ -182,5 +182,5 @@ fn valid(own: &OwnFile, text: &[u8]) -> Result<(), String> {
         let keys = changes.at_restart.join("; ");
         return Err(format!("these cannot take effect without a restart, so they cannot be tried: {keys}"));
     }
-    live::check(&overlaid.config)
+    G::check(&overlaid.config)
 }

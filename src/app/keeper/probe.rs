@@ -17,106 +17,51 @@
 //!   write to has that (`hear`). This comes first: another Pulsar would take events as well as ours does, and then they
 //!   would be there (`live`).
 
-use std::time::Duration;
-
-use tokio::sync::mpsc;
-
+use super::gateway::{Gateway, PROBE_TYPE, Probe};
 use super::{Keeper, Running};
-use crate::downlink::keeper::{health, store};
+use crate::config::EdgeConfig;
+use crate::downlink::keeper::store;
 use crate::downlink::trial::{Input, Place};
 use crate::event::{Event, Timestamp};
-use crate::ingest::router::Router;
-use crate::observe::status::{LinkState, Links};
-use crate::outbox::{Outbox, Writer};
 use crate::sys::random;
-use crate::uplink::Acknowledged;
 
-/// Type of the event.
-pub const PROBE_TYPE: &str = "tidegate.probe";
-
-/// How often it is looked whether Pulsar has acknowledged something.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
-
-/// What keeps a lane from its receipt is told after so many looks: a broker that is well has answered by then.
-const TELL_EVERY: u32 = 20;
-
-/// A probe.
-struct Asked {
-    probe: u64,
-    lanes: Vec<Lane>,
-    outbox: Outbox,
-    links: Links,
-}
-
-/// What one lane has to show.
-struct Lane {
-    writer: Writer,
-    acknowledged: Acknowledged,
-    from: u64,
-    event: Option<Event>,
-}
-
-impl Keeper {
+impl<G: Gateway> Keeper<G> {
     /// From now on receipts count for what runs.
     pub(super) async fn prove_from_here(&mut self) {
         let committed = match self.running.trial {
-            Some(_) => self.committed_lanes().await,
+            Some(_) => self.committed().await,
             None => None,
         };
-        let lanes = &self.live.wanted().lanes;
-        // They are open: it was applied.
-        let routed = Router::new(lanes, &self.live.outbox).map(|router| router.table());
-        let mut names: Vec<String> = routed.iter().map(|table| table.lane_for(PROBE_TYPE).lane().to_owned()).collect();
-        if let Some(committed) = committed {
-            let new = lanes.iter().map(|lane| lane.name.clone());
-            names.extend(new.filter(|name| !committed.contains(name)));
-            names.dedup();
-        }
-        self.running.lanes = names
-            .into_iter()
-            .map(|name| {
-                let acknowledged = self.live.uplink.acknowledged(&name);
-                let from = acknowledged.events();
-                (name, acknowledged, from)
-            })
-            .collect();
+        self.running.marks = Some(self.live.marks(committed.as_ref()));
     }
 
-    async fn committed_lanes(&self) -> Option<Vec<String>> {
+    async fn committed(&self) -> Option<EdgeConfig> {
         let (own, store) = (self.own.clone(), self.store.clone()?);
         let place = self.machine.record().committed.place;
         let load = move || store::load(&own, store.slots(), &place).ok();
         let (config, _) = tokio::task::spawn_blocking(load).await.ok().flatten()?;
-        Some(config.lanes.into_iter().map(|lane| lane.name).collect())
+        Some(config)
     }
 
     /// Asks for receipts, until they are there or another probe takes its place.
-    pub(super) fn probe(&mut self, probe: u64) {
-        let Running { lanes, over, probe_over, generation, .. } = &mut self.running;
+    pub(super) fn probe(&mut self, number: u64) {
+        let Running { marks, over, probe_over, generation, .. } = &mut self.running;
         probe_over.cancel();
         *probe_over = over.child_token();
-        let (stop, generation) = (probe_over.clone(), *generation);
-        let lanes: Vec<Lane> = lanes
-            .iter()
-            .filter_map(|(name, acknowledged, from)| {
-                let writer = self.live.outbox.writer(name)?;
-                let event = Some(event(&self.own.alone().node.id, generation, self.clock.unix_ms()));
-                Some(Lane { writer, acknowledged: acknowledged.clone(), from: *from, event })
-            })
-            .collect();
-        let asked = Asked { probe, lanes, outbox: self.live.outbox.clone(), links: self.live.uplink.links().clone() };
-        let answers = self.answers.clone();
-        self.live.tasks.spawn_contained("probe", async move {
-            stop.run_until_cancelled(asked.until_acknowledged(answers)).await;
+        let Some(marks) = marks else { return };
+        let event = event(&self.own.alone().node.id, *generation, self.clock.unix_ms());
+        let stop = probe_over.clone();
+        let asked = self.live.probe(marks, Probe { number, event, answers: self.answers.clone() });
+        self.tasks.spawn_contained("probe", async move {
+            stop.run_until_cancelled(asked).await;
         });
     }
 
-    /// Runs the operator's program.
+    /// Asks for the operator's own check.
     pub(super) fn check_health(&mut self, check: u64) {
-        let downlink = self.own.alone().downlink.clone();
+        let run = self.live.health(&self.own.alone().downlink);
         let (over, answers) = (self.running.over.clone(), self.answers.clone());
-        self.live.tasks.spawn_contained("health command", async move {
-            let run = health::run(&downlink.health_command, downlink.health_timeout);
+        self.tasks.spawn_contained("health command", async move {
             let Some(result) = over.run_until_cancelled(run).await else { return };
             let answer = match result {
                 Ok(()) => Input::Healthy { check },
@@ -124,55 +69,6 @@ impl Keeper {
             };
             let _ = answers.send(answer).await;
         });
-    }
-}
-
-impl Asked {
-    /// Answers once all lanes have their receipt, and before that why one has none yet, for the report.
-    async fn until_acknowledged(mut self, answers: mpsc::Sender<Input>) {
-        let (probe, mut told) = (self.probe, None);
-        for look in 1_u32.. {
-            self.lanes.retain(|lane| lane.acknowledged.events() <= lane.from);
-            if self.lanes.is_empty() {
-                let _ = answers.send(Input::ProbeAcknowledged { probe }).await;
-                return;
-            }
-            let refused = self.append().await.err();
-            let reason = refused.or_else(|| (look % TELL_EVERY == 0).then(|| self.trouble()).flatten());
-            if reason.is_some() && reason != told {
-                let detail = reason.clone().unwrap_or_default();
-                told = reason;
-                let _ = answers.send(Input::ProbeRefused { probe, detail }).await;
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    }
-
-    /// A lane where nothing waits gets an event, once. What waits is as good; and when a broker turns out to have that
-    /// already, so that nothing is left without a receipt, one is sent after all. Not before the lane's link is up: in a
-    /// lane that Pulsar does not have it would stay for ever, also when the configuration is undone.
-    async fn append(&mut self) -> Result<(), String> {
-        let (status, links) = (self.outbox.status(), self.links.snapshot());
-        let is_up = |name: &str| links.get(name).is_some_and(|link| link.state == LinkState::Up);
-        for lane in &mut self.lanes {
-            let backlog = status.iter().find(|s| s.lane == lane.writer.lane()).map_or(0, |s| s.backlog_events);
-            if backlog == 0
-                && is_up(lane.writer.lane())
-                && let Some(event) = lane.event.take()
-            {
-                lane.writer.append(vec![event]).await.map_err(|e| e.to_string())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// What keeps the first lane from getting one.
-    fn trouble(&self) -> Option<String> {
-        let name = self.lanes.first()?.writer.lane();
-        let links = self.links.snapshot();
-        let error =
-            links.get(name).filter(|link| link.state != LinkState::Up).and_then(|link| link.last_error.as_deref());
-        Some(format!("lane {name}: {}", error.unwrap_or("no receipt yet")))
     }
 }
 
@@ -192,7 +88,7 @@ fn event(node: &str, generation: u64, now_ms: i64) -> Event {
 }
 
 /// Nothing of it runs any more.
-impl Drop for Running {
+impl<G: Gateway> Drop for Running<G> {
     fn drop(&mut self) {
         self.over.cancel();
     }

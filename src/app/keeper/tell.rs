@@ -7,9 +7,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Keeper;
+use super::gateway::Gateway;
 use crate::downlink::keeper::{status, trusted_now};
 use crate::downlink::link::{Link, NotSent};
-use crate::downlink::report::{Lane, NodeReport, What};
+use crate::downlink::report::{NodeReport, What};
 use crate::downlink::trial::Input;
 use crate::sys::random;
 use crate::sys::tasks::Tasks;
@@ -110,14 +111,14 @@ impl Teller {
     }
 }
 
-impl Keeper {
+impl<G: Gateway> Keeper<G> {
     /// A report of this moment.
     pub(super) fn report(&self, what: What) -> NodeReport {
         let (committed, trial) = status::running(self.machine.record());
         let node = &self.own.alone().node;
         NodeReport {
             node: node.id.clone(),
-            incarnation: self.live.outbox.incarnation().to_owned(),
+            incarnation: self.live.incarnation().to_owned(),
             at_ms: trusted_now(&self.clock).and_then(|now| u64::try_from(now.unix_ms()).ok()),
             software: env!("CARGO_PKG_VERSION").to_owned(),
             groups: node.groups.clone(),
@@ -129,10 +130,8 @@ impl Keeper {
 
     /// Says that the gateway is there.
     pub(super) fn present(&mut self) {
-        let lanes = self.live.outbox.status().into_iter();
-        let lanes = lanes.map(|lane| Lane { name: lane.lane, events: lane.backlog_events, bytes: lane.backlog_bytes });
         let (uptime_s, next_s) = (self.origin.elapsed().as_secs(), PRESENT_EVERY.as_secs());
-        let report = self.report(What::Present { uptime_s, next_s, lanes: lanes.collect() });
+        let report = self.report(What::Present { uptime_s, next_s, lanes: self.live.waiting() });
         self.teller.tell(report, Kind::Passing);
         // A fleet that came up together does not speak together for ever.
         let share = (random::bits() % 1024) as f64 / 1024.0;

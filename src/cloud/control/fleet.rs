@@ -14,6 +14,9 @@ const TEXT_MAX: usize = rollout::REASON_BYTES_MAX;
 /// Most lanes of a node that are kept.
 const LANES_MAX: usize = 32;
 
+/// A node that says it comes back later than this is missed all the same.
+const NEXT_S_MAX: u64 = 3600;
+
 /// Most groups of a node that are kept, as many as its configuration can have.
 const GROUPS_MAX: usize = 64;
 
@@ -92,8 +95,9 @@ impl Fleet {
         seen.left = matches!(report.what, What::Leaving);
         match report.what {
             What::Present { uptime_s, next_s, lanes } => {
-                (seen.uptime_s, seen.next_s) = (uptime_s, next_s);
-                seen.lanes = lanes.into_iter().take(LANES_MAX).collect();
+                (seen.uptime_s, seen.next_s) = (uptime_s, next_s.min(NEXT_S_MAX));
+                let short = |lane: Lane| Lane { name: cut(lane.name), ..lane };
+                seen.lanes = lanes.into_iter().take(LANES_MAX).map(short).collect();
             }
             What::Leaving => {}
             What::Decided { number, outcome, reason, detail, .. } => {

@@ -85,11 +85,17 @@ impl Control {
     fn author(&self, asked: &Asked<'_>) -> Result<String, Problem> {
         let text = |name| asked.headers.get(name).and_then(|value| value.to_str().ok());
         let file = self.0.config.operators_file.as_deref();
-        let by = operators::author(file, asked.from, text(header::AUTHORIZATION.as_str()), text(AUTHOR));
+        let way = operators::Way {
+            host: text(header::HOST.as_str()),
+            origin: text(header::ORIGIN.as_str()),
+            fetch_site: text("sec-fetch-site"),
+            by_proxy: operators::PROXY_HEADERS.iter().any(|name| asked.headers.contains_key(*name)),
+        };
+        let by = operators::author(file, asked.from, way, text(header::AUTHORIZATION.as_str()), text(AUTHOR));
         by.map_err(|denied| {
             let status = match denied {
                 Denied::NoToken | Denied::Unknown => StatusCode::UNAUTHORIZED,
-                Denied::Remote => StatusCode::FORBIDDEN,
+                Denied::Remote | Denied::Relayed(_) => StatusCode::FORBIDDEN,
                 Denied::File(_) => StatusCode::SERVICE_UNAVAILABLE,
             };
             tracing::warn!(from = %asked.from, path = asked.path, reason = %denied, "an order was not taken");

@@ -32,15 +32,68 @@ pub enum Denied {
         "orders are taken from this machine only, because control.operators_file is not set; set it, or give the order there"
     )]
     Remote,
+    /// There is no file, and who is on this machine may have sent it for somebody who is not.
+    #[error(
+        "orders are taken from this machine only, because control.operators_file is not set, and {0}: give the order with \
+         tidegate there, or set that file"
+    )]
+    Relayed(&'static str),
     /// The file cannot be used.
     #[error("control.operators_file {0}; nobody can give orders until that is mended")]
     File(String),
+}
+
+/// The way of an order: a browser and a proxy on this machine speak for others.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Way<'r> {
+    /// Header `host`.
+    pub host: Option<&'r str>,
+    /// Header `origin`: sent by browsers.
+    pub origin: Option<&'r str>,
+    /// Header `sec-fetch-site`: sent by browsers.
+    pub fetch_site: Option<&'r str>,
+    /// Whether there is a header that proxies add ([`PROXY_HEADERS`]).
+    pub by_proxy: bool,
+}
+
+/// Headers that proxies add (RFC 7239, RFC 9110 §7.6.3, and what was usual before).
+pub const PROXY_HEADERS: [&str; 5] = ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
+
+impl Way<'_> {
+    /// A page of any site whose name was made to lead to this machine (DNS rebinding) sends that name as `host`; other
+    /// pages send their `origin`.
+    fn is_direct(&self) -> Result<(), Denied> {
+        let relayed = |why| Err(Denied::Relayed(why));
+        if self.by_proxy {
+            return relayed("this one came through a proxy");
+        }
+        if !self.host.is_some_and(is_this_machine) {
+            return relayed("this one was not sent to localhost or a loopback address");
+        }
+        let origin = self.origin.map(|origin| origin.split_once("://").map_or(origin, |(_, host)| host));
+        if origin.is_some_and(|host| !is_this_machine(host))
+            || self.fetch_site.is_some_and(|site| !["same-origin", "none"].contains(&site))
+        {
+            return relayed("this one was sent by a page of another site");
+        }
+        Ok(())
+    }
+}
+
+/// Whether `host`, perhaps with a port, is a name of this machine that no DNS can give away.
+fn is_this_machine(host: &str) -> bool {
+    let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => host.split_once(':').map_or(host, |(name, _)| name),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Who gives the order; with `file`, the name of the token in `authorization`, else what `claimed` says.
 pub fn author(
     file: Option<&Path>,
     from: IpAddr,
+    way: Way<'_>,
     authorization: Option<&str>,
     claimed: Option<&str>,
 ) -> Result<String, Denied> {
@@ -48,6 +101,7 @@ pub fn author(
         if !from.to_canonical().is_loopback() {
             return Err(Denied::Remote);
         }
+        way.is_direct()?;
         let name = claimed.filter(|name| is_name(name)).unwrap_or("somebody");
         return Ok(format!("{name} (unverified)"));
     };
@@ -99,12 +153,41 @@ mod tests {
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     const THERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
+    const LOCAL: Way<'static> = Way { host: Some("localhost:8900"), origin: None, fetch_site: None, by_proxy: false };
+
+    #[test]
+    fn a_browser_or_a_proxy_on_this_machine_gives_no_orders() {
+        let ask = |way| author(None, HERE, way, None, None);
+        for host in ["localhost", "LOCALHOST:8900", "127.0.0.1:8900", "127.8.0.1", "[::1]:8900", "[::1]"] {
+            assert!(ask(Way { host: Some(host), ..LOCAL }).is_ok(), "{host}");
+        }
+        let hosts =
+            ["evil.example:8900", "127.0.0.1.evil.example", "localhost.evil.example", "192.0.2.1", "[2001:db8::1]", ""];
+        for host in hosts {
+            assert!(matches!(ask(Way { host: Some(host), ..LOCAL }), Err(Denied::Relayed(_))), "{host}");
+        }
+        assert!(ask(Way { origin: Some("http://localhost:8900"), fetch_site: Some("same-origin"), ..LOCAL }).is_ok());
+        for bad in [
+            Way { host: None, ..LOCAL },
+            Way { by_proxy: true, ..LOCAL },
+            Way { origin: Some("http://evil.example"), ..LOCAL },
+            Way { origin: Some("null"), ..LOCAL },
+            Way { fetch_site: Some("cross-site"), ..LOCAL },
+            Way { fetch_site: Some("same-site"), ..LOCAL },
+        ] {
+            assert!(matches!(ask(bad), Err(Denied::Relayed(_))), "{bad:?}");
+        }
+    }
+
     #[test]
     fn without_a_file_orders_come_from_this_machine_and_say_that_nobody_was_asked() {
-        assert_eq!(author(None, HERE, None, Some("anna")), Ok("anna (unverified)".into()));
-        assert_eq!(author(None, "::ffff:127.0.0.1".parse().unwrap(), None, None), Ok("somebody (unverified)".into()));
-        assert_eq!(author(None, HERE, None, Some("a\nb")), Ok("somebody (unverified)".into()));
-        assert_eq!(author(None, THERE, Some("Bearer x"), Some("anna")), Err(Denied::Remote));
+        assert_eq!(author(None, HERE, LOCAL, None, Some("anna")), Ok("anna (unverified)".into()));
+        assert_eq!(
+            author(None, "::ffff:127.0.0.1".parse().unwrap(), LOCAL, None, None),
+            Ok("somebody (unverified)".into())
+        );
+        assert_eq!(author(None, HERE, LOCAL, None, Some("a\nb")), Ok("somebody (unverified)".into()));
+        assert_eq!(author(None, THERE, LOCAL, Some("Bearer x"), Some("anna")), Err(Denied::Remote));
     }
 
     fn hash_of(token: &str) -> String {
@@ -116,7 +199,7 @@ mod tests {
     fn with_a_file_the_token_says_who_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("operators.toml");
-        let ask = |authorization| author(Some(&path), THERE, authorization, Some("eve"));
+        let ask = |authorization| author(Some(&path), THERE, Way::default(), authorization, Some("eve"));
         assert!(matches!(ask(Some("Bearer t")), Err(Denied::File(why)) if why.contains("cannot be read")));
         std::fs::write(&path, format!("anna = \"{}\"\nben = \"{}\"\n", hash_of("t1"), hash_of("t2").to_uppercase()))
             .unwrap();

@@ -1,6 +1,6 @@
 //! The link's task: carries what happens to the core, and does what the core says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::time::Instant;
 
@@ -43,6 +43,9 @@ type Chore = BoxFuture<'static, (u64, Done)>;
 /// Which core a command came through, which one it is, and whether it was taken.
 type Settled = (u64, Key, bool);
 
+/// Most failures whose repetition is not logged: each part's own, for a few brokers.
+const SAID_MAX: usize = 16;
+
 struct Task {
     core: Option<Core>,
     /// Counts cores.
@@ -53,6 +56,8 @@ struct Task {
     pending: Pending,
     /// The failure that was told last.
     told: Option<String>,
+    /// What was logged since the part was open, at most [`SAID_MAX`].
+    said: VecDeque<(Option<Part>, String)>,
     answers: BTreeMap<u64, oneshot::Sender<Result<(), NotSent>>>,
     last_report: u64,
     /// Not bounded here: each command in hand sends once.
@@ -80,6 +85,7 @@ pub(super) async fn run(
         chores: FuturesUnordered::new(),
         pending: Pending::default(),
         told: None,
+        said: VecDeque::new(),
         answers: BTreeMap::new(),
         last_report: 0,
         settle,
@@ -194,10 +200,12 @@ impl Task {
                 self.meters.connected.inc();
                 self.state(LinkState::Up);
                 self.told = None;
+                self.said.retain(|(part, _)| part.is_some());
                 self.pending.state(Ok(()));
                 tracing::info!(generation = self.generation, "control link is up");
             }
             Effect::Opened(part) => {
+                self.said.retain(|(of, _)| *of != Some(part));
                 if part == Part::Commands {
                     self.status.update(|s| s.warning = None);
                 }
@@ -310,6 +318,7 @@ impl Task {
     async fn close(&mut self) {
         self.epoch += 1;
         (self.pending, self.told) = (Pending::default(), None);
+        self.said.clear();
         let Some(mut core) = self.core.take() else { return };
         if core.is_connected() {
             self.meters.connected.dec();
@@ -337,12 +346,17 @@ impl Task {
     }
 
     /// Tells the operator what is wrong. The same error again and again is one line in the log.
-    fn failed(&self, part: Option<Part>, error: &LinkError) -> String {
+    /// A broker without our namespaces fails each part with words of its own, in turn, for as long as it stays so.
+    fn failed(&mut self, part: Option<Part>, error: &LinkError) -> String {
         let (text, now, class) = (error.to_string(), self.clock.unix_ms(), error.class());
         self.meters.error(class);
-        let mut repeated = false;
+        let said = (part, text.clone());
+        let repeated = self.said.contains(&said);
+        if !repeated {
+            self.said.truncate(SAID_MAX - 1);
+            self.said.push_front(said);
+        }
         self.status.update(|s| {
-            repeated = s.last_error.as_deref() == Some(&text);
             s.last_error = Some(text.clone());
             s.last_error_ms = Some(now);
             if part == Some(Part::Commands) {
