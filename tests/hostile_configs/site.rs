@@ -122,13 +122,23 @@ impl Promised {
             match by_id.get(id.as_str()).map(Vec::as_slice) {
                 None => counts.lost += 1,
                 Some([one]) => counts.altered += u64::from(one != crc),
-                Some(more) => counts.duplicates += more.len() as u64 - 1,
+                Some(more) => {
+                    println!("{node}: {id} arrived {} times", more.len());
+                    counts.duplicates += more.len() as u64 - 1;
+                }
             }
         }
         for (qos, crc) in self.mqtt_acknowledged().filter(|_| !swallows) {
             let times = by_crc.get(&crc).copied().unwrap_or(0);
             counts.lost += u64::from(times == 0);
-            counts.duplicates += if qos == 2 { times.saturating_sub(1) } else { 0 };
+            if qos == 2 && times > 1 {
+                let places: Vec<&&Seen> = mine.iter().filter(|seen| seen.crc == crc).collect();
+                println!("{node}: a message of QoS 2 arrived {times} times: {places:?}");
+                counts.duplicates += times - 1;
+            }
+        }
+        for (place, times) in by_place.iter().filter(|(_, times)| **times > 1) {
+            println!("{node}: {place:?} arrived {times} times");
         }
         counts.duplicates += by_place.values().map(|times| times - 1).sum::<u64>();
         let mut streams: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
