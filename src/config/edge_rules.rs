@@ -7,10 +7,6 @@ use super::reader::{KeyPath, Reader};
 use super::rules::{Credentials, names_differ};
 use super::units::format_size;
 
-/// Most lanes: each has a thread and a store, and those that a pushed configuration takes away stay open until the next
-/// start, so that what they hold is delivered (the outbox opens 64).
-const LANES_MAX: usize = 32;
-
 /// Host names that whole series of gateways have: they tell none from the other.
 const COMMON_HOST_NAMES: [&str; 9] =
     ["localhost", "raspberrypi", "debian", "ubuntu", "buildroot", "openwrt", "armbian", "beaglebone", "none"];
@@ -47,10 +43,6 @@ fn lanes(lanes: &[Lane], reader: &mut Reader<'_>) {
         return;
     }
     names_differ::<Lane>(lanes.iter().map(|lane| lane.name.as_str()), reader);
-    if lanes.len() > LANES_MAX {
-        let text = format!("{} lanes; at most {LANES_MAX} can be open: take some together by their types", lanes.len());
-        reader.wrong(KeyPath::in_table::<Lane>(LANES_MAX, "name"), text);
-    }
     for (index, lane) in lanes.iter().enumerate().filter(|(_, lane)| lane.types != [TAKES_NOTHING]) {
         let taken: Vec<(&str, &str)> = patterns(lane)
             .into_iter()

@@ -585,15 +585,6 @@ fn a_mapping_must_make_sense() {
 }
 
 #[test]
-fn there_are_no_more_lanes_than_can_be_open() {
-    let lanes = |n: u32| (1..n).map(|n| format!("[[lane]]\nname = \"l{n}\"\ntypes = [\"t{n}\"]\n")).collect::<String>();
-    let with = |n| edge(&(lanes(n) + "[[lane]]\nname = \"rest\"\n"));
-    assert_eq!(with(32).unwrap().0.lanes.len(), 32);
-    let errors = with(33).unwrap_err().join("\n");
-    assert!(errors.contains("33 lanes; at most 32"), "{errors}");
-}
-
-#[test]
 fn a_bridge_must_make_sense() {
     let bridge = |more: &str| edge(&format!("[[bridge]]\nname = \"old\"\nurl = \"mqtt://10.0.0.1\"\n{more}"));
     for (more, why) in [
