@@ -191,3 +191,15 @@ fn resident_kib(edge: &Tidegate) -> u64 {
     let line = status.lines().find(|l| l.starts_with("VmRSS")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
+
+/// A full disk without that directory, as after an upgrade in a long outage: the gateway must start, or it could never
+/// deliver what fills the disk. A file in its place fails in the same way.
+#[test]
+fn a_gateway_starts_although_the_files_of_pushed_configuration_cannot_be_used() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("data")).unwrap();
+    std::fs::write(dir.path().join("data/downlink"), "in the way").unwrap();
+    let edge = edge(dir.path(), "");
+    assert_eq!(post(&edge, "application/json", &[], b"{}").status, 202);
+    assert!(edge.log_tail().contains("own file runs alone"), "{}", edge.log_tail());
+}

@@ -12,9 +12,10 @@ use super::{AppError, Source};
 use crate::config::OwnFile;
 use crate::downlink::commands::Commands;
 use crate::downlink::keeper::meters::Meters;
+use crate::downlink::keeper::store::StoreError;
 use crate::downlink::keeper::{Begun, Inbox, Status, Store, begin, inbox};
 use crate::downlink::link::{Heard, Link};
-use crate::downlink::trial::{Found, Machine, Place};
+use crate::downlink::trial::{Found, Machine, Place, Policy};
 use crate::observe::metrics::Metrics;
 use crate::sys::clock::Clock;
 use crate::sys::tasks::Tasks;
@@ -39,11 +40,15 @@ pub struct Kept<G> {
 pub struct Choice {
     /// What runs.
     pub begun: Begun,
-    /// `None`: started with --local.
+    /// `None`: started with --local, or it cannot be used.
     pub store: Option<Arc<Store>>,
     /// When the time of the trial's machine began.
     pub origin: Instant,
 }
+
+/// What follows when the files of pushed configuration cannot be used.
+const ALONE: &str =
+    "the gateway's own file runs alone, and nothing pushed is taken until a start at which they can be used";
 
 impl Choice {
     /// Takes up what is on disk.
@@ -54,18 +59,31 @@ impl Choice {
             tracing::warn!(
                 "started with --local: the gateway's own file runs alone; what was pushed does not count, and nothing pushed is taken, until a start without it"
             );
-            let nothing = Found { record: Ok(None), slots: [None, None] };
-            let (machine, _) = Machine::start(policy, &nothing, 0);
-            return Ok(Self { begun: Begun::local(machine, own), store: None, origin });
+            return Ok(Self::alone(source, policy, origin));
         }
-        let store = Store::open(&own.alone().node.data_dir).map_err(|e| AppError::Unavailable(e.to_string()))?;
-        let begun = begin(own, &store, policy, G::check).map_err(|e| {
-            let dir = store.dir().display();
-            AppError::Unavailable(format!(
-                "cannot tell from {dir} what is to run: {e}; --local runs the own file alone"
-            ))
-        })?;
-        Ok(Self { begun, store: Some(Arc::new(store)), origin })
+        // A gateway with a full disk must start, or it could never deliver what fills it.
+        let store = match Store::open(&own.alone().node.data_dir) {
+            Ok(store) => store,
+            Err(e @ StoreError::InUse(_)) => return Err(AppError::Unavailable(e.to_string())),
+            Err(error) => {
+                tracing::error!(%error, "{ALONE}");
+                return Ok(Self::alone(source, policy, origin));
+            }
+        };
+        match begin(own, &store, policy, G::check) {
+            Ok(begun) => Ok(Self { begun, store: Some(Arc::new(store)), origin }),
+            Err(error) => {
+                tracing::error!(%error, dir = %store.dir().display(), "it cannot be told what is to run; {ALONE}");
+                Ok(Self::alone(source, policy, origin))
+            }
+        }
+    }
+
+    /// The own file, and nothing that was or will be pushed.
+    fn alone(source: &Source, policy: Policy, origin: Instant) -> Self {
+        let nothing = Found { record: Ok(None), slots: [None, None] };
+        let (machine, _) = Machine::start(policy, &nothing, 0);
+        Self { begun: Begun::local(machine, &source.own), store: None, origin }
     }
 
     /// Starts the loop that keeps it, as a task of the way in.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidegate::downlink::artefact::{Envelope, Kind, SecretKey};
+use tidegate::pulsar::names;
 use tidegate::sys::limits::raise_open_files;
 
 use crate::support::broker::{Broker, Options};
@@ -131,6 +132,15 @@ impl Site {
         let topics = self.broker.admin("GET", &format!("persistent/{TENANT}/control"), "");
         let topics: Vec<String> = serde_json::from_str(&topics).unwrap();
         println!("topics of the gateways: {}", topics.len());
+    }
+
+    /// Prints what the topics hold that all share.
+    pub fn tell_topics(&self) {
+        for topic in [names::reports_topic(TENANT), names::rollouts_topic(TENANT), names::documents_topic(TENANT)] {
+            let path = topic.replace("persistent://", "persistent/");
+            let stats: Value = serde_json::from_str(&self.broker.admin("GET", &format!("{path}/stats"), "")).unwrap();
+            println!("{topic}: {} messages, {} bytes", stats["msgInCounter"], stats["storageSize"]);
+        }
     }
 
     /// Orders that all gateways run a document with this `http.max_batch`.

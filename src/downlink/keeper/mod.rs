@@ -1,5 +1,5 @@
 //! What keeps pushed configuration on a gateway: its files, what runs at a start, whom it believes, what it tells.
-//! The loop that applies it is `app::keeper`; it knows what a running gateway consists of.
+//! The loop that applies it is `app::keeper`; it knows a running gateway by a narrow trait.
 //!
 //! ```text
 //! inbox ─► Inbox (signature, number) ─► accepted (on disk) ─► valid over the own file? ─► trial::Machine ─► slots

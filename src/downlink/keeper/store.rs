@@ -39,7 +39,7 @@ const DIR_MODE: u32 = 0o700;
 pub enum StoreError {
     /// The system refuses.
     #[error(
-        "cannot use {}: {source}; mend that, or start with --local to run with the gateway's own file alone",
+        "cannot use {}: {source}; mend that and start again",
         dir.display()
     )]
     Io {

@@ -77,23 +77,7 @@ pub(super) async fn run(
     stop: CancellationToken,
 ) -> Result<(), Infallible> {
     let (settle, mut settled) = mpsc::unbounded_channel();
-    let mut task = Task {
-        core: None,
-        epoch: 0,
-        generation: 0,
-        wires: Wires::default(),
-        chores: FuturesUnordered::new(),
-        pending: Pending::default(),
-        told: None,
-        said: VecDeque::new(),
-        answers: BTreeMap::new(),
-        last_report: 0,
-        settle,
-        effects: Vec::new(),
-        status,
-        clock,
-        meters,
-    };
+    let mut task = Task::new(settle, status, clock, meters);
     loop {
         let Task { wires, chores, core, pending, generation, .. } = &mut task;
         let deadlines = core.as_ref().and_then(Core::deadline).into_iter().chain(wires.deadline());
@@ -148,6 +132,26 @@ pub(super) async fn run(
 }
 
 impl Task {
+    fn new(settle: mpsc::UnboundedSender<Settled>, status: Status, clock: Clock, meters: Meters) -> Self {
+        Self {
+            core: None,
+            epoch: 0,
+            generation: 0,
+            wires: Wires::default(),
+            chores: FuturesUnordered::new(),
+            pending: Pending::default(),
+            told: None,
+            said: VecDeque::new(),
+            answers: BTreeMap::new(),
+            last_report: 0,
+            settle,
+            effects: Vec::new(),
+            status,
+            clock,
+            meters,
+        }
+    }
+
     fn handle(&mut self, input: Input) {
         let Some(core) = &mut self.core else { return };
         let before = core.is_connected();
