@@ -34,7 +34,7 @@ pub struct Entry {
     pub name: &'static str,
     pub push: Push,
     pub becomes: Becomes,
-    /// It says that messages of devices are not for the cloud: then nobody misses them there.
+    /// It says that messages of devices are not for the cloud, or may come twice: then nobody misses them there.
     pub swallows: bool,
 }
 
@@ -299,7 +299,11 @@ fn limits() -> Vec<Entry> {
         document("compressed", |_| "[uplink]\ncompression = \"zstd\"\n".into(), COMMITTED),
         document("byte-budget-of-1", |_| "[outbox]\nmax_bytes = 1\n".into(), Becomes::Rejected("outbox.max_bytes")),
         document("events-of-one-byte", |_| "[outbox]\nmax_event = 1\n".into(), Becomes::Rejected("outbox.max_event")),
-        document("cluster-renamed", |_| "[uplink]\ncluster = \"elsewhere\"\n".into(), COMMITTED),
+        document(
+            "cluster-renamed",
+            |_| "[uplink]\ncluster = \"elsewhere\"\n".into(),
+            Becomes::Rejected("arrive twice"),
+        ),
         document("level-trace", |_| "[log]\nlevel = \"trace\"\n".into(), COMMITTED),
         document("level-of-nothing", |_| "[log]\nlevel = \"a=b=c\"\n".into(), Becomes::Rejected("log.level")),
         document(
@@ -314,6 +318,8 @@ fn limits() -> Vec<Entry> {
 fn ways_in() -> Vec<Entry> {
     let swallows = |entry| Entry { swallows: true, ..entry };
     vec![
+        // QoS 2 is exactly once within a session.
+        swallows(document("sessions-end-at-once", |_| "[mqtt]\nsession_expiry_max = \"0s\"\n".into(), COMMITTED)),
         swallows(document(
             "mapping-swallows-everything",
             |_| "[[mapping]]\ntopic = \"#\"\nupstream = false\n".into(),
@@ -391,7 +397,7 @@ fn doors() -> Vec<Entry> {
         document(
             "sessions-of-one",
             |_| {
-                "[mqtt]\nmax_sessions = 1\nmax_subscriptions = 1\nmax_queued = 1\nmax_queued_bytes = \"1KiB\"\nmax_retained = 0\nsession_expiry_max = \"0s\"\nkeep_alive_max = \"1s\"\n".into()
+                "[mqtt]\nmax_sessions = 1\nmax_subscriptions = 1\nmax_queued = 1\nmax_queued_bytes = \"1KiB\"\nmax_retained = 0\nkeep_alive_max = \"1s\"\n".into()
             },
             COMMITTED,
         ),

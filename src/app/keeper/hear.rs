@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::Keeper;
 use super::gateway::Gateway;
+use crate::config::edge::Uplink;
 use crate::config::overlay::Pushed;
 use crate::config::{Changes, OwnFile};
 use crate::downlink::artefact::Offer;
@@ -138,8 +139,8 @@ impl<G: Gateway> Keeper<G> {
         if let (Some(document), Some(digest)) = (document, digest) {
             self.remember_version(digest, Some(document.version));
             let text = Bytes::from(document.text);
-            let (own, checked) = (self.own.clone(), text.clone());
-            let check = tokio::task::spawn_blocking(move || valid::<G>(&own, &checked));
+            let (own, checked, now) = (self.own.clone(), text.clone(), self.live.wanted().uplink.clone());
+            let check = tokio::task::spawn_blocking(move || valid::<G>(&own, &checked, &now));
             let checked = check.await.unwrap_or_else(|e| Err(format!("it cannot be checked: {e}")));
             if let Err(detail) = checked {
                 self.feed(Input::Rejected { number, detail }).await;
@@ -174,7 +175,7 @@ impl<G: Gateway> Keeper<G> {
 
 /// Whether the document can be tried here: it is right over the own file, all of it can take effect without a restart, and
 /// what it names is there.
-fn valid<G: Gateway>(own: &OwnFile, text: &[u8]) -> Result<(), String> {
+fn valid<G: Gateway>(own: &OwnFile, text: &[u8], now: &Uplink) -> Result<(), String> {
     let text = std::str::from_utf8(text).map_err(|_| "it is not UTF-8".to_owned())?;
     let overlaid = own.with(Pushed { name: DOCUMENT, text }).map_err(|errors| store::one_line(&errors.to_string()))?;
     let changes = Changes::between(own.alone(), &overlaid.config);
@@ -182,5 +183,39 @@ fn valid<G: Gateway>(own: &OwnFile, text: &[u8]) -> Result<(), String> {
         let keys = changes.at_restart.join("; ");
         return Err(format!("these cannot take effect without a restart, so they cannot be tried: {keys}"));
     }
+    renames_no_cluster(now, &overlaid.config.uplink)?;
     G::check(&overlaid.config)
+}
+
+/// Pulsar knows what it has by the producer's name, and the cluster's is a part of it: what is under way when that changes and
+/// a kill -9 comes would arrive twice (seen, tests/hostile_configs). Between two clusters that cannot be helped, and the
+/// cloud mode removes it.
+fn renames_no_cluster(now: &Uplink, new: &Uplink) -> Result<(), String> {
+    if now.cluster == new.cluster || now.pulsar != new.pulsar {
+        return Ok(());
+    }
+    Err(format!(
+        "uplink.cluster: {:?} instead of {:?} at the same addresses: events under way would arrive twice; leave it out, \
+         or name the other cluster's addresses in uplink.pulsar",
+        new.cluster, now.cluster
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::EdgeConfig;
+
+    #[test]
+    fn a_cluster_has_another_name_at_another_address_only() {
+        let uplink = |pulsar: &str, cluster: &str| {
+            let pulsar = vec![pulsar.to_owned()];
+            Uplink { pulsar, cluster: cluster.to_owned(), ..EdgeConfig::default().uplink }
+        };
+        let now = uplink("pulsar://a:6650", "a");
+        assert_eq!(renames_no_cluster(&now, &uplink("pulsar://b:6650", "b")), Ok(()));
+        assert_eq!(renames_no_cluster(&now, &uplink("pulsar://b:6650", "a")), Ok(()));
+        let refused = renames_no_cluster(&now, &uplink("pulsar://a:6650", "b")).unwrap_err();
+        assert!(refused.contains("arrive twice"), "{refused}");
+    }
 }
