@@ -249,7 +249,11 @@ fn again(packet: &Packet, version: Version) {
 /// The mqtt-protocol-core crate takes it as well.
 fn witness(packet: &[u8], version: Version) {
     let header = 2 + packet[1..].iter().take_while(|b| **b & 0x80 != 0).count();
-    let (flags, body) = (packet[0] & 0x0F, &packet[header..]);
+    let (flags, mut body) = (packet[0] & 0x0F, packet[header..].to_vec());
+    if let (Version::V311, 1, Some(level)) = (version, packet[0] >> 4, body.get_mut(6)) {
+        *level &= 0x7F; // the crate knows no bridges
+    }
+    let body = &body[..];
     let shared = CrateArc::from(body);
     let parsed: Result<usize, MqttError> = match (version, packet[0] >> 4) {
         (Version::V311, 1) => v3_1_1::Connect::parse(body).map(|p| p.1),

@@ -150,7 +150,11 @@ fn disconnect<S: Sink>(disconnect: &Disconnect, to: &mut S) {
 fn connect<S: Sink>(connect: &Connect, version: Version, to: &mut S) {
     let v5 = version == Version::V5;
     to.field(b"MQTT");
-    to.u8(if v5 { 5 } else { 4 });
+    to.u8(match version {
+        Version::V5 => 5,
+        Version::V311 if connect.bridge => 0x84,
+        Version::V311 => 4,
+    });
     let will_flags =
         connect.will.as_ref().map_or(0, |w| 0x04 | w.message.qos.bits() << 3 | u8::from(w.message.retain) << 5);
     to.u8(will_flags
