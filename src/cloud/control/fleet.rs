@@ -239,14 +239,15 @@ mod tests {
             at_ms: None,
             software: "0.1.0".into(),
             groups: vec!["plant-7".into()],
-            committed: Running { number, sha256: None },
+            committed: Running { epoch: 0, number, sha256: None },
             trial: None,
+            accepted: None,
             what,
         }
     }
 
     fn decided(number: u64, outcome: Outcome) -> What {
-        What::Decided { seq: number, number, outcome, reason: "code".into(), detail: "words".into() }
+        What::Decided { seq: number, epoch: 0, number, outcome, reason: "code".into(), detail: "words".into() }
     }
 
     fn verdicts(fleet: &Fleet) -> Vec<(u64, Verdict, String)> {
