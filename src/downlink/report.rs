@@ -50,6 +50,13 @@ pub struct Running {
     pub sha256: Option<Digest>,
 }
 
+impl Running {
+    /// The assignment's place.
+    pub fn at(&self) -> Number {
+        Number::new(self.epoch, self.number)
+    }
+}
+
 /// What there is to say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
