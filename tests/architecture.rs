@@ -85,6 +85,7 @@ const PURE: &[&str] = &[
     "src/cloud/control/documents.rs",
     "src/cloud/control/fleet.rs",
     "src/cloud/control/history.rs",
+    "src/cloud/control/numbers.rs",
     "src/cloud/control/state.rs",
     "src/cloud/rollout/decide.rs",
     "src/cloud/rollout/event.rs",

@@ -31,6 +31,20 @@ gateway that had got the document is put back to what it had.
 
 Exit codes: 0 done; 1 with --wait: it failed, was aborted or is paused; 64 refused; 75 the cloud cannot be reached.";
 
+const AFTER_RAISE: &str = "\
+The number of an assignment is its place in the log of roll-outs (the topic rollouts/config), and a gateway takes only a number
+above all that it took before. A log that was lost, trimmed or begun anew counts from 1 again: gateways refuse what it assigns as
+older. \"tidegate nodes\" and /v1/status tell of gateways that have taken more than the log gives.
+
+This leaves a mark in the log, above which it goes on counting; what gateways have not spoken of is sent again under a new number.
+Nothing else is changed. Do it when you know why they are ahead: reports could be forged, and numbers cannot be taken back.
+
+  tidegate rollout raise               above the highest number that a gateway says it has taken
+  tidegate rollout raise --to 1200     above 1200
+
+A number that no log gets to (above 1099511627776) is not raised to: somebody has had a controller key, or forged a report. Then a
+keyring of a higher epoch leaves all numbers behind: tidegate config keyring --help";
+
 /// Commands on roll-outs.
 #[derive(Subcommand, Clone, Debug)]
 #[command(after_long_help = AFTER)]
@@ -51,6 +65,19 @@ pub enum RolloutCommand {
     Approve(ActArgs),
     /// Do not wait for the rest of this wave any more
     Pass(ActArgs),
+    /// Let the numbers of assignments go on above what gateways have taken, after the log of roll-outs was lost
+    #[command(after_long_help = AFTER_RAISE)]
+    Raise(RaiseArgs),
+}
+
+/// How far.
+#[derive(Args, Clone, Debug)]
+pub struct RaiseArgs {
+    /// Numbers go on above this; without it, above the highest that a gateway says it has taken
+    #[arg(long, value_name = "NUMBER")]
+    to: Option<u64>,
+    #[command(flatten)]
+    at: CloudArgs,
 }
 
 /// What to list.
@@ -104,6 +131,7 @@ pub fn run(command: &RolloutCommand) -> Result<String, CliError> {
         RolloutCommand::Abort(args) => act(args, "abort"),
         RolloutCommand::Approve(args) => act(args, "approve"),
         RolloutCommand::Pass(args) => act(args, "pass"),
+        RolloutCommand::Raise(args) => raise(args),
     }
 }
 
@@ -152,6 +180,11 @@ fn act(args: &ActArgs, action: &str) -> Result<String, CliError> {
     let path = format!("/v1/rollouts/{}/{action}", encode(&args.id));
     let answer = args.at.client()?.post(&path, &order.to_string())?;
     Ok(described(&answer["rollout"]))
+}
+
+fn raise(args: &RaiseArgs) -> Result<String, CliError> {
+    let answer = args.at.client()?.post("/v1/log/raise", &json!({ "to": args.to }).to_string())?;
+    Ok(format!("numbers go on above {}\n", answer["log"]))
 }
 
 fn text(value: &Value, key: &str) -> String {
@@ -205,6 +238,9 @@ pub fn described(rollout: &Value) -> String {
     let more = rollout["waiting_for"].as_u64().unwrap_or(0).saturating_sub(waiting.len().min(FAILURES_SHOWN) as u64);
     if more > 0 {
         add(format!("waited for: {more} more"));
+    }
+    for problem in rollout["problems"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        add(problem.to_owned());
     }
     if rollout["waits_for_approval"] == true {
         add(format!("the next wave needs approval: tidegate rollout approve {}", text(rollout, "id")));
@@ -265,6 +301,9 @@ pub fn wait(cloud: &Cloud, id: &str) -> Result<String, CliError> {
         let mut now = line(&rollout);
         if rollout["waits_for_approval"] == true {
             let _ = write!(now, "; then it waits for: tidegate rollout approve {id}"); // writing to a string cannot fail
+        }
+        for problem in rollout["problems"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            let _ = write!(now, "\n  {problem}"); // writing to a string cannot fail
         }
         if now != told {
             eprintln!("{now}");

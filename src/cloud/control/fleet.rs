@@ -199,9 +199,11 @@ impl Seen {
             let reason = if verdict == Verdict::Failure { decided.reason.clone() } else { String::new() };
             Some(report(decided.number, verdict, reason))
         });
-        let has_failed = |number| matches!(of_epoch, Some(d) if d.number == number && verdict(d.outcome) == Some(Verdict::Failure));
+        let has_failed =
+            |number| matches!(of_epoch, Some(d) if d.number == number && verdict(d.outcome) == Some(Verdict::Failure));
         let number = self.committed.number;
-        let runs = (number > 0 && self.committed.epoch == epoch && !has_failed(number)).then(|| report(number, Verdict::Success, String::new()));
+        let runs = (number > 0 && self.committed.epoch == epoch && !has_failed(number))
+            .then(|| report(number, Verdict::Success, String::new()));
         decided.into_iter().chain(runs)
     }
 

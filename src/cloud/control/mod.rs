@@ -21,6 +21,7 @@ pub mod documents;
 pub mod fleet;
 pub mod history;
 pub mod http;
+pub mod numbers;
 mod operators;
 mod orders;
 mod sender;
@@ -193,7 +194,7 @@ impl Control {
             let this = self.clone();
             let heard = move |heard| match heard {
                 Heard::Message(entry) => take(&this, entry),
-                Heard::CaughtUp => this.topic(which, |topic| *topic = Topic { is_read: true, problem: None }),
+                Heard::CaughtUp => this.caught_up(which),
                 Heard::Problem(why) => this.problem(which, why),
             };
             wire::follow(self.0.cluster.clone(), topic, tasks.stopping().clone(), heard)
@@ -245,6 +246,20 @@ impl Control {
     fn topic(&self, which: usize, change: impl FnOnce(&mut Topic)) {
         if let Some(topic) = self.lock().topics.get_mut(which) {
             change(topic);
+        }
+    }
+
+    fn caught_up(&self, which: usize) {
+        let mut shared = self.lock();
+        let rollouts = &shared.state.rollouts;
+        let is_headless = which == LOG && rollouts.index() > 0 && rollouts.log().is_none();
+        let Some(topic) = shared.topics.get_mut(which) else { return };
+        let was_read = std::mem::replace(topic, Topic { is_read: true, problem: None }).is_read;
+        if is_headless && !was_read {
+            tracing::warn!(
+                "the log of roll-outs does not begin with its beginning: a version before this one began it, or its beginning was \
+                 trimmed; it counts as it is, and gateways whose numbers are above it are told of (tidegate nodes)"
+            );
         }
     }
 
@@ -306,8 +321,16 @@ impl Control {
         }
     }
 
-    /// Appends an event and waits until it is read back: what it came to.
+    /// Appends an event and waits until it is read back: what it came to. The first one of all begins the log.
     async fn append(&self, by: Author, what: What) -> Result<Applied, AppendError> {
+        if self.with(|state| state.rollouts.index()) == 0 {
+            // Of two processes that do so one does; for the other it is void.
+            self.append_one(by.clone(), What::Begun { id: random::hex16() }).await?;
+        }
+        self.append_one(by, what).await
+    }
+
+    async fn append_one(&self, by: Author, what: What) -> Result<Applied, AppendError> {
         let event = Event { at_ms: self.now_ms(), by, what };
         let (ticket, (told, tells)) = (Ticket::new(self), oneshot::channel());
         self.lock().waiting.insert(ticket.id.clone(), told);

@@ -73,6 +73,13 @@ impl Model {
                     self.exposed.values_mut().for_each(|e| e.retain(|n, _| n != node));
                 }
             }
+            // The same under a higher number.
+            What::Raised { .. } => {
+                for node in changed {
+                    let target = self.has.get(node).copied().flatten();
+                    self.gets(node, target, state);
+                }
+            }
             // What is sent again means what it meant.
             What::Reported { .. } => {}
             _ => assert!(changed.is_empty(), "{event:?} changes {changed:?}"),
