@@ -52,8 +52,9 @@ pub fn report(node: &str, seq: u64) -> NodeReport {
         at_ms: None,
         software: "test".to_owned(),
         groups: Vec::new(),
-        committed: Running { number: seq, sha256: Some(Digest::of(b"document")) },
+        committed: Running { epoch: 0, number: seq, sha256: Some(Digest::of(b"document")) },
         trial: None,
+        accepted: None,
         what: What::Leaving,
     }
 }
