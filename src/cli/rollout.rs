@@ -237,7 +237,7 @@ fn line(rollout: &Value) -> String {
             number("failed"),
             number("absent"),
             number("waiting_for"),
-            if rollout["enough_since_ms"].is_u64() { ", soaking" } else { "" },
+            if rollout["soaks_until_ms"].is_u64() { ", soaking" } else { "" },
         ),
     }
 }

@@ -72,8 +72,9 @@ async fn reign(control: &Control) -> Result<(), Over> {
         return Err(Over::Blind(index));
     }
     let name = format!("{}.{}", control.0.name, &crate::sys::random::hex16()[..4]);
-    let me = Me { epoch: control.with(|state| state.rollouts.lead().0) + 1, name };
-    control.append(me.author(), What::Claimed).await?.result.map_err(Over::Fenced)?;
+    let epoch = control.with(|state| state.rollouts.lead().0) + 1;
+    let me = Me { epoch, name, began: Instant::now(), began_ms: control.now_ms() };
+    control.append_at(me.now_ms(), me.author(), What::Claimed).await?.result.map_err(Over::Fenced)?;
     {
         let mut shared = control.lock();
         let Shared { state, leads, .. } = &mut *shared;
@@ -84,8 +85,8 @@ async fn reign(control: &Control) -> Result<(), Over> {
     tracing::info!(epoch = me.epoch, "this process has the lead: it carries out roll-outs");
     let mut watch = Watch::default();
     loop {
-        for what in control.due(&mut watch) {
-            match control.append(me.author(), what).await {
+        for what in control.due(&mut watch, me.now_ms()) {
+            match control.append_at(me.now_ms(), me.author(), what).await {
                 Ok(applied) => match applied.result {
                     Err(e @ Void::Fenced { .. }) => return Err(Over::Fenced(e)),
                     // Somebody's order came between: the next look decides anew.
@@ -105,9 +106,16 @@ async fn reign(control: &Control) -> Result<(), Over> {
 struct Me {
     epoch: u64,
     name: String,
+    began: Instant,
+    began_ms: UnixMs,
 }
 
 impl Me {
+    /// The lead's clock, which measures soaks: it begins as this machine's, and is not set while the lead lasts.
+    fn now_ms(&self) -> UnixMs {
+        self.began_ms.saturating_add(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
     fn author(&self) -> Author {
         Author::Controller { epoch: self.epoch, name: self.name.clone() }
     }
@@ -126,13 +134,13 @@ struct Watch {
 }
 
 impl Control {
-    /// What is to be appended now.
-    fn due(&self, watch: &mut Watch) -> Vec<What> {
+    /// What is to be appended now; `lead_ms` is the time on the lead's clock.
+    fn due(&self, watch: &mut Watch, lead_ms: UnixMs) -> Vec<What> {
         let now_ms = self.now_ms();
         let mut shared = self.lock();
         let Shared { state, topics, .. } = &mut *shared;
         let mut due = reported(state, watch);
-        due.extend(state.rollouts.decide(now_ms));
+        due.extend(state.rollouts.decide(lead_ms));
         if topics[REPORTS].is_read {
             let since = *watch.reports_since.get_or_insert_with(Instant::now);
             let patience = self.0.config.absent_after;

@@ -96,7 +96,7 @@ impl From<Digest> for String {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Event {
-    /// When, on the clock of whoever appended it.
+    /// When, on the clock of whoever appended it: for people, but for a controller's, which measures soaks while it leads.
     pub at_ms: UnixMs,
     /// Who.
     pub by: Author,
@@ -187,6 +187,9 @@ pub enum What {
         reason: String,
         #[serde(default, skip_serializing_if = "Audience::is_empty")]
         audience: Audience,
+        /// It brings back what nodes ran before, and has a place of its own.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        rollback: bool,
     },
     /// Nodes join: a draft, a running roll-out, or one that is completed and stands.
     Enrolled { rollout: RolloutId, nodes: Vec<NodeId> },
@@ -202,7 +205,9 @@ pub enum What {
     Paused { rollout: RolloutId, reason: String },
     /// It goes on; failures so far are accepted.
     Resumed { rollout: RolloutId },
-    /// It is over, and exposed nodes are put back.
+    /// The lead has seen that enough have succeeded, and measures the soak from here: for when it has nothing else to say.
+    Soaking { rollout: RolloutId },
+    /// It is over, and exposed nodes are put back to what they ran before.
     Aborted { rollout: RolloutId, reason: String },
     /// It is over, and stands.
     Completed { rollout: RolloutId },
