@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::fleet::Seen;
 use super::state::State;
 use super::wire::Held;
 use super::{AppendError, Control, LOG, REPORTS, Shared};
-use crate::cloud::rollout::{Author, BATCH_MAX, NodeId, NodeReport, RolloutId, UnixMs, Void, What};
+use crate::cloud::rollout::{
+    Assignment, Author, BATCH_MAX, NodeId, NodeReport, RolloutId, UnixMs, Verdict, Void, What,
+};
 
 /// How often it looks. A wave of nodes answers within this time, so that many reports are one event.
 const TICK: Duration = Duration::from_millis(250);
@@ -22,6 +25,13 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// A node that speaks, and has still not got its assignment, gets it again after this time.
 const SEND_AGAIN: Duration = Duration::from_secs(60);
+
+/// A node that refuses its assignment for so long has failed; or for as long as one that is away is waited for, if that is
+/// shorter. A gateway tells of a message that it refuses once, not whenever it reads it.
+const REFUSES_MAX: Duration = Duration::from_secs(300);
+
+/// A refusal that comes again after this time is about the message that was sent again: the node has failed.
+const REFUSED_AGAIN: Duration = Duration::from_secs(30);
 
 /// Why this process stopped deciding.
 #[derive(Debug, thiserror::Error)]
@@ -129,8 +139,63 @@ struct Watch {
     absent_looked: Option<Instant>,
     /// Nodes that were sent their assignment again.
     again: BTreeMap<NodeId, (u64, Instant)>,
+    /// Nodes that are there and refuse.
+    refusing: BTreeMap<NodeId, Refusing>,
     /// Enrolments that were tried.
     tried: BTreeSet<(NodeId, RolloutId)>,
+}
+
+/// A node that has refused something since it has its assignment.
+struct Refusing {
+    /// The assignment's.
+    number: u64,
+    /// When that of before was heard, if there was one.
+    old_ms: Option<u64>,
+    /// When the last one was heard, and how long the first is ago.
+    last: Option<(u64, Instant)>,
+}
+
+impl Refusing {
+    fn new(assignment: &Assignment, heard_ms: u64) -> Self {
+        let old_ms = (heard_ms < assignment.at_ms).then_some(heard_ms);
+        Self { number: assignment.number, old_ms, last: None }
+    }
+
+    /// The last refusal was heard at `heard_ms`: whether that is enough.
+    fn is_final(&mut self, heard_ms: u64, patience: Duration) -> bool {
+        if self.old_ms == Some(heard_ms) {
+            return false;
+        }
+        let (last_ms, since) = *self.last.get_or_insert((heard_ms, Instant::now()));
+        let again = last_ms != heard_ms && since.elapsed() >= REFUSED_AGAIN;
+        again || since.elapsed() >= patience
+    }
+}
+
+impl Watch {
+    /// A node that speaks and has not taken its assignment: whether it has refused it, and so failed.
+    fn refused(
+        &mut self,
+        node: &NodeId,
+        seen: &Seen,
+        assignment: &Assignment,
+        patience: Duration,
+    ) -> Option<NodeReport> {
+        let refused = seen.refused.as_ref()?;
+        let new = || Refusing::new(assignment, refused.heard_ms);
+        let refusing = self.refusing.entry(node.clone()).or_insert_with(new);
+        if refusing.number != assignment.number {
+            *refusing = new();
+        }
+        let is_final = refusing.is_final(refused.heard_ms, patience);
+        let reason = super::fleet::cut(format!("refused: {}", refused.reason));
+        is_final.then(|| NodeReport {
+            node: node.clone(),
+            number: assignment.number,
+            verdict: Verdict::Failure,
+            reason,
+        })
+    }
 }
 
 impl Control {
@@ -139,7 +204,7 @@ impl Control {
         let now_ms = self.now_ms();
         let mut shared = self.lock();
         let Shared { state, topics, .. } = &mut *shared;
-        let mut due = reported(state, watch);
+        let mut due = reported(state, watch, REFUSES_MAX.min(self.0.config.absent_after));
         due.extend(state.rollouts.decide(lead_ms));
         if topics[REPORTS].is_read {
             let since = *watch.reports_since.get_or_insert_with(Instant::now);
@@ -156,7 +221,7 @@ impl Control {
 }
 
 /// What the nodes that have spoken say of their assignments, and the roll-outs that they join.
-fn reported(state: &mut State, watch: &mut Watch) -> Vec<What> {
+fn reported(state: &mut State, watch: &mut Watch, patience: Duration) -> Vec<What> {
     let (mut reports, mut joins) = (Vec::<NodeReport>::new(), BTreeMap::<RolloutId, Vec<NodeId>>::new());
     let has_audience = state.rollouts.has_audience();
     for node in state.fleet.take_fresh() {
@@ -170,6 +235,7 @@ fn reported(state: &mut State, watch: &mut Watch) -> Vec<What> {
         }
         let Some(assignment) = state.rollouts.assignment(&node) else { continue };
         if state.rollouts.is_outstanding(&node) && seen.number() < assignment.number {
+            reports.extend(watch.refused(&node, seen, &assignment, patience));
             let (number, at) = watch.again.entry(node.clone()).or_insert((assignment.number, Instant::now()));
             if *number != assignment.number {
                 (*number, *at) = (assignment.number, Instant::now());
@@ -179,6 +245,7 @@ fn reported(state: &mut State, watch: &mut Watch) -> Vec<What> {
             }
         } else {
             watch.again.remove(&node);
+            watch.refusing.remove(&node);
         }
     }
     let reported = reports.chunks(BATCH_MAX).map(|reports| What::Reported { reports: reports.to_vec() });

@@ -140,10 +140,13 @@ pub struct Act {
     /// The wave to approve or to pass, from 0; without it the next one, or the one that has begun.
     #[serde(default)]
     pub wave: Option<usize>,
+    /// With retire: for the nodes of these groups; without any, for everybody.
+    #[serde(default)]
+    pub groups: Vec<String>,
 }
 
 /// What can be done with a roll-out.
-pub const ACTIONS: [&str; 6] = ["start", "pause", "resume", "abort", "approve", "pass"];
+pub const ACTIONS: [&str; 7] = ["start", "pause", "resume", "abort", "approve", "pass", "retire"];
 
 impl Order {
     fn check(&self) -> Result<(), OrderError> {
@@ -371,12 +374,16 @@ impl Control {
                 let wave = act.wave.unwrap_or(before.wave);
                 (What::Passed { rollout: rollout.clone(), wave }, wave < before.wave)
             }
+            "retire" => {
+                let audience = Audience { all: false, groups: act.groups.clone() };
+                (What::Retired { rollout: rollout.clone(), audience }, matches!(before.stage, Stage::Aborted { .. }))
+            }
             other => {
                 let text = format!("there is no {other:?}; there are {}", ACTIONS.join(", "));
                 return Err(OrderError::Unknown(text));
             }
         };
-        let is_over = !before.stage.is_active();
+        let is_over = !before.stage.is_active() && action != "retire";
         if is_so && (!is_over || matches!(action, "start" | "abort")) {
             return Ok(());
         }

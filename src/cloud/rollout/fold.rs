@@ -34,6 +34,8 @@ pub struct Created<'r> {
     pub reason: &'r str,
     /// Who joins it later.
     pub audience: &'r Audience,
+    /// Those of the audience for whom it does not stand any more.
+    pub retired: &'r Audience,
     /// It brings back what nodes ran before.
     pub rollback: bool,
 }
@@ -194,6 +196,7 @@ impl Rollouts {
                 self.change(rollout, Rollout::resume)?;
                 Ok(self.expose(rollout))
             }
+            What::Retired { rollout, audience } => self.retire(rollout, audience),
             What::Soaking { rollout } => self.change(rollout, |r| r.soak_begins()),
             What::Aborted { rollout, reason } => self.abort(rollout, reason),
             What::Completed { rollout } => {
@@ -217,7 +220,7 @@ impl Rollouts {
     fn check_author(&self, event: &Event) -> Result<(), Void> {
         use What::{
             Aborted, Absent, Advanced, Approved, Assigned, Claimed, Completed, Created, Departed, Enrolled, Passed,
-            Paused, Raised, Reported, Resumed, Soaking, Started,
+            Paused, Raised, Reported, Resumed, Retired, Soaking, Started,
         };
         match (&event.by, &event.what) {
             // Facts and orders need no lead.
@@ -239,6 +242,7 @@ impl Rollouts {
                 | Passed { .. }
                 | Paused { .. }
                 | Resumed { .. }
+                | Retired { .. }
                 | Aborted { .. }
                 | Assigned { .. }
                 | Raised { .. },
@@ -413,6 +417,11 @@ impl Rollouts {
         Ok(Vec::new())
     }
 
+    fn retire(&mut self, id: &RolloutId, audience: &Audience) -> Result<Vec<NodeId>, Void> {
+        let rollout = self.rollouts.get_mut(id).ok_or_else(|| Void::Unknown(id.clone()))?;
+        if rollout.retire(audience) { Ok(Vec::new()) } else { Err(Void::Stage(id.clone())) }
+    }
+
     fn release(&mut self, members: &[NodeId]) {
         for name in members {
             if let Some(node) = self.nodes.get_mut(name) {
@@ -505,8 +514,8 @@ impl Rollouts {
 
     /// What a roll-out was created as.
     pub fn created(&self, id: &RolloutId) -> Option<Created<'_>> {
-        let Rollout { created, target, plan, reason, audience, rollback, .. } = self.rollouts.get(id)?;
-        Some(Created { index: *created, target: *target, plan, reason, audience, rollback: *rollback })
+        let Rollout { created, target, plan, reason, audience, retired, rollback, .. } = self.rollouts.get(id)?;
+        Some(Created { index: *created, target: *target, plan, reason, audience, retired, rollback: *rollback })
     }
 
     /// The newest roll-out that stands, or runs, for nodes of these groups, if this node has nothing from it or
@@ -517,8 +526,7 @@ impl Rollouts {
             return None;
         }
         let number = known.map_or(0, |node| node.number);
-        let for_it = |r: &Rollout| r.audience.includes(groups) && matches!(r.stage, Stage::Running | Stage::Completed);
-        let newest = self.rollouts.iter().filter(|(_, r)| for_it(r)).max_by_key(|(_, r)| r.created);
+        let newest = self.rollouts.iter().filter(|(_, r)| r.takes(groups)).max_by_key(|(_, r)| r.created);
         newest.filter(|(_, r)| number < r.created).map(|(id, _)| id)
     }
 

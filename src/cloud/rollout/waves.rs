@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::event::{Audience, Digest, NodeId, NodeReport, RolloutId, Verdict};
 use super::plan::{Plan, Wave, share_of};
 use super::progress::{Progress, Stage};
-use super::{ALL_PPM, FAILURES_KEPT, UnixMs};
+use super::{ALL_PPM, FAILURES_KEPT, GROUPS_MAX, UnixMs};
 
 /// A node's place in the line.
 pub(super) type Place = (u64, NodeId);
@@ -38,6 +38,8 @@ pub(super) struct Rollout {
     pub plan: Plan,
     pub reason: String,
     pub audience: Audience,
+    /// Those of the audience for whom it does not stand any more.
+    pub retired: Audience,
     pub rollback: bool,
     /// On the lead's clock.
     pub created_ms: UnixMs,
@@ -69,6 +71,7 @@ impl Rollout {
             plan,
             reason: String::new(),
             audience: Audience::default(),
+            retired: Audience::default(),
             rollback: false,
             created_ms: 0,
             stage: Stage::Draft,
@@ -192,6 +195,32 @@ impl Rollout {
         }
     }
 
+    /// Whether nodes of these groups that turn up now join it.
+    pub fn takes(&self, groups: &[String]) -> bool {
+        matches!(self.stage, Stage::Running | Stage::Completed)
+            && self.audience.includes(groups)
+            && !self.retired.includes(groups)
+    }
+
+    /// It stands no more for these; for an empty audience, for nobody. `false`: it was so already.
+    pub fn retire(&mut self, from: &Audience) -> bool {
+        if matches!(self.stage, Stage::Aborted { .. }) || self.audience.is_empty() || self.retired.all {
+            return false;
+        }
+        if from.all || from.is_empty() {
+            self.retired = Audience { all: true, groups: Vec::new() };
+            return true;
+        }
+        let before = self.retired.groups.len();
+        let groups =
+            from.groups.iter().filter(|group| !self.retired.groups.contains(group)).cloned().collect::<Vec<_>>();
+        self.retired.groups.extend(groups);
+        if self.retired.groups.len() > GROUPS_MAX {
+            self.retired = Audience { all: true, groups: Vec::new() };
+        }
+        self.retired.all || self.retired.groups.len() > before
+    }
+
     pub fn approve(&mut self, wave: usize) -> bool {
         wave < self.plan.waves.len() && self.approved.insert(wave)
     }
@@ -240,7 +269,13 @@ impl Rollout {
     }
 
     fn needed(&self) -> usize {
-        share_of(self.plan.successes_share_min_ppm, self.exposed.saturating_sub(self.absent + self.accepted)).max(1)
+        let all = match self.plan.wait_for_all {
+            true => self.exposed.saturating_sub(self.absent + self.failed),
+            false => 0,
+        };
+        let share =
+            share_of(self.plan.successes_share_min_ppm, self.exposed.saturating_sub(self.absent + self.accepted));
+        share.max(all).max(1)
     }
 
     /// Whether too many nodes have failed, or so many that enough cannot succeed any more.

@@ -39,11 +39,18 @@ fn plan() -> impl Strategy<Value = Plan> {
     let wave = |(share_ppm, soak_ms, approval)| Wave { share_ppm, soak_ms, approval };
     let waves = prop::collection::btree_map(1..ALL_PPM, (0..100_000u64, prop::bool::weighted(0.2)), 0..4);
     let fails = prop_oneof![Just(OnFailure::Abort), Just(OnFailure::Pause)];
-    (waves, 0..100_000u64, 0..5u32, 0..=ALL_PPM, 0..=ALL_PPM, fails).prop_map(
-        move |(waves, soak, failures_max, failures_share_max_ppm, successes_share_min_ppm, on_failure)| {
+    (waves, 0..100_000u64, 0..5u32, (0..=ALL_PPM, 0..=ALL_PPM), fails, any::<bool>()).prop_map(
+        move |(
+            waves,
+            soak,
+            failures_max,
+            (failures_share_max_ppm, successes_share_min_ppm),
+            on_failure,
+            wait_for_all,
+        )| {
             let mut waves: Vec<Wave> = waves.into_iter().map(|(s, (t, a))| wave((s, t, a))).collect();
             waves.push(wave((ALL_PPM, soak, false)));
-            Plan { waves, failures_max, failures_share_max_ppm, successes_share_min_ppm, on_failure }
+            Plan { waves, failures_max, failures_share_max_ppm, successes_share_min_ppm, on_failure, wait_for_all }
         },
     )
 }
