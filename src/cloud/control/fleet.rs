@@ -199,9 +199,11 @@ impl Seen {
             let reason = if verdict == Verdict::Failure { decided.reason.clone() } else { String::new() };
             Some(report(decided.number, verdict, reason))
         });
-        let has_failed = |number| matches!(of_epoch, Some(d) if d.number == number && verdict(d.outcome) == Some(Verdict::Failure));
+        let has_failed =
+            |number| matches!(of_epoch, Some(d) if d.number == number && verdict(d.outcome) == Some(Verdict::Failure));
         let number = self.committed.number;
-        let runs = (number > 0 && self.committed.epoch == epoch && !has_failed(number)).then(|| report(number, Verdict::Success, String::new()));
+        let runs = (number > 0 && self.committed.epoch == epoch && !has_failed(number))
+            .then(|| report(number, Verdict::Success, String::new()));
         decided.into_iter().chain(runs)
     }
 
@@ -237,7 +239,7 @@ fn words(code: String, detail: String) -> String {
 }
 
 /// What others said, in a bounded length.
-fn cut(mut text: String) -> String {
+pub fn cut(mut text: String) -> String {
     if text.len() > TEXT_MAX {
         let end = (0..=TEXT_MAX).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
         text.truncate(end);
