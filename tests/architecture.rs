@@ -74,6 +74,7 @@ const PURE: &[&str] = &[
     "src/downlink/link/core.rs",
     "src/downlink/link/frames.rs",
     "src/downlink/link/pending.rs",
+    "src/downlink/number.rs",
     "src/downlink/report.rs",
     "src/downlink/trial/machine.rs",
     "src/downlink/trial/mod.rs",

@@ -149,10 +149,10 @@ impl Choice {
     pub fn say(&self) {
         self.begun.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let record = self.begun.machine.record();
-        let number = record.committed.number;
+        let number = record.committed.number.to_string();
         match (self.begun.place, &record.candidate) {
             (Place::Slot { .. }, Some(candidate)) if candidate.config.place == self.begun.place => {
-                tracing::warn!(number = candidate.config.number, "started with a pushed document that is on trial");
+                tracing::warn!(number = %candidate.config.number, "started with a pushed document that is on trial");
             }
             (Place::Slot { .. }, _) => tracing::info!(number, "started with a pushed document over the own file"),
             (Place::Local, _) if record.committed.place != Place::Local => {

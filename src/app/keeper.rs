@@ -28,7 +28,7 @@ use crate::downlink::keeper::orders::{Orders, Unfit};
 use crate::downlink::keeper::{Begun, Inbox, Status, Store, status};
 use crate::downlink::link::{self, Heard, Link, Taken};
 use crate::downlink::report::What;
-use crate::downlink::trial::{self, Action, Input, Millis, Place, Policy};
+use crate::downlink::trial::{self, Action, Input, Millis, Number, Place, Policy};
 use crate::pulsar::wire::Address;
 use crate::sys::clock::Clock;
 use crate::sys::tasks::Tasks;
@@ -114,7 +114,7 @@ struct Running<G: Gateway> {
     place: Place,
     generation: u64,
     /// The assignment's number, if this is a trial.
-    trial: Option<u64>,
+    trial: Option<Number>,
     /// What receipts count from.
     marks: Option<G::Marks>,
     /// Ends what is asked of it: it runs no more.
@@ -130,7 +130,7 @@ struct Connection {
     since: u64,
     up: bool,
     /// Newest authentic assignment that was read over this connection.
-    seen: u64,
+    seen: Number,
     /// The machine knows that it is up.
     told: bool,
 }
@@ -294,7 +294,8 @@ impl<G: Gateway> Keeper<G> {
     fn note_decisions(&mut self) {
         let record = self.machine.record();
         for report in record.reports.iter().filter(|report| report.seq >= self.next_decision) {
-            let (number, outcome) = (report.number, crate::downlink::report::Outcome::from(report.outcome).text());
+            let (number, outcome) =
+                (report.number.to_string(), crate::downlink::report::Outcome::from(report.outcome).text());
             let reason = report.failure.as_ref().map_or("", |failure| failure.reason.code());
             self.meters.decided(report.outcome.into(), reason);
             match &report.failure {
@@ -313,7 +314,7 @@ impl<G: Gateway> Keeper<G> {
     /// For the status page and the metrics.
     fn show(&self) {
         let record = self.machine.record();
-        self.meters.committed.set(i64::try_from(record.committed.number).unwrap_or(i64::MAX));
+        self.meters.committed.set(i64::try_from(record.committed.number.n).unwrap_or(i64::MAX));
         self.meters.on_trial.set(i64::from(self.machine.status() != trial::Status::Settled));
         let version = |digest: &trial::Digest| self.versions.iter().find(|(of, _)| of == digest).map(|(_, v)| *v);
         let mut snapshot = status::of(&self.machine, self.now(), &self.inbox, version);
@@ -349,14 +350,14 @@ impl<G: Gateway> Keeper<G> {
 }
 
 impl<G: Gateway> Running<G> {
-    fn new(place: Place, generation: u64, trial: Option<u64>) -> Self {
+    fn new(place: Place, generation: u64, trial: Option<Number>) -> Self {
         let over = CancellationToken::new();
         Self { place, generation, trial, marks: None, probe_over: over.child_token(), over }
     }
 }
 
 /// The number of the assignment that puts `place` on trial.
-fn trial_of(machine: &trial::Machine, place: Place) -> Option<u64> {
+fn trial_of(machine: &trial::Machine, place: Place) -> Option<Number> {
     let candidate = machine.record().candidate.as_ref().map(|candidate| candidate.config);
     candidate.filter(|config| config.place == place).map(|config| config.number)
 }

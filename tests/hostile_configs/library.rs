@@ -537,6 +537,7 @@ fn altered(m: &Maker<'_>) -> String {
 fn keyring_by_a_stranger(m: &Maker<'_>) -> String {
     let keyring = Keyring {
         version: m.number,
+        epoch: 0,
         issued_at: in_seconds(0),
         artefact_keys: Vec::new(),
         controller_keys: Vec::new(),

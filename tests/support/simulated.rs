@@ -258,7 +258,9 @@ impl Gateway for Devices {
             let what = What::Present { uptime_s, next_s: 60, lanes: Vec::new() };
             let (node, groups, incarnation) = (node.id, node.groups, INCARNATION.to_owned());
             let software = "simulated".to_owned();
-            let report = NodeReport { node, incarnation, at_ms: None, software, groups, committed, trial, what };
+            // The keeper's own reports say what was accepted.
+            let report =
+                NodeReport { node, incarnation, at_ms: None, software, groups, committed, trial, accepted: None, what };
             while let Err(reason) = link.report(&report).await {
                 probe.not_yet(reason.to_string()).await;
                 tokio::time::sleep(AGAIN).await;

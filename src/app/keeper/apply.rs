@@ -6,7 +6,7 @@ use crate::config::{Changes, EdgeConfig, OwnFile, Warning};
 use crate::downlink::artefact::Trust;
 use crate::downlink::keeper::store;
 use crate::downlink::link::Settings;
-use crate::downlink::trial::{Input, Place};
+use crate::downlink::trial::{Input, Number, Place};
 
 impl<G: Gateway> Keeper<G> {
     /// See [`crate::downlink::trial::Action::Apply`].
@@ -15,7 +15,7 @@ impl<G: Gateway> Keeper<G> {
         self.running = Running::new(place, generation, trial);
         let what = probe::name(&place);
         match trial {
-            Some(number) => tracing::info!(number, "{what} is on trial"),
+            Some(number) => tracing::info!(%number, "{what} is on trial"),
             None => tracing::info!("{what} runs"),
         }
         let applied = match self.load(self.own.clone(), place).await {
@@ -85,7 +85,7 @@ impl<G: Gateway> Keeper<G> {
         let connection = &mut self.connection;
         (connection.up, connection.told) = (false, false);
         if self.settings != settings {
-            (connection.since, connection.seen) = (generation, 0);
+            (connection.since, connection.seen) = (generation, Number::default());
             self.settings.clone_from(&settings);
         }
         self.link.set(settings, generation);

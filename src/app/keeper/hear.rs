@@ -15,7 +15,7 @@ use crate::downlink::keeper::inbox::{Asks, Reading};
 use crate::downlink::keeper::store::{self, DOCUMENT};
 use crate::downlink::keeper::trusted_now;
 use crate::downlink::link::Heard;
-use crate::downlink::trial::{Assigned, Input};
+use crate::downlink::trial::{Assigned, Input, Number};
 use crate::pulsar::wire::Address;
 
 /// What the disk does not take now is tried again after this: room on a full one comes with what the uplink delivers.
@@ -41,7 +41,7 @@ impl<G: Gateway> Keeper<G> {
                 self.consider_connection().await;
             }
             Heard::Disconnected { generation, why } if generation == self.running.generation => {
-                (self.connection.up, self.connection.told, self.connection.seen) = (false, false, 0);
+                (self.connection.up, self.connection.told, self.connection.seen) = (false, false, Number::default());
                 self.teller.down();
                 self.feed(Input::Disconnected { generation, detail: why }).await;
             }
@@ -139,13 +139,13 @@ impl<G: Gateway> Keeper<G> {
     /// An authentic assignment that is new. `false`: it cannot be stored.
     async fn offered(&mut self, offer: Offer) -> bool {
         let Offer { assignment, document, accepted } = offer;
-        let number = assignment.number;
+        let number = assignment.at();
         if !self.on_disk("what was assigned", move |store| store.keep_accepted(&accepted)).await {
             return false;
         }
         self.inbox.took(accepted);
         let digest = document.as_ref().map(|document| document.sha256.bytes());
-        tracing::info!(number, reason = assignment.reason, by = assignment.by, "a configuration is assigned");
+        tracing::info!(%number, reason = assignment.reason, by = assignment.by, "a configuration is assigned");
         if let (Some(document), Some(digest)) = (document, digest) {
             self.remember_version(digest, Some(document.version));
             let text = Bytes::from(document.text);

@@ -5,7 +5,7 @@
 use super::gateway::Gateway;
 use super::{Keeper, sha256};
 use crate::config::EdgeConfig;
-use crate::downlink::trial::Place;
+use crate::downlink::trial::{Number, Place};
 use crate::pulsar::wire::Address;
 use crate::uplink::Allowed;
 
@@ -33,18 +33,18 @@ impl<G: Gateway> Keeper<G> {
     }
 
     /// The assignment that must be found before events go anywhere; `None`: none.
-    pub(super) fn needed(&self) -> Option<u64> {
+    pub(super) fn needed(&self) -> Option<Number> {
         let restricted = matches!(self.allowed(), Allowed::Only(_));
         self.running.trial.or_else(|| restricted.then_some(self.machine.record().committed.number))
     }
 
     /// The inbox at `at` holds assignment `number` of this gateway; `None`: none that could be believed.
-    pub(super) async fn found(&mut self, generation: u64, at: Address, number: Option<u64>) {
+    pub(super) async fn found(&mut self, generation: u64, at: Address, number: Option<Number>) {
         if generation < self.connection.since {
             return;
         }
         let needed = self.needed();
-        let Some(number) = number.filter(|number| *number >= needed.unwrap_or(0)) else {
+        let Some(number) = number.filter(|number| *number >= needed.unwrap_or_default()) else {
             if needed.is_some() && !self.proven.contains(&at) {
                 tracing::debug!(address = %at, "nothing is assigned to this gateway there");
                 self.link.elsewhere();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! downlink/trial, slot-a, slot-b    the trial (trial::slots)
-//! downlink/accepted                 number and digest of the last assignment that was taken (JSON)
+//! downlink/accepted                 epoch, number and digest of the last assignment that was taken (JSON)
 //! downlink/proven                   at which addresses the assignment of a document was found (JSON)
 //! downlink/keyring                  the newest keyring, as it came (a DSSE envelope)
 //! downlink/lock                     held by the process that uses them
@@ -204,7 +204,7 @@ pub fn one_line(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::config::Env;
-    use crate::downlink::trial::Slot;
+    use crate::downlink::trial::{Number, Slot};
 
     #[test]
     fn what_is_kept_is_found_again_by_one_process_at_a_time() {
@@ -212,7 +212,7 @@ mod tests {
         assert!(peek(dir.path()).unwrap().is_none());
         let store = Store::open(dir.path()).unwrap();
         assert_eq!((store.accepted(), store.keyring()), (None, None));
-        let accepted = Accepted { number: 7, assignment: Some(Digest::of(b"x")) };
+        let accepted = Accepted::new(Number::new(1, 7), Some(Digest::of(b"x")));
         store.keep_accepted(&accepted).unwrap();
         assert_eq!(store.accepted(), Some(accepted));
         let (document, urls) = (Digest::of(b"y"), ["pulsar://a:6650", "pulsar+ssl://[::1]:7"]);
@@ -228,6 +228,10 @@ mod tests {
         assert_eq!(peek(dir.path()).unwrap().unwrap().1.record, Ok(None));
         let mode = fs::metadata(store.dir()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, DIR_MODE, "a document may hold a token");
+        // As the version before wrote it.
+        let before = format!(r#"{{"number":7,"assignment":"{}"}}"#, Digest::of(b"x"));
+        fs::write(store.dir().join("accepted"), before).unwrap();
+        assert_eq!(store.accepted().map(|accepted| accepted.at()), Some(7.into()));
         for bytes in [&b"{"[..], &[b' '; ACCEPTED_BYTES_MAX + 1]] {
             fs::write(store.dir().join("accepted"), bytes).unwrap();
             assert_eq!(store.accepted(), None);
@@ -243,7 +247,7 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         let put = |text: &str| {
             let digest = Digest::of(text.as_bytes()).bytes();
-            store.slots().write(Slot::A, 1, digest, text.as_bytes()).unwrap();
+            store.slots().write(Slot::A, 1.into(), digest, text.as_bytes()).unwrap();
             Place::Slot { slot: Slot::A, digest }
         };
         assert_eq!(load(&own, store.slots(), &Place::Local).unwrap().0, *own.alone());
