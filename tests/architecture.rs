@@ -59,6 +59,7 @@ const PURE: &[&str] = &[
     "src/outbox/room.rs",
     "src/outbox/window.rs",
     "src/uplink/resume.rs",
+    "src/uplink/allowed.rs",
     "src/uplink/batch.rs",
     "src/downlink/artefact",
     "src/downlink/commands/answer.rs",

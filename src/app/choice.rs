@@ -7,9 +7,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::keeper::gateway::Gateway;
-use super::keeper::{self, Keeper, Parts};
+use super::keeper::{self, Keeper, Parts, proven};
 use super::{AppError, Source};
 use crate::config::OwnFile;
+use crate::downlink::artefact::Digest;
 use crate::downlink::commands::Commands;
 use crate::downlink::keeper::meters::Meters;
 use crate::downlink::keeper::store::StoreError;
@@ -19,6 +20,7 @@ use crate::downlink::trial::{Found, Machine, Place, Policy};
 use crate::observe::metrics::Metrics;
 use crate::sys::clock::Clock;
 use crate::sys::tasks::Tasks;
+use crate::uplink::Allowed;
 
 /// What the loop needs of the running gateway.
 pub struct Kept<G> {
@@ -84,6 +86,13 @@ impl Choice {
         let nothing = Found { record: Ok(None), slots: [None, None] };
         let (machine, _) = Machine::start(policy, &nothing, 0);
         Self { begun: Begun::local(machine, &source.own), store: None, origin }
+    }
+
+    /// Where the events of what is started may go: where its assignment was found before.
+    pub fn allowed(&self, own: &OwnFile) -> Allowed {
+        let document = self.begun.machine.record().committed.place.digest().map(Digest::from_bytes);
+        let found = self.store.as_ref().zip(document).map(|(store, document)| store.proven(document));
+        proven::allowed(own.alone(), &self.begun.config, &found.unwrap_or_default())
     }
 
     /// Starts the loop that keeps it, as a task of the way in.

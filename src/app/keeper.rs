@@ -5,6 +5,7 @@ mod apply;
 pub mod gateway;
 mod hear;
 mod probe;
+pub mod proven;
 mod tell;
 mod work;
 
@@ -28,6 +29,7 @@ use crate::downlink::keeper::{Begun, Inbox, Status, Store, status};
 use crate::downlink::link::{self, Heard, Link, Taken};
 use crate::downlink::report::What;
 use crate::downlink::trial::{self, Action, Input, Millis, Number, Place, Policy};
+use crate::pulsar::wire::Address;
 use crate::sys::clock::Clock;
 use crate::sys::tasks::Tasks;
 
@@ -85,6 +87,8 @@ pub struct Keeper<G: Gateway> {
     trust: watch::Sender<Arc<Trust>>,
     link: Link,
     settings: Option<link::Settings>,
+    /// Those of their addresses at which the assignment was found.
+    proven: Vec<Address>,
     status: Status,
     meters: Meters,
     clock: Clock,
@@ -94,8 +98,8 @@ pub struct Keeper<G: Gateway> {
     /// The newest offer's document, until its slot is written.
     offered: Option<(trial::Digest, Bytes)>,
     versions: VecDeque<(trial::Digest, u64)>,
-    /// The inbox message that could not be stored, the generation that it came with, and when it is looked at again.
-    unread: Option<(Instant, u64, Bytes)>,
+    /// The inbox message that could not be stored, how it came, and when it is looked at again.
+    unread: Option<(Instant, hear::Letter)>,
     /// Decisions from this one on have not been logged.
     next_decision: u64,
     refused: Option<status::Refusal>,
@@ -157,7 +161,7 @@ impl<G: Gateway> Keeper<G> {
         status.set_link(link.clone());
         let Begun { machine, place, generation, inputs, actions, decided_from, on_trial, .. } = begun;
         let running = Running::new(place, generation, on_trial.then(|| trial_of(&machine, place)).flatten());
-        let keeper = Self {
+        let mut keeper = Self {
             live,
             tasks,
             own,
@@ -168,6 +172,7 @@ impl<G: Gateway> Keeper<G> {
             trust,
             link,
             settings: None,
+            proven: Vec::new(),
             status,
             meters,
             clock,
@@ -184,6 +189,7 @@ impl<G: Gateway> Keeper<G> {
             orders,
             teller,
         };
+        keeper.proven = keeper.proven_before(keeper.machine.record().committed.place);
         let ears = Ears { answers: answered, unfit: unfits, sent, begun: (generation, actions, inputs) };
         (keeper, ears)
     }
@@ -224,8 +230,8 @@ impl<G: Gateway> Keeper<G> {
                 Some(()) = hang_up.recv() => self.reread().await,
                 () = sleep_until(tick.unwrap_or_else(Instant::now)), if tick.is_some() => self.feed(Input::Tick).await,
                 () = sleep_until(unread.as_ref().map_or_else(Instant::now, |u| u.0)), if unread.is_some() => {
-                    if let Some((_, generation, bytes)) = unread {
-                        self.read(generation, &bytes).await;
+                    if let Some((_, letter)) = unread {
+                        self.read(letter).await;
                     }
                 }
                 () = sleep_until(present.unwrap_or_else(Instant::now)), if present.is_some() => self.present(),

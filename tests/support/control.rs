@@ -75,13 +75,18 @@ impl Node {
         node
     }
 
-    /// The next thing heard.
+    /// The next thing heard, but that there is no message yet.
     pub async fn next(&mut self) -> Heard {
         if let Some(early) = self.early.pop_front() {
             return early;
         }
-        let next = timeout(PATIENCE, self.heard.recv()).await;
-        next.unwrap_or_else(|_| panic!("{} hears nothing: {:?}", self.name, self.link.status())).unwrap()
+        loop {
+            let next = timeout(PATIENCE, self.heard.recv()).await;
+            match next.unwrap_or_else(|_| panic!("{} hears nothing: {:?}", self.name, self.link.status())).unwrap() {
+                Heard::Empty { .. } => {}
+                heard => return heard,
+            }
+        }
     }
 
     /// Passes over everything until it is connected as `generation`, but for that generation's messages.
