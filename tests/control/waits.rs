@@ -63,7 +63,7 @@ async fn refused_pushes_leave_nothing_and_a_rollback_has_a_place_whatever_runs()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_ends_and_tells_what_is_not_done() {
-    let site = Site::start("waits", 1, "absent_after = \"6s\"");
+    let site = Site::start("waits", 1, "present_for = \"6s\"\nabsent_after = \"6s\"");
     site.wait_ready(0);
     site.fleet.install(["good", "deaf", "busy", "away"].map(str::to_owned), "plant-7");
     site.heard(4);
@@ -149,11 +149,10 @@ async fn an_abort_puts_back_what_the_gateway_ran_and_not_what_failed_there() {
     assert_eq!(site.push_of(1, "max_batch = 5", &["--node", "press-1"]).0, 0);
     // It completes although the document fails there.
     let bad = site.store(0, &document(2, BAD));
-    site.ask(0, "POST", "/v1/rollouts", &json!({ "id": "draft", "document": bad, "nodes": ["x"] }).to_string());
     let mut lenient = plan(&[100], 0);
     lenient["on_failure"] = json!("pause");
     site.push(0, "bad", Some(&bad), &json!({ "nodes": ["press-1"] }), &lenient);
-    site.wait(0, "/v1/rollouts/bad", |r| r["failed"] == 1);
+    site.wait(0, "/v1/rollouts/bad", |r| r["paused"].is_string());
     assert_eq!(site.ask(0, "POST", "/v1/rollouts/bad/pass", "{}").0, 200);
     assert_eq!(site.ask(0, "POST", "/v1/rollouts/bad/resume", "{}").0, 200);
     site.wait(0, "/v1/rollouts/bad", |r| r["stage"] == "completed");
