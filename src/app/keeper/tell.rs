@@ -124,6 +124,7 @@ impl<G: Gateway> Keeper<G> {
             groups: node.groups.clone(),
             committed,
             trial,
+            accepted: Some(self.inbox.accepted()),
             what,
         }
     }

@@ -13,6 +13,7 @@ use super::{AppendError, Control, LOG, REPORTS, Shared};
 use crate::cloud::rollout::{
     Assignment, Author, BATCH_MAX, NodeId, NodeReport, RolloutId, UnixMs, Verdict, Void, What,
 };
+use crate::downlink::number::Number;
 
 /// How often it looks. A wave of nodes answers within this time, so that many reports are one event.
 const TICK: Duration = Duration::from_millis(250);
@@ -223,10 +224,10 @@ impl Control {
 /// What the nodes that have spoken say of their assignments, and the roll-outs that they join.
 fn reported(state: &mut State, watch: &mut Watch, patience: Duration) -> Vec<What> {
     let (mut reports, mut joins) = (Vec::<NodeReport>::new(), BTreeMap::<RolloutId, Vec<NodeId>>::new());
-    let has_audience = state.rollouts.has_audience();
+    let (has_audience, epoch) = (state.rollouts.has_audience(), state.documents.trust().epoch());
     for node in state.fleet.take_fresh() {
         let Some(seen) = state.fleet.get(&node) else { continue };
-        reports.extend(seen.verdicts(&node).filter(|report| state.rollouts.is_news(report)));
+        reports.extend(seen.verdicts(&node, epoch).filter(|report| state.rollouts.is_news(report)));
         if has_audience
             && let Some(rollout) = state.rollouts.to_join(&node, &seen.groups)
             && watch.tried.insert((node.clone(), rollout.clone()))
@@ -234,7 +235,10 @@ fn reported(state: &mut State, watch: &mut Watch, patience: Duration) -> Vec<Wha
             joins.entry(rollout.clone()).or_default().push(node.clone());
         }
         let Some(assignment) = state.rollouts.assignment(&node) else { continue };
-        if state.rollouts.is_outstanding(&node) && seen.number() < assignment.number {
+        // A keyring with a higher epoch makes what it has the past's, also what it had decided.
+        let is_past = seen.accepted.is_some_and(|(accepted, _)| accepted.epoch < epoch);
+        let is_due = state.rollouts.is_outstanding(&node) || is_past;
+        if is_due && seen.number() < Number::new(epoch, assignment.number) {
             reports.extend(watch.refused(&node, seen, &assignment, patience));
             let (number, at) = watch.again.entry(node.clone()).or_insert((assignment.number, Instant::now()));
             if *number != assignment.number {
