@@ -77,6 +77,7 @@ const PURE: &[&str] = &[
     "src/downlink/link/pending.rs",
     "src/downlink/number.rs",
     "src/downlink/report.rs",
+    "src/downlink/trial/away.rs",
     "src/downlink/trial/machine.rs",
     "src/downlink/trial/mod.rs",
     "src/downlink/trial/proof.rs",

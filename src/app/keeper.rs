@@ -4,8 +4,10 @@
 mod apply;
 pub mod gateway;
 mod hear;
+mod look;
 mod probe;
 pub mod proven;
+mod reopen;
 mod tell;
 mod work;
 
@@ -57,8 +59,10 @@ pub struct Parts<G> {
     pub again: Reread,
     /// What runs, and what follows from the record.
     pub begun: Begun,
-    /// The files; `None`: started with --local, nothing pushed is looked at.
+    /// The files; `None`: nothing pushed is looked at.
     pub store: Option<Arc<Store>>,
+    /// Started with --local: so it stays.
+    pub local_only: bool,
     /// Whom it believes.
     pub inbox: Inbox,
     /// The way to the cloud.
@@ -83,12 +87,17 @@ pub struct Keeper<G: Gateway> {
     again: Reread,
     machine: trial::Machine,
     store: Option<Arc<Store>>,
+    local_only: bool,
+    /// When it is looked again whether there can be files, and the wait before.
+    reopen: Option<(Instant, Duration)>,
     inbox: Inbox,
     trust: watch::Sender<Arc<Trust>>,
     link: Link,
     settings: Option<link::Settings>,
-    /// Those of their addresses at which the assignment was found.
+    /// Those of what runs at which the assignment was found.
     proven: Vec<Address>,
+    /// What runs has lost its link, which looks elsewhere.
+    looking: Option<look::Looking>,
     status: Status,
     meters: Meters,
     clock: Clock,
@@ -126,7 +135,9 @@ struct Running<G: Gateway> {
 /// The control link as it was heard of last.
 #[derive(Default)]
 struct Connection {
-    /// The settings in use came with this generation.
+    /// What it is called now.
+    generation: u64,
+    /// The settings in use came with this one.
     since: u64,
     up: bool,
     /// Newest authentic assignment that was read over this connection.
@@ -146,8 +157,22 @@ pub struct Ears {
 impl<G: Gateway> Keeper<G> {
     /// Starts what works in the background.
     pub fn new(parts: Parts<G>) -> (Self, Ears) {
-        let Parts { live, tasks, own, again, begun, store, inbox, link, status, meters, clock, commands, origin } =
-            parts;
+        let Parts {
+            live,
+            tasks,
+            own,
+            again,
+            begun,
+            store,
+            local_only,
+            inbox,
+            link,
+            status,
+            meters,
+            clock,
+            commands,
+            origin,
+        } = parts;
         let (answers, answered) = mpsc::channel(ANSWERS_MAX);
         let jobs = work::start(&tasks, store.clone(), answers.clone());
         let (trust, trusted) = watch::channel(Arc::new(inbox.trust().clone()));
@@ -167,12 +192,15 @@ impl<G: Gateway> Keeper<G> {
             own,
             again,
             machine,
+            reopen: (store.is_none() && !local_only).then(reopen::first),
             store,
+            local_only,
             inbox,
             trust,
             link,
             settings: None,
             proven: Vec::new(),
+            looking: None,
             status,
             meters,
             clock,
@@ -221,6 +249,7 @@ impl<G: Gateway> Keeper<G> {
             let tick = self.machine.deadline().map(|at| self.origin + Duration::from_millis(at));
             let present = self.teller.next_presence();
             let unread = self.unread.clone();
+            let reopen = self.reopen.map(|(at, _)| at);
             tokio::select! {
                 () = stopping.cancelled() => break,
                 Some(input) = ears.answers.recv() => self.feed(input).await,
@@ -234,6 +263,7 @@ impl<G: Gateway> Keeper<G> {
                         self.read(letter).await;
                     }
                 }
+                () = sleep_until(reopen.unwrap_or_else(Instant::now)), if reopen.is_some() => self.reopen().await,
                 () = sleep_until(present.unwrap_or_else(Instant::now)), if present.is_some() => self.present(),
             }
         }
@@ -272,6 +302,7 @@ impl<G: Gateway> Keeper<G> {
                     self.work(work::Job::WriteSlot { slot, number, digest, document }, &mut answers);
                 }
                 Action::Apply { generation, place } => answers.push(self.apply(generation, place).await),
+                Action::Look { generation, place } => answers.extend(self.look(generation, place).await),
                 Action::Probe { probe } => self.probe(probe),
                 Action::CheckHealth { check } => self.check_health(check),
                 Action::Report(report) => {
@@ -319,7 +350,7 @@ impl<G: Gateway> Keeper<G> {
         let version = |digest: &trial::Digest| self.versions.iter().find(|(of, _)| of == digest).map(|(_, v)| *v);
         let mut snapshot = status::of(&self.machine, self.now(), &self.inbox, version);
         snapshot.refused = self.refused.clone();
-        snapshot.local_only = self.store.is_none();
+        snapshot.local_only = self.local_only;
         snapshot.open &= self.store.is_some();
         self.status.set(snapshot);
     }
@@ -366,7 +397,8 @@ fn trial_of(machine: &trial::Machine, place: Place) -> Option<Number> {
 pub fn policy(own: &EdgeConfig) -> Policy {
     let downlink = &own.downlink;
     let confirm_ms = Millis::try_from(downlink.confirm.as_millis()).unwrap_or(Millis::MAX);
-    Policy { confirm_ms, health: !downlink.health_command.is_empty(), ..Policy::default() }
+    let away_ms = Millis::try_from(downlink.lost_after.as_millis()).unwrap_or(Millis::MAX);
+    Policy { confirm_ms, health: !downlink.health_command.is_empty(), away_ms, ..Policy::default() }
 }
 
 /// As it is told.
