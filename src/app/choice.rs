@@ -7,18 +7,20 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::keeper::gateway::Gateway;
-use super::keeper::{self, Keeper, Parts};
+use super::keeper::{self, Keeper, Parts, proven};
 use super::{AppError, Source};
 use crate::config::OwnFile;
+use crate::downlink::artefact::Digest;
 use crate::downlink::commands::Commands;
 use crate::downlink::keeper::meters::Meters;
 use crate::downlink::keeper::store::StoreError;
-use crate::downlink::keeper::{Begun, Inbox, Status, Store, begin, inbox};
+use crate::downlink::keeper::{Begun, Inbox, Status, Store, begin, open_inbox};
 use crate::downlink::link::{Heard, Link};
 use crate::downlink::trial::{Found, Machine, Place, Policy};
 use crate::observe::metrics::Metrics;
 use crate::sys::clock::Clock;
 use crate::sys::tasks::Tasks;
+use crate::uplink::Allowed;
 
 /// What the loop needs of the running gateway.
 pub struct Kept<G> {
@@ -40,15 +42,17 @@ pub struct Kept<G> {
 pub struct Choice {
     /// What runs.
     pub begun: Begun,
-    /// `None`: started with --local, or it cannot be used.
+    /// `None`: started with --local, or it cannot be used now.
     pub store: Option<Arc<Store>>,
+    /// Started with --local.
+    pub local_only: bool,
     /// When the time of the trial's machine began.
     pub origin: Instant,
 }
 
 /// What follows when the files of pushed configuration cannot be used.
 const ALONE: &str =
-    "the gateway's own file runs alone, and nothing pushed is taken until a start at which they can be used";
+    "the gateway's own file runs alone, and nothing pushed is taken until they can be used; that is tried every minute";
 
 impl Choice {
     /// Takes up what is on disk.
@@ -71,7 +75,7 @@ impl Choice {
             }
         };
         match begin(own, &store, policy, G::check) {
-            Ok(begun) => Ok(Self { begun, store: Some(Arc::new(store)), origin }),
+            Ok(begun) => Ok(Self { begun, store: Some(Arc::new(store)), local_only: false, origin }),
             Err(error) => {
                 tracing::error!(%error, dir = %store.dir().display(), "it cannot be told what is to run; {ALONE}");
                 Ok(Self::alone(source, policy, origin))
@@ -83,7 +87,14 @@ impl Choice {
     fn alone(source: &Source, policy: Policy, origin: Instant) -> Self {
         let nothing = Found { record: Ok(None), slots: [None, None] };
         let (machine, _) = Machine::start(policy, &nothing, 0);
-        Self { begun: Begun::local(machine, &source.own), store: None, origin }
+        Self { begun: Begun::local(machine, &source.own), store: None, local_only: source.local_only, origin }
+    }
+
+    /// Where the events of what is started may go: where its assignment was found before.
+    pub fn allowed(&self, own: &OwnFile) -> Allowed {
+        let document = self.begun.machine.record().committed.place.digest().map(Digest::from_bytes);
+        let found = self.store.as_ref().zip(document).map(|(store, document)| store.proven(document));
+        proven::allowed(own.alone(), &self.begun.config, &found.unwrap_or_default())
     }
 
     /// Starts the loop that keeps it, as a task of the way in.
@@ -97,7 +108,7 @@ impl Choice {
         let inbox = self.inbox(&source.own)?;
         let Kept { live, tasks, link: (link, heard), status, clock, commands } = kept;
         let Source { own, again, .. } = source;
-        let Self { begun, store, origin } = self;
+        let Self { begun, store, local_only, origin } = self;
         let meters = Meters::new(metrics);
         let parts = Parts {
             live,
@@ -106,6 +117,7 @@ impl Choice {
             again,
             begun,
             store,
+            local_only,
             inbox,
             link,
             status,
@@ -122,18 +134,7 @@ impl Choice {
     /// Whom it believes, and what it took before.
     fn inbox(&self, own: &OwnFile) -> Result<Inbox, AppError> {
         let settled = self.begun.machine.record().settled;
-        let (accepted, keyring) = match &self.store {
-            Some(store) => (store.accepted(), store.keyring()),
-            None => (None, None),
-        };
-        let accepted = accepted.unwrap_or_else(|| inbox::accepted_after_loss(settled));
-        let node = &own.alone().node.id;
-        let (inbox, refused) = Inbox::new(node, &own.alone().downlink, keyring, accepted)
-            .map_err(|e| AppError::Setup(format!("downlink: {e}")))?;
-        if let Some(refusal) = refused {
-            tracing::warn!(%refusal, "the stored keyring does not count any more");
-        }
-        Ok(inbox)
+        open_inbox(own.alone(), self.store.as_deref(), settled).map_err(|e| AppError::Setup(format!("downlink: {e}")))
     }
 
     /// For the log.

@@ -4,7 +4,10 @@
 mod apply;
 pub mod gateway;
 mod hear;
+mod look;
 mod probe;
+pub mod proven;
+mod reopen;
 mod tell;
 mod work;
 
@@ -28,6 +31,7 @@ use crate::downlink::keeper::{Begun, Inbox, Status, Store, status};
 use crate::downlink::link::{self, Heard, Link, Taken};
 use crate::downlink::report::What;
 use crate::downlink::trial::{self, Action, Input, Millis, Number, Place, Policy};
+use crate::pulsar::wire::Address;
 use crate::sys::clock::Clock;
 use crate::sys::tasks::Tasks;
 
@@ -55,8 +59,10 @@ pub struct Parts<G> {
     pub again: Reread,
     /// What runs, and what follows from the record.
     pub begun: Begun,
-    /// The files; `None`: started with --local, nothing pushed is looked at.
+    /// The files; `None`: nothing pushed is looked at.
     pub store: Option<Arc<Store>>,
+    /// Started with --local: so it stays.
+    pub local_only: bool,
     /// Whom it believes.
     pub inbox: Inbox,
     /// The way to the cloud.
@@ -81,10 +87,17 @@ pub struct Keeper<G: Gateway> {
     again: Reread,
     machine: trial::Machine,
     store: Option<Arc<Store>>,
+    local_only: bool,
+    /// When it is looked again whether there can be files, and the wait before.
+    reopen: Option<(Instant, Duration)>,
     inbox: Inbox,
     trust: watch::Sender<Arc<Trust>>,
     link: Link,
     settings: Option<link::Settings>,
+    /// Those of what runs at which the assignment was found.
+    proven: Vec<Address>,
+    /// What runs has lost its link, which looks elsewhere.
+    looking: Option<look::Looking>,
     status: Status,
     meters: Meters,
     clock: Clock,
@@ -94,8 +107,8 @@ pub struct Keeper<G: Gateway> {
     /// The newest offer's document, until its slot is written.
     offered: Option<(trial::Digest, Bytes)>,
     versions: VecDeque<(trial::Digest, u64)>,
-    /// The inbox message that could not be stored, the generation that it came with, and when it is looked at again.
-    unread: Option<(Instant, u64, Bytes)>,
+    /// The inbox message that could not be stored, how it came, and when it is looked at again.
+    unread: Option<(Instant, hear::Letter)>,
     /// Decisions from this one on have not been logged.
     next_decision: u64,
     refused: Option<status::Refusal>,
@@ -122,7 +135,9 @@ struct Running<G: Gateway> {
 /// The control link as it was heard of last.
 #[derive(Default)]
 struct Connection {
-    /// The settings in use came with this generation.
+    /// What it is called now.
+    generation: u64,
+    /// The settings in use came with this one.
     since: u64,
     up: bool,
     /// Newest authentic assignment that was read over this connection.
@@ -142,8 +157,22 @@ pub struct Ears {
 impl<G: Gateway> Keeper<G> {
     /// Starts what works in the background.
     pub fn new(parts: Parts<G>) -> (Self, Ears) {
-        let Parts { live, tasks, own, again, begun, store, inbox, link, status, meters, clock, commands, origin } =
-            parts;
+        let Parts {
+            live,
+            tasks,
+            own,
+            again,
+            begun,
+            store,
+            local_only,
+            inbox,
+            link,
+            status,
+            meters,
+            clock,
+            commands,
+            origin,
+        } = parts;
         let (answers, answered) = mpsc::channel(ANSWERS_MAX);
         let jobs = work::start(&tasks, store.clone(), answers.clone());
         let (trust, trusted) = watch::channel(Arc::new(inbox.trust().clone()));
@@ -157,17 +186,21 @@ impl<G: Gateway> Keeper<G> {
         status.set_link(link.clone());
         let Begun { machine, place, generation, inputs, actions, decided_from, on_trial, .. } = begun;
         let running = Running::new(place, generation, on_trial.then(|| trial_of(&machine, place)).flatten());
-        let keeper = Self {
+        let mut keeper = Self {
             live,
             tasks,
             own,
             again,
             machine,
+            reopen: (store.is_none() && !local_only).then(reopen::first),
             store,
+            local_only,
             inbox,
             trust,
             link,
             settings: None,
+            proven: Vec::new(),
+            looking: None,
             status,
             meters,
             clock,
@@ -184,6 +217,7 @@ impl<G: Gateway> Keeper<G> {
             orders,
             teller,
         };
+        keeper.proven = keeper.proven_before(keeper.machine.record().committed.place);
         let ears = Ears { answers: answered, unfit: unfits, sent, begun: (generation, actions, inputs) };
         (keeper, ears)
     }
@@ -215,6 +249,7 @@ impl<G: Gateway> Keeper<G> {
             let tick = self.machine.deadline().map(|at| self.origin + Duration::from_millis(at));
             let present = self.teller.next_presence();
             let unread = self.unread.clone();
+            let reopen = self.reopen.map(|(at, _)| at);
             tokio::select! {
                 () = stopping.cancelled() => break,
                 Some(input) = ears.answers.recv() => self.feed(input).await,
@@ -224,10 +259,11 @@ impl<G: Gateway> Keeper<G> {
                 Some(()) = hang_up.recv() => self.reread().await,
                 () = sleep_until(tick.unwrap_or_else(Instant::now)), if tick.is_some() => self.feed(Input::Tick).await,
                 () = sleep_until(unread.as_ref().map_or_else(Instant::now, |u| u.0)), if unread.is_some() => {
-                    if let Some((_, generation, bytes)) = unread {
-                        self.read(generation, &bytes).await;
+                    if let Some((_, letter)) = unread {
+                        self.read(letter).await;
                     }
                 }
+                () = sleep_until(reopen.unwrap_or_else(Instant::now)), if reopen.is_some() => self.reopen().await,
                 () = sleep_until(present.unwrap_or_else(Instant::now)), if present.is_some() => self.present(),
             }
         }
@@ -266,6 +302,7 @@ impl<G: Gateway> Keeper<G> {
                     self.work(work::Job::WriteSlot { slot, number, digest, document }, &mut answers);
                 }
                 Action::Apply { generation, place } => answers.push(self.apply(generation, place).await),
+                Action::Look { generation, place } => answers.extend(self.look(generation, place).await),
                 Action::Probe { probe } => self.probe(probe),
                 Action::CheckHealth { check } => self.check_health(check),
                 Action::Report(report) => {
@@ -313,7 +350,7 @@ impl<G: Gateway> Keeper<G> {
         let version = |digest: &trial::Digest| self.versions.iter().find(|(of, _)| of == digest).map(|(_, v)| *v);
         let mut snapshot = status::of(&self.machine, self.now(), &self.inbox, version);
         snapshot.refused = self.refused.clone();
-        snapshot.local_only = self.store.is_none();
+        snapshot.local_only = self.local_only;
         snapshot.open &= self.store.is_some();
         self.status.set(snapshot);
     }
@@ -360,7 +397,8 @@ fn trial_of(machine: &trial::Machine, place: Place) -> Option<Number> {
 pub fn policy(own: &EdgeConfig) -> Policy {
     let downlink = &own.downlink;
     let confirm_ms = Millis::try_from(downlink.confirm.as_millis()).unwrap_or(Millis::MAX);
-    Policy { confirm_ms, health: !downlink.health_command.is_empty(), ..Policy::default() }
+    let away_ms = Millis::try_from(downlink.lost_after.as_millis()).unwrap_or(Millis::MAX);
+    Policy { confirm_ms, health: !downlink.health_command.is_empty(), away_ms, ..Policy::default() }
 }
 
 /// As it is told.

@@ -213,12 +213,18 @@ impl Central {
 
     /// What `node` has reported of assignment `number`, repetitions left out.
     pub fn decided(&self, node: &str, number: u64) -> Option<Decided> {
-        self.reports(node).into_iter().find_map(|report| match report.what {
+        self.decisions(node, number).into_iter().next()
+    }
+
+    /// All that was decided of it, as often as it was told.
+    pub fn decisions(&self, node: &str, number: u64) -> Vec<Decided> {
+        let decided = self.reports(node).into_iter().filter_map(|report| match report.what {
             What::Decided { number: of, outcome, reason, detail, .. } if of == number => {
                 Some(Decided { number, outcome, reason, detail, committed: report.committed.number })
             }
             _ => None,
-        })
+        });
+        decided.collect()
     }
 
     /// Reasons for which `node` has refused messages and commands.

@@ -75,13 +75,18 @@ impl Node {
         node
     }
 
-    /// The next thing heard.
+    /// The next thing heard, but that there is no message yet.
     pub async fn next(&mut self) -> Heard {
         if let Some(early) = self.early.pop_front() {
             return early;
         }
-        let next = timeout(PATIENCE, self.heard.recv()).await;
-        next.unwrap_or_else(|_| panic!("{} hears nothing: {:?}", self.name, self.link.status())).unwrap()
+        loop {
+            let next = timeout(PATIENCE, self.heard.recv()).await;
+            match next.unwrap_or_else(|_| panic!("{} hears nothing: {:?}", self.name, self.link.status())).unwrap() {
+                Heard::Empty { .. } => {}
+                heard => return heard,
+            }
+        }
     }
 
     /// Passes over everything until it is connected as `generation`, but for that generation's messages.
@@ -133,10 +138,18 @@ impl Node {
         }
     }
 
-    /// Nothing comes for a moment.
+    /// Nothing comes for a moment, but perhaps the word that the inbox is empty.
     pub async fn quiet(&mut self) {
         assert!(self.early.is_empty(), "{:?}", self.early);
-        let heard = timeout(Duration::from_millis(700), self.heard.recv()).await;
+        let others = async {
+            loop {
+                match self.heard.recv().await {
+                    Some(Heard::Empty { .. }) => {}
+                    other => break other,
+                }
+            }
+        };
+        let heard = timeout(Duration::from_millis(700), others).await;
         assert!(heard.is_err(), "{heard:?}");
     }
 

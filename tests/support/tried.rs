@@ -188,6 +188,11 @@ impl Device {
         Self { stop, accepted, thread: Some(thread.unwrap()) }
     }
 
+    /// How many events were accepted so far.
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
     /// How many events were accepted.
     pub fn stop(mut self) -> u64 {
         self.end();

@@ -1,7 +1,7 @@
 //! Puts a configuration into effect: what the machine chose, or the gateway's own file after a change of it.
 
 use super::gateway::Gateway;
-use super::{Keeper, Running, policy, probe, trial_of};
+use super::{Keeper, Running, policy, probe, proven, trial_of};
 use crate::config::{Changes, EdgeConfig, OwnFile, Warning};
 use crate::downlink::artefact::Trust;
 use crate::downlink::keeper::store;
@@ -21,10 +21,12 @@ impl<G: Gateway> Keeper<G> {
         let applied = match self.load(self.own.clone(), place).await {
             Ok((config, warnings)) => {
                 warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-                match trial {
-                    Some(_) => self.live.try_out(config).await,
-                    None => self.live.apply(config).await,
+                let same = self.settings == self.settings_of(&config);
+                // What the link has found with these settings counts.
+                if let Some(looked) = self.looking.take().filter(|_| same) {
+                    self.proven = looked.proven;
                 }
+                self.put(config, place, trial.is_some(), same).await
             }
             Err(reason) => Err(reason),
         };
@@ -32,6 +34,7 @@ impl<G: Gateway> Keeper<G> {
             Ok(_) => {
                 if trial.is_none() {
                     self.prove_from_here().await;
+                    self.keep_proven().await;
                 }
                 self.connect(generation);
                 Input::Applied { generation }
@@ -43,6 +46,24 @@ impl<G: Gateway> Keeper<G> {
         }
     }
 
+    /// Puts `config` into effect, or on trial. What was found at the addresses of other settings says nothing about it.
+    async fn put(&mut self, config: EdgeConfig, place: Place, on_trial: bool, same: bool) -> Result<Changes, String> {
+        if !same {
+            self.proven = if on_trial { Vec::new() } else { self.proven_before(place) };
+        }
+        if on_trial {
+            return self.live.try_out(config).await;
+        }
+        let allowed = proven::allowed(self.own.alone(), &config, &self.proven);
+        self.live.apply(config, allowed).await
+    }
+
+    /// The control link's.
+    pub(super) fn settings_of(&self, config: &EdgeConfig) -> Option<Settings> {
+        // Its addresses were read when it was checked.
+        Settings::of(config, self.live.incarnation()).unwrap_or_default()
+    }
+
     /// What was on trial and is committed takes effect as a whole.
     pub(super) async fn keep(&mut self) -> Option<Input> {
         let generation = self.running.generation;
@@ -50,7 +71,9 @@ impl<G: Gateway> Keeper<G> {
             return None;
         }
         self.running.trial = None;
-        let detail = self.live.keep().await.err()?;
+        let kept = self.live.keep().await;
+        self.keep_proven().await;
+        let detail = kept.err()?;
         tracing::error!(reason = detail, "what is committed cannot be applied");
         Some(Input::NotApplied { generation, detail })
     }
@@ -64,10 +87,13 @@ impl<G: Gateway> Keeper<G> {
 
     /// The control link uses what is in effect.
     pub(super) fn connect(&mut self, generation: u64) {
-        // Its addresses were read when it was checked.
-        let settings = Settings::of(self.live.wanted(), self.live.incarnation()).unwrap_or_default();
+        self.set_link(self.settings_of(self.live.wanted()), generation);
+    }
+
+    /// The control link uses these.
+    pub(super) fn set_link(&mut self, settings: Option<Settings>, generation: u64) {
         let connection = &mut self.connection;
-        (connection.up, connection.told) = (false, false);
+        (connection.generation, connection.up, connection.told) = (generation, false, false);
         if self.settings != settings {
             (connection.since, connection.seen) = (generation, Number::default());
             self.settings.clone_from(&settings);
@@ -96,13 +122,11 @@ impl<G: Gateway> Keeper<G> {
             }
         };
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        let applied = match self.running.trial {
-            Some(_) => self.live.try_out(config).await,
-            None => self.live.apply(config).await,
-        };
-        match applied {
+        let before = std::mem::replace(&mut self.own, own);
+        let (place, on_trial) = (self.running.place, self.running.trial.is_some());
+        let same = self.settings_of(self.live.wanted()) == self.settings_of(&config);
+        match self.put(config, place, on_trial, same).await {
             Ok(changes) => {
-                self.own = own;
                 self.follow(&changes);
                 let now = changes.at_once().join(", ");
                 tracing::info!(changed = now, "configuration reloaded");
@@ -115,6 +139,7 @@ impl<G: Gateway> Keeper<G> {
                 }
             }
             Err(error) => {
+                self.own = before;
                 tracing::error!(%error, "asked to reload, but that failed; the configuration before stays in effect");
             }
         }
@@ -132,7 +157,7 @@ impl<G: Gateway> Keeper<G> {
             self.publish_trust(self.inbox.trust().clone());
             self.machine.set_policy(policy(self.own.alone()));
         }
-        if changes.uplink {
+        if changes.uplink && self.looking.is_none() {
             self.connect(self.running.generation);
         }
     }

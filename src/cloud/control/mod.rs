@@ -321,17 +321,22 @@ impl Control {
         }
     }
 
-    /// Appends an event and waits until it is read back: what it came to. The first one of all begins the log.
+    /// Appends an event and waits until it is read back: what it came to.
     async fn append(&self, by: Author, what: What) -> Result<Applied, AppendError> {
-        if self.with(|state| state.rollouts.index()) == 0 {
-            // Of two processes that do so one does; for the other it is void.
-            self.append_one(by.clone(), What::Begun { id: random::hex16() }).await?;
-        }
-        self.append_one(by, what).await
+        self.append_at(self.now_ms(), by, what).await
     }
 
-    async fn append_one(&self, by: Author, what: What) -> Result<Applied, AppendError> {
-        let event = Event { at_ms: self.now_ms(), by, what };
+    /// The first event of all begins the log.
+    async fn append_at(&self, at_ms: u64, by: Author, what: What) -> Result<Applied, AppendError> {
+        if self.with(|state| state.rollouts.index()) == 0 {
+            // Of two processes that do so one does; for the other it is void.
+            self.append_one(at_ms, by.clone(), What::Begun { id: random::hex16() }).await?;
+        }
+        self.append_one(at_ms, by, what).await
+    }
+
+    async fn append_one(&self, at_ms: u64, by: Author, what: What) -> Result<Applied, AppendError> {
+        let event = Event { at_ms, by, what };
         let (ticket, (told, tells)) = (Ticket::new(self), oneshot::channel());
         self.lock().waiting.insert(ticket.id.clone(), told);
         // Strings, numbers and lists: cannot fail.

@@ -17,7 +17,7 @@ pub mod store;
 use crate::event::time::Timestamp;
 use crate::sys::clock::Clock;
 
-pub use begin::{Begun, begin};
+pub use begin::{Begun, begin, inbox as open_inbox};
 pub use inbox::Inbox;
 pub use status::Status;
 pub use store::Store;
