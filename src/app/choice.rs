@@ -11,6 +11,7 @@ use super::keeper::{self, Keeper, Parts};
 use super::{AppError, Source};
 use crate::config::OwnFile;
 use crate::downlink::commands::Commands;
+use crate::downlink::keeper::key::report_key;
 use crate::downlink::keeper::meters::Meters;
 use crate::downlink::keeper::store::StoreError;
 use crate::downlink::keeper::{Begun, Inbox, Status, Store, begin, inbox};
@@ -99,6 +100,9 @@ impl Choice {
         let Source { own, again, .. } = source;
         let Self { begun, store, origin } = self;
         let meters = Meters::new(metrics);
+        if let Some(key) = report_key(&own.alone().node.data_dir) {
+            link.sign_with(key);
+        }
         let parts = Parts {
             live,
             tasks: tasks.clone(),

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::state::State;
 use super::wire::Held;
-use super::{AppendError, Control, LOG, REPORTS, Shared};
+use super::{AppendError, Control, LOG, REPORTS, Reign, Shared};
 use crate::cloud::rollout::{Author, BATCH_MAX, NodeId, NodeReport, RolloutId, UnixMs, Void, What};
 
 /// How often it looks. A wave of nodes answers within this time, so that many reports are one event.
@@ -22,6 +22,9 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// A node that speaks, and has still not got its assignment, gets it again after this time.
 const SEND_AGAIN: Duration = Duration::from_secs(60);
+
+/// The same of one that had said what became of it, and runs something older all the same: its disk and its inbox are lost.
+const LOST_AGAIN: Duration = Duration::from_secs(120);
 
 /// Why this process stopped deciding.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +43,7 @@ pub async fn run(control: Control, mut holds: watch::Receiver<Option<Held>>, sto
         let held = holds.borrow_and_update().clone();
         if let Some(held) = held.filter(|held| !held.over().is_cancelled()) {
             // Dropped in the middle at once when the lead is lost: what was appended is in the log, nothing else matters.
-            let over = held.over().run_until_cancelled(reign(&control)).await;
+            let over = held.over().run_until_cancelled(reign(&control, &held)).await;
             control.lock().resign();
             match over {
                 Some(Ok(())) | None => tracing::info!("the lead is lost"),
@@ -58,13 +61,13 @@ pub async fn run(control: Control, mut holds: watch::Receiver<Option<Held>>, sto
 
 impl Shared {
     fn resign(&mut self) {
-        self.leads = false;
+        (self.leads, self.reign) = (false, None);
         self.state.to_send.clear();
     }
 }
 
 /// One lead, from its claim to its end.
-async fn reign(control: &Control) -> Result<(), Over> {
+async fn reign(control: &Control, held: &Held) -> Result<(), Over> {
     while !control.lock().topics[LOG].is_read {
         tokio::time::sleep(TICK).await;
     }
@@ -76,8 +79,8 @@ async fn reign(control: &Control) -> Result<(), Over> {
     control.append(me.author(), What::Claimed).await?.result.map_err(Over::Fenced)?;
     {
         let mut shared = control.lock();
-        let Shared { state, leads, .. } = &mut *shared;
-        *leads = true;
+        let Shared { state, leads, reign, .. } = &mut *shared;
+        (*leads, *reign) = (true, Some(Reign { held: held.clone(), epoch: me.epoch, name: me.name.clone() }));
         state.to_send = state.rollouts.outstanding().cloned().collect();
         state.fleet.all_fresh();
     }
@@ -161,11 +164,12 @@ fn reported(state: &mut State, watch: &mut Watch) -> Vec<What> {
             joins.entry(rollout.clone()).or_default().push(node.clone());
         }
         let Some(assignment) = state.rollouts.assignment(&node) else { continue };
-        if state.rollouts.is_outstanding(&node) && seen.number() < assignment.number {
+        if seen.number() < assignment.number {
+            let patience = if state.rollouts.is_outstanding(&node) { SEND_AGAIN } else { LOST_AGAIN };
             let (number, at) = watch.again.entry(node.clone()).or_insert((assignment.number, Instant::now()));
             if *number != assignment.number {
                 (*number, *at) = (assignment.number, Instant::now());
-            } else if at.elapsed() > SEND_AGAIN {
+            } else if at.elapsed() > patience {
                 *at = Instant::now();
                 state.to_send.insert(node);
             }
