@@ -113,6 +113,7 @@ async fn run_edge(source: Source, choice: Choice, ports: Ports, logs: Logs) -> R
         tasks: ingest.clone(),
         uplink_tasks: uplink.clone(),
         config: config.clone(),
+        allowed: choice.allowed(&source.own),
         on_trial: None,
         unsure: false,
     };

@@ -71,7 +71,7 @@ async fn the_newest_message_comes_at_once_then_every_newer_and_nothing_older() {
     write(&client, &inbox("newest"), 2000..2010).await;
     node.link.set(Some(settings(&broker.service_url(), "link", "newest")), 3);
     node.until_connected(3).await;
-    assert!(matches!(node.next().await, Heard::Inbox { generation: 3, bytes } if bytes == "2009"));
+    assert!(matches!(node.next().await, Heard::Inbox { generation: 3, bytes, .. } if bytes == "2009"));
     node.quiet().await;
     // A broker's restart and an unload end the topic's open ledger: the last message is in one before it.
     broker.unload("link/control/inbox-newest");
@@ -292,11 +292,11 @@ async fn cuts_silence_kill_nine_and_a_change_of_brokers_are_survived() {
     write(&other_client, &inbox("rough"), 77..78).await;
     node.link.set(Some(settings(&other.service_url(), "link", "rough")), 2);
     node.until_connected(2).await;
-    assert!(matches!(node.next().await, Heard::Inbox { generation: 2, bytes } if bytes == "77"));
+    assert!(matches!(node.next().await, Heard::Inbox { generation: 2, bytes, .. } if bytes == "77"));
     node.report(5).await;
     node.link.set(Some(settings(&url, "link", "rough")), 3);
     node.until_connected(3).await;
-    assert!(matches!(node.next().await, Heard::Inbox { generation: 3, bytes } if bytes == "2"));
+    assert!(matches!(node.next().await, Heard::Inbox { generation: 3, bytes, .. } if bytes == "2"));
     node.report(6).await;
     let metrics = node.metrics.text().unwrap();
     assert!(metrics.contains("tidegate_control_connected 1\n"), "{metrics}");

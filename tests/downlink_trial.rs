@@ -93,7 +93,7 @@ async fn a_good_document_is_kept_and_a_bad_one_undone_while_a_device_posts() {
     let (outcome, reason, detail) = site.outcome(bad).await;
     assert_eq!((outcome, reason.as_str()), (Outcome::Reverted, "not-connected"), "{detail}");
     assert!(detail.contains("127.0.0.1:9"), "{detail}");
-    assert_eq!((site.node.record().committed.number, limits(&site.node)), (limited, Some(7)));
+    assert_eq!((site.node.record().committed.number.n, limits(&site.node)), (limited, Some(7)));
 
     // A lane that Pulsar does not have would keep its events here for ever.
     let lane = site.push("[[lane]]\nname = \"nowhere\"\ntypes = [\"x\"]\n[[lane]]\nname = \"telemetry\"\n").await;
@@ -141,7 +141,7 @@ async fn a_trial_survives_kill_9_at_every_step() {
         let (outcome, reason, detail) = site.outcome(number).await;
         // Nothing but a doubt about whose fault it was can keep a good one from being kept.
         assert_eq!(outcome, Outcome::Committed, "{step:?}: {reason}: {detail}");
-        assert_eq!(site.node.record().committed.number, number, "{step:?}");
+        assert_eq!(site.node.record().committed.number.n, number, "{step:?}");
     }
     let accepted = device.stop();
     site.all_arrived(accepted);
@@ -196,7 +196,7 @@ async fn what_nobody_may_assign_is_refused_and_reported_once() {
     });
     let refused = site.central.refused(&name);
     assert_eq!(refused.iter().filter(|reason| *reason == "number-reused").count(), 1, "{refused:?}");
-    assert_eq!(site.node.record().committed.number, good);
+    assert_eq!(site.node.record().committed.number.n, good);
     assert!(site.central.reports(&name).iter().all(|report| report.committed.number <= good));
 }
 

@@ -7,9 +7,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::keeper::gateway::Gateway;
-use super::keeper::{self, Keeper, Parts};
+use super::keeper::{self, Keeper, Parts, proven};
 use super::{AppError, Source};
 use crate::config::OwnFile;
+use crate::downlink::artefact::Digest;
 use crate::downlink::commands::Commands;
 use crate::downlink::keeper::key::report_key;
 use crate::downlink::keeper::meters::Meters;
@@ -20,6 +21,7 @@ use crate::downlink::trial::{Found, Machine, Place, Policy};
 use crate::observe::metrics::Metrics;
 use crate::sys::clock::Clock;
 use crate::sys::tasks::Tasks;
+use crate::uplink::Allowed;
 
 /// What the loop needs of the running gateway.
 pub struct Kept<G> {
@@ -87,6 +89,13 @@ impl Choice {
         Self { begun: Begun::local(machine, &source.own), store: None, origin }
     }
 
+    /// Where the events of what is started may go: where its assignment was found before.
+    pub fn allowed(&self, own: &OwnFile) -> Allowed {
+        let document = self.begun.machine.record().committed.place.digest().map(Digest::from_bytes);
+        let found = self.store.as_ref().zip(document).map(|(store, document)| store.proven(document));
+        proven::allowed(own.alone(), &self.begun.config, &found.unwrap_or_default())
+    }
+
     /// Starts the loop that keeps it, as a task of the way in.
     pub fn keep<G: Gateway>(
         self,
@@ -144,10 +153,10 @@ impl Choice {
     pub fn say(&self) {
         self.begun.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let record = self.begun.machine.record();
-        let number = record.committed.number;
+        let number = record.committed.number.to_string();
         match (self.begun.place, &record.candidate) {
             (Place::Slot { .. }, Some(candidate)) if candidate.config.place == self.begun.place => {
-                tracing::warn!(number = candidate.config.number, "started with a pushed document that is on trial");
+                tracing::warn!(number = %candidate.config.number, "started with a pushed document that is on trial");
             }
             (Place::Slot { .. }, _) => tracing::info!(number, "started with a pushed document over the own file"),
             (Place::Local, _) if record.committed.place != Place::Local => {

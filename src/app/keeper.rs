@@ -5,6 +5,7 @@ mod apply;
 pub mod gateway;
 mod hear;
 mod probe;
+pub mod proven;
 mod tell;
 mod work;
 
@@ -27,7 +28,8 @@ use crate::downlink::keeper::orders::{Orders, Unfit};
 use crate::downlink::keeper::{Begun, Inbox, Status, Store, status};
 use crate::downlink::link::{self, Heard, Link, Taken};
 use crate::downlink::report::What;
-use crate::downlink::trial::{self, Action, Input, Millis, Place, Policy};
+use crate::downlink::trial::{self, Action, Input, Millis, Number, Place, Policy};
+use crate::pulsar::wire::Address;
 use crate::sys::clock::Clock;
 use crate::sys::tasks::Tasks;
 
@@ -85,6 +87,8 @@ pub struct Keeper<G: Gateway> {
     trust: watch::Sender<Arc<Trust>>,
     link: Link,
     settings: Option<link::Settings>,
+    /// Those of their addresses at which the assignment was found.
+    proven: Vec<Address>,
     status: Status,
     meters: Meters,
     clock: Clock,
@@ -94,8 +98,8 @@ pub struct Keeper<G: Gateway> {
     /// The newest offer's document, until its slot is written.
     offered: Option<(trial::Digest, Bytes)>,
     versions: VecDeque<(trial::Digest, u64)>,
-    /// The inbox message that could not be stored, the generation that it came with, and when it is looked at again.
-    unread: Option<(Instant, u64, Bytes)>,
+    /// The inbox message that could not be stored, how it came, and when it is looked at again.
+    unread: Option<(Instant, hear::Letter)>,
     /// Decisions from this one on have not been logged.
     next_decision: u64,
     refused: Option<status::Refusal>,
@@ -110,7 +114,7 @@ struct Running<G: Gateway> {
     place: Place,
     generation: u64,
     /// The assignment's number, if this is a trial.
-    trial: Option<u64>,
+    trial: Option<Number>,
     /// What receipts count from.
     marks: Option<G::Marks>,
     /// Ends what is asked of it: it runs no more.
@@ -126,7 +130,7 @@ struct Connection {
     since: u64,
     up: bool,
     /// Newest authentic assignment that was read over this connection.
-    seen: u64,
+    seen: Number,
     /// The machine knows that it is up.
     told: bool,
 }
@@ -157,7 +161,7 @@ impl<G: Gateway> Keeper<G> {
         status.set_link(link.clone());
         let Begun { machine, place, generation, inputs, actions, decided_from, on_trial, .. } = begun;
         let running = Running::new(place, generation, on_trial.then(|| trial_of(&machine, place)).flatten());
-        let keeper = Self {
+        let mut keeper = Self {
             live,
             tasks,
             own,
@@ -168,6 +172,7 @@ impl<G: Gateway> Keeper<G> {
             trust,
             link,
             settings: None,
+            proven: Vec::new(),
             status,
             meters,
             clock,
@@ -184,6 +189,7 @@ impl<G: Gateway> Keeper<G> {
             orders,
             teller,
         };
+        keeper.proven = keeper.proven_before(keeper.machine.record().committed.place);
         let ears = Ears { answers: answered, unfit: unfits, sent, begun: (generation, actions, inputs) };
         (keeper, ears)
     }
@@ -224,8 +230,8 @@ impl<G: Gateway> Keeper<G> {
                 Some(()) = hang_up.recv() => self.reread().await,
                 () = sleep_until(tick.unwrap_or_else(Instant::now)), if tick.is_some() => self.feed(Input::Tick).await,
                 () = sleep_until(unread.as_ref().map_or_else(Instant::now, |u| u.0)), if unread.is_some() => {
-                    if let Some((_, generation, bytes)) = unread {
-                        self.read(generation, &bytes).await;
+                    if let Some((_, letter)) = unread {
+                        self.read(letter).await;
                     }
                 }
                 () = sleep_until(present.unwrap_or_else(Instant::now)), if present.is_some() => self.present(),
@@ -288,7 +294,8 @@ impl<G: Gateway> Keeper<G> {
     fn note_decisions(&mut self) {
         let record = self.machine.record();
         for report in record.reports.iter().filter(|report| report.seq >= self.next_decision) {
-            let (number, outcome) = (report.number, crate::downlink::report::Outcome::from(report.outcome).text());
+            let (number, outcome) =
+                (report.number.to_string(), crate::downlink::report::Outcome::from(report.outcome).text());
             let reason = report.failure.as_ref().map_or("", |failure| failure.reason.code());
             self.meters.decided(report.outcome.into(), reason);
             match &report.failure {
@@ -307,7 +314,7 @@ impl<G: Gateway> Keeper<G> {
     /// For the status page and the metrics.
     fn show(&self) {
         let record = self.machine.record();
-        self.meters.committed.set(i64::try_from(record.committed.number).unwrap_or(i64::MAX));
+        self.meters.committed.set(i64::try_from(record.committed.number.n).unwrap_or(i64::MAX));
         self.meters.on_trial.set(i64::from(self.machine.status() != trial::Status::Settled));
         let version = |digest: &trial::Digest| self.versions.iter().find(|(of, _)| of == digest).map(|(_, v)| *v);
         let mut snapshot = status::of(&self.machine, self.now(), &self.inbox, version);
@@ -343,14 +350,14 @@ impl<G: Gateway> Keeper<G> {
 }
 
 impl<G: Gateway> Running<G> {
-    fn new(place: Place, generation: u64, trial: Option<u64>) -> Self {
+    fn new(place: Place, generation: u64, trial: Option<Number>) -> Self {
         let over = CancellationToken::new();
         Self { place, generation, trial, marks: None, probe_over: over.child_token(), over }
     }
 }
 
 /// The number of the assignment that puts `place` on trial.
-fn trial_of(machine: &trial::Machine, place: Place) -> Option<u64> {
+fn trial_of(machine: &trial::Machine, place: Place) -> Option<Number> {
     let candidate = machine.record().candidate.as_ref().map(|candidate| candidate.config);
     candidate.filter(|config| config.place == place).map(|config| config.number)
 }

@@ -14,7 +14,7 @@ use crate::ingest::router::{Router, RouterError};
 use crate::observe::logs::Logs;
 use crate::outbox::{OpenError, Outbox};
 use crate::sys::tasks::Tasks;
-use crate::uplink::{self, Uplink};
+use crate::uplink::{self, Allowed, Uplink};
 
 /// Why a configuration did not take effect; of what was in effect before a part may not be any more, and the next one is
 /// applied as a whole.
@@ -56,6 +56,8 @@ pub struct Live {
     /// The way up: it is stopped later.
     pub uplink_tasks: Tasks,
     pub config: EdgeConfig,
+    /// Where its events may go.
+    pub allowed: Allowed,
     /// What is on trial, when a part of it waits: see [`Live::try_out`].
     pub on_trial: Option<EdgeConfig>,
     /// An attempt failed half-way: what is in effect is not `config` alone.
@@ -71,7 +73,7 @@ pub fn check(config: &EdgeConfig) -> Result<(), String> {
 impl Live {
     /// Starts what runs by itself.
     pub async fn start(&mut self) -> Result<(), NotApplied> {
-        self.uplink.set(&self.uplink_tasks, &self.config, &self.outbox).await?;
+        self.uplink.set(&self.uplink_tasks, &self.config, self.allowed.clone(), &self.outbox).await?;
         self.bridging.set(&self.tasks, &self.config).await;
         Ok(())
     }
@@ -92,17 +94,17 @@ impl Live {
             mqtt: Mqtt { unmapped: mqtt.unmapped, ..new.mqtt.clone() },
             ..new.clone()
         };
-        self.apply(first).await?;
+        self.apply(first, self.allowed.clone()).await?;
         self.on_trial = Some(new);
         Ok(changes)
     }
 
-    /// The way up of what is on trial: the control link has found what assigned it there.
-    pub async fn deliver(&mut self) -> Result<(), NotApplied> {
+    /// The way up of what is on trial: the control link has found what assigned it, at these addresses.
+    pub async fn deliver(&mut self, allowed: Allowed) -> Result<(), NotApplied> {
         let Some(new) = &self.on_trial else { return Ok(()) };
         self.unsure = true;
-        self.config.uplink = new.uplink.clone();
-        self.uplink.set(&self.uplink_tasks, &self.config, &self.outbox).await?;
+        (self.config.uplink, self.allowed) = (new.uplink.clone(), allowed.clone());
+        self.uplink.set(&self.uplink_tasks, &self.config, allowed, &self.outbox).await?;
         self.unsure = false;
         Ok(())
     }
@@ -110,7 +112,7 @@ impl Live {
     /// What was on trial is kept: the rest of it takes effect.
     pub async fn keep(&mut self) -> Result<(), NotApplied> {
         match self.on_trial.take() {
-            Some(new) => self.apply(new).await.map(drop),
+            Some(new) => self.apply(new, self.allowed.clone()).await.map(drop),
             None => Ok(()),
         }
     }
@@ -120,8 +122,14 @@ impl Live {
         self.on_trial.as_ref().unwrap_or(&self.config)
     }
 
-    /// Puts `new` into effect, all that can be without a restart.
-    pub async fn apply(&mut self, new: EdgeConfig) -> Result<Changes, NotApplied> {
+    /// Events may go to these of the addresses in effect.
+    pub async fn allow(&mut self, allowed: Allowed) -> Result<(), NotApplied> {
+        self.allowed = allowed.clone();
+        Ok(self.uplink.set(&self.uplink_tasks, &self.config, allowed, &self.outbox).await?)
+    }
+
+    /// Puts `new` into effect, all that can be without a restart; events go to the `allowed` ones of its addresses.
+    pub async fn apply(&mut self, new: EdgeConfig, allowed: Allowed) -> Result<Changes, NotApplied> {
         self.on_trial = None;
         let mut changes = Changes::between(&self.config, &new);
         if self.unsure {
@@ -146,8 +154,9 @@ impl Live {
         if changes.mappings {
             self.upstream.set(&new, &self.router);
         }
-        if changes.lanes || changes.uplink {
-            self.uplink.set(&self.uplink_tasks, &new, &self.outbox).await?;
+        if changes.lanes || changes.uplink || self.allowed != allowed {
+            self.allowed = allowed.clone();
+            self.uplink.set(&self.uplink_tasks, &new, allowed, &self.outbox).await?;
         }
         if changes.bridges {
             self.bridging.set(&self.tasks, &new).await;

@@ -46,7 +46,7 @@ impl InEffect {
                 self.warnings.extend(warnings.iter().map(ToString::to_string));
                 match committed.place {
                     Place::Slot { .. } => self.notes.push(format!("with {} over it", name(slots, committed))),
-                    Place::Local if committed.number > 0 => {
+                    Place::Local if !committed.number.is_none() => {
                         self.notes.push(format!("alone, as assignment {} says", committed.number));
                     }
                     Place::Local => {}
@@ -96,8 +96,8 @@ mod tests {
         for (text, batch) in [("[uplink]\nbatch_events = 7\n[document]\nversion = 12\n", 7), ("[uplnk]\n", 1000)] {
             let store = Store::open(&data).unwrap();
             let digest = Digest::of(text.as_bytes()).bytes();
-            store.slots().write(Slot::A, 3, digest, text.as_bytes()).unwrap();
-            let committed = Config { number: 3, place: Place::Slot { slot: Slot::A, digest } };
+            store.slots().write(Slot::A, 3.into(), digest, text.as_bytes()).unwrap();
+            let committed = Config { number: 3.into(), place: Place::Slot { slot: Slot::A, digest } };
             store.slots().persist(&Record { committed, ..Record::default() }).unwrap();
             assert_eq!(look().config.uplink.batch_events, batch);
             let said = [look().notes, look().warnings].concat().join("\n");

@@ -5,5 +5,6 @@ pub mod artefact;
 pub mod commands;
 pub mod keeper;
 pub mod link;
+pub mod number;
 pub mod report;
 pub mod trial;

@@ -15,6 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::artefact::envelope::pae;
 use super::artefact::{Digest, PublicKey, SecretKey};
+use super::number::{Number, is_zero};
 use super::trial;
 
 /// What a node's signature says that it is under.
@@ -43,6 +44,10 @@ pub struct NodeReport {
     /// What is on trial.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial: Option<Running>,
+    /// The last assignment that was taken, whatever became of it: only newer ones are. `None`: an older version, which does
+    /// not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<Number>,
     /// What there is to say.
     pub what: What,
 }
@@ -50,11 +55,21 @@ pub struct NodeReport {
 /// A configuration that a node runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Running {
+    /// The assignment's epoch.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub epoch: u64,
     /// The assignment's; 0: none, the local file of the beginning.
     pub number: u64,
     /// The document; `None`: the local file alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Digest>,
+}
+
+impl Running {
+    /// The assignment's place.
+    pub fn at(&self) -> Number {
+        Number::new(self.epoch, self.number)
+    }
 }
 
 /// The second line of a message.
@@ -124,6 +139,9 @@ pub enum What {
     Decided {
         /// Grows with every such report of this node: one that is told again has the same.
         seq: u64,
+        /// The assignment's epoch.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        epoch: u64,
         /// The assignment's.
         number: u64,
         /// What became of it.
@@ -201,7 +219,8 @@ impl From<&trial::Report> for What {
         let failure = report.failure.as_ref();
         Self::Decided {
             seq: report.seq,
-            number: report.number,
+            epoch: report.number.epoch,
+            number: report.number.n,
             outcome: report.outcome.into(),
             reason: failure.map_or_else(String::new, |failure| failure.reason.code().to_owned()),
             detail: failure.map_or_else(String::new, |failure| failure.detail.clone()),
@@ -221,10 +240,12 @@ mod tests {
             at_ms: None,
             software: "0.1.0".into(),
             groups: vec!["plant-7".into()],
-            committed: Running { number: 0, sha256: None },
-            trial: Some(Running { number: 9, sha256: Some(Digest::of(b"x")) }),
+            committed: Running { epoch: 0, number: 0, sha256: None },
+            trial: Some(Running { epoch: 2, number: 9, sha256: Some(Digest::of(b"x")) }),
+            accepted: Some(Number::new(2, 9)),
             what: What::Decided {
                 seq: 1,
+                epoch: 2,
                 number: 9,
                 outcome: Outcome::Reverted,
                 reason: "not-connected".into(),
@@ -245,8 +266,9 @@ mod tests {
             at_ms: None,
             software: "0.1.0\n".into(),
             groups: Vec::new(),
-            committed: Running { number: 0, sha256: None },
+            committed: Running { epoch: 0, number: 0, sha256: None },
             trial: None,
+            accepted: None,
             what: What::Leaving,
         };
         let [key, other] = [1, 2].map(|n| SecretKey::from_seed(&[n; 32]).unwrap());

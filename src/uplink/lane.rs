@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::Allowed;
 use super::batch::Limits;
 use super::deliver::{Delivery, End};
 use super::error::LaneError;
@@ -26,10 +27,16 @@ const READ_BYTES: usize = 256 << 10;
 /// The cursor is moved at most this often: every move may interrupt a read.
 const CONFIRM_EVERY: Duration = Duration::from_millis(20);
 
+/// Why nothing is sent although there is an address.
+const HELD_BACK: &str = "events wait on disk: the control link has found this gateway's assignment at none of the \
+                         addresses that the pushed document names in uplink.pulsar";
+
 /// What a lane's task knows besides its state.
 pub struct Lane {
     pub name: String,
     pub urls: Vec<String>,
+    /// Of these.
+    pub allowed: watch::Receiver<Allowed>,
     pub topic: String,
     /// `node.incarnation.lane`.
     pub stream: String,
@@ -50,15 +57,19 @@ pub struct Lane {
 pub async fn run(lane: Lane, mut reader: Reader, stop: CancellationToken) -> Result<(), Infallible> {
     let mut core = Resume::new(reader.first_unconfirmed().saturating_sub(1), lane.limits);
     let mut jitter = Jitter::new(crate::sys::random::bits());
+    let mut allowed = lane.allowed.clone();
     for turn in 0.. {
         lane.state(LinkState::Connecting);
-        let url = &lane.urls[turn % lane.urls.len()];
-        let opening = open::open(&lane.connector, url, &lane.topic, &lane.producer);
+        let opening = async {
+            let url = lane.url(turn, &mut allowed).await?;
+            Some(open::open(&lane.connector, url, &lane.topic, &lane.producer).await)
+        };
         let opened = tokio::select! {
             biased;
             () = stop.cancelled() => break,
             opened = opening => opened,
         };
+        let Some(opened) = opened else { break };
         let end = match opened {
             Ok(session) => life(&lane, &mut core, &mut reader, session, &stop).await,
             Err(error) => End::Failed(error),
@@ -156,6 +167,28 @@ async fn feed(
 }
 
 impl Lane {
+    /// The address of this turn, once one is allowed; `None`: none will be.
+    async fn url(&self, turn: usize, allowed: &mut watch::Receiver<Allowed>) -> Option<&str> {
+        loop {
+            let usable: Vec<&str> = {
+                let allowed = allowed.borrow_and_update();
+                self.urls.iter().map(String::as_str).filter(|url| allowed.has(url)).collect()
+            };
+            if let Some(url) = usable.get(turn % usable.len().max(1)) {
+                return Some(url);
+            }
+            self.held_back();
+            allowed.changed().await.ok()?;
+        }
+    }
+
+    fn held_back(&self) {
+        let now = self.clock.unix_ms();
+        self.state(LinkState::Down);
+        tracing::info!(lane = self.name, "{HELD_BACK}");
+        self.links.update(&self.name, |l| (l.last_error, l.last_error_ms) = (Some(HELD_BACK.to_owned()), Some(now)));
+    }
+
     pub fn state(&self, state: LinkState) {
         let now = self.clock.unix_ms();
         self.links.update(&self.name, |l| {

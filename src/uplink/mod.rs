@@ -3,6 +3,7 @@
 //! `resume` and `batch` decide (pure); `lane`, `deliver` and `pump` move bytes; `open` and `wire` speak Pulsar, over `pulsar::wire`.
 //! Architecture Invariant: lanes share nothing but configuration; one lane's trouble never touches another.
 
+mod allowed;
 mod batch;
 mod deliver;
 mod error;
@@ -19,6 +20,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::sync::watch;
 
 use crate::config::{EdgeConfig, edge};
 use crate::observe::metrics::Metrics;
@@ -30,6 +32,7 @@ use crate::pulsar::wire::{Address, Connector, LinkError};
 use crate::sys::clock::Clock;
 use crate::sys::tasks::Tasks;
 
+pub use allowed::Allowed;
 pub use deliver::LATE_AFTER;
 pub use error::LaneError;
 pub use metrics::Acknowledged;
@@ -52,13 +55,15 @@ pub struct Uplink {
     metrics: metrics::UplinkMetrics,
     running: BTreeMap<String, Tasks>,
     config: Option<edge::Uplink>,
+    /// Of its addresses.
+    allowed: watch::Sender<Allowed>,
 }
 
 impl Uplink {
     /// Nothing runs yet.
     pub fn new(links: Links, clock: Clock, metrics: &Metrics) -> Self {
         let metrics = metrics::UplinkMetrics::register(metrics);
-        Self { links, clock, metrics, running: BTreeMap::new(), config: None }
+        Self { links, clock, metrics, running: BTreeMap::new(), config: None, allowed: watch::Sender::default() }
     }
 
     /// Whether `config` can be set.
@@ -67,17 +72,29 @@ impl Uplink {
     }
 
     /// Runs one task per open lane of `outbox`, also for lanes that are configured no more and have events to deliver; with no
-    /// Pulsar configured, none. If `[uplink]` has changed the running ones are stopped first: they wait for no receipts,
-    /// what is not confirmed is sent again. To be called again once dropped half-way.
-    pub async fn set(&mut self, tasks: &Tasks, config: &EdgeConfig, outbox: &Outbox) -> Result<(), StartError> {
+    /// Pulsar configured, none. They send to `allowed` addresses alone. If `[uplink]` has changed, or an address is not
+    /// allowed any more, the running ones are stopped first: they wait for no receipts, what is not confirmed is sent again.
+    /// To be called again once dropped half-way.
+    pub async fn set(
+        &mut self,
+        tasks: &Tasks,
+        config: &EdgeConfig,
+        allowed: Allowed,
+        outbox: &Outbox,
+    ) -> Result<(), StartError> {
         Self::check(&config.uplink)?;
-        if self.config.as_ref() != Some(&config.uplink) {
+        let fewer = !allowed.covers(&self.allowed.borrow());
+        if fewer || self.config.as_ref() != Some(&config.uplink) {
             let ended = join_all(self.running.values().map(|lane| lane.stop(STOP_MAX))).await;
             if ended.contains(&false) {
                 tracing::warn!("a link did not end within {STOP_MAX:?}; it will not send any more");
             }
             self.running.clear();
             self.config = Some(config.uplink.clone());
+            // Whoever has not ended gets no other address.
+            self.allowed = watch::Sender::new(allowed);
+        } else {
+            self.allowed.send_replace(allowed);
         }
         for reader in outbox.readers() {
             let name = reader.lane().to_owned();
@@ -110,6 +127,7 @@ impl Uplink {
             Stream { node: config.node.id.clone(), incarnation: incarnation.to_owned(), lane: name.to_owned() };
         lane::Lane {
             urls: uplink.pulsar.clone(),
+            allowed: self.allowed.subscribe(),
             topic: names::lane_topic(&uplink.tenant, name),
             stream: stream.to_string(),
             producer: stream.producer(&uplink.cluster),

@@ -34,6 +34,7 @@ pub struct Gateway {
 /// [`Running`] with a default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Running0 {
+    pub epoch: u64,
     pub number: u64,
     pub version: Option<u64>,
     sha256: Option<tidegate::downlink::artefact::Digest>,
@@ -164,7 +165,7 @@ fn take(gateway: &mut Gateway, name: &str, trust: &Trust, reports: &mpsc::Unboun
         }
     };
     let Offer { assignment, document, accepted } = offer;
-    assert!(assignment.number > gateway.accepted.number, "numbers only grow");
+    assert!(assignment.at() > gateway.accepted.at(), "numbers only grow");
     gateway.accepted = accepted;
     let version = document.as_ref().map(|document| document.version);
     let works = document.as_ref().is_none_or(|document| !document.text.contains(BAD));
@@ -174,11 +175,11 @@ fn take(gateway: &mut Gateway, name: &str, trust: &Trust, reports: &mpsc::Unboun
     };
     if works {
         let sha256 = document.as_ref().map(|document| document.sha256);
-        gateway.committed = Running0 { number: assignment.number, version, sha256 };
+        gateway.committed = Running0 { epoch: assignment.epoch, number: assignment.number, version, sha256 };
     }
     gateway.decided.push((assignment.number, version, if works { "committed" } else { "reverted" }));
-    let (seq, number) = (gateway.decided.len() as u64, assignment.number);
-    let what = What::Decided { seq, number, outcome, reason: reason.to_owned(), detail: String::new() };
+    let (seq, epoch, number) = (gateway.decided.len() as u64, assignment.epoch, assignment.number);
+    let what = What::Decided { seq, epoch, number, outcome, reason: reason.to_owned(), detail: String::new() };
     let _ = reports.send(report(name, gateway, what));
 }
 
@@ -189,8 +190,13 @@ pub fn report(name: &str, gateway: &Gateway, what: What) -> NodeReport {
         at_ms: None,
         software: "test".into(),
         groups: gateway.groups.clone(),
-        committed: Running { number: gateway.committed.number, sha256: gateway.committed.sha256 },
+        committed: Running {
+            epoch: gateway.committed.epoch,
+            number: gateway.committed.number,
+            sha256: gateway.committed.sha256,
+        },
         trial: None,
+        accepted: Some(gateway.accepted.at()),
         what,
     }
 }

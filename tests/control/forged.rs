@@ -22,9 +22,10 @@ fn decided(node: &str, number: u64, outcome: Outcome) -> NodeReport {
         at_ms: None,
         software: "evil".into(),
         groups: Vec::new(),
-        committed: Running { number, sha256: None },
+        committed: Running { epoch: 0, number, sha256: None },
         trial: None,
-        what: What::Decided { seq: 1, number, outcome, reason: "evil".into(), detail: String::new() },
+        accepted: None,
+        what: What::Decided { seq: 1, epoch: 0, number, outcome, reason: "evil".into(), detail: String::new() },
     }
 }
 

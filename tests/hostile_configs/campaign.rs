@@ -323,7 +323,7 @@ impl Worker {
             let decided = self.campaign.central.decided(&self.node.name, number);
             if let Some(decided) = decided {
                 let record = self.node.record();
-                let is_good = record.committed.number == number && record.candidate.is_none();
+                let is_good = record.committed.number == number.into() && record.candidate.is_none();
                 if decided.reason.is_empty() && is_good {
                     return true;
                 }

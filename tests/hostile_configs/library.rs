@@ -125,6 +125,8 @@ fn tls(url: &str, ca: &std::path::Path) -> String {
 const NOT_CONNECTED: Becomes = Becomes::Tried(&["not-connected"]);
 const NOT_ACKNOWLEDGED: Becomes = Becomes::Tried(&["not-acknowledged"]);
 const COMMITTED: Becomes = Becomes::Tried(&["committed"]);
+/// Whichever cluster is looked at first.
+const EITHER: Becomes = Becomes::Tried(&["committed", "not-connected"]);
 
 fn document(name: &'static str, text: fn(&Places) -> String, becomes: Becomes) -> Entry {
     Entry { name, push: Push::Document(text), becomes, swallows: false }
@@ -172,6 +174,16 @@ fn unreachable() -> Vec<Entry> {
         document("plain-at-tls-port", |p| uplink(&p.plain_at_tls_port()), NOT_CONNECTED),
         document("no-address", |_| "[uplink]\npulsar = []\n".into(), Becomes::Rejected("could never be reached again")),
         document("no-url", |_| uplink("broker:6650"), Becomes::Rejected("pulsar")),
+        document(
+            "right-and-other-cluster",
+            |p| format!("[uplink]\npulsar = [\"{}\", \"{}\"]\n", p.broker.service_url(), p.other_cluster.service_url()),
+            EITHER,
+        ),
+        document(
+            "other-cluster-and-right",
+            |p| format!("[uplink]\npulsar = [\"{}\", \"{}\"]\n", p.other_cluster.service_url(), p.broker.service_url()),
+            EITHER,
+        ),
         document(
             "dead-and-alive",
             |p| format!("[uplink]\npulsar = [\"pulsar://127.0.0.1:9\", \"{}\"]\n", p.broker.service_url()),
@@ -525,6 +537,7 @@ fn altered(m: &Maker<'_>) -> String {
 fn keyring_by_a_stranger(m: &Maker<'_>) -> String {
     let keyring = Keyring {
         version: m.number,
+        epoch: 0,
         issued_at: in_seconds(0),
         artefact_keys: Vec::new(),
         controller_keys: Vec::new(),

@@ -161,6 +161,7 @@ impl Central {
     pub fn keyring(&self, version: u64, revoked: &[&SecretKey]) -> Envelope {
         let keyring = Keyring {
             version,
+            epoch: 0,
             issued_at: in_seconds(0),
             artefact_keys: Vec::new(),
             controller_keys: Vec::new(),
@@ -275,6 +276,7 @@ pub fn document_envelope(text: &str) -> Envelope {
 pub fn assignment(node: &str, number: u64, text: Option<&str>) -> Assignment {
     Assignment {
         node: node.to_owned(),
+        epoch: 0,
         number,
         issued_at: in_seconds(0),
         expires_at: None,

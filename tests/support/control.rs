@@ -52,8 +52,9 @@ pub fn report(node: &str, seq: u64) -> NodeReport {
         at_ms: None,
         software: "test".to_owned(),
         groups: Vec::new(),
-        committed: Running { number: seq, sha256: Some(Digest::of(b"document")) },
+        committed: Running { epoch: 0, number: seq, sha256: Some(Digest::of(b"document")) },
         trial: None,
+        accepted: None,
         what: What::Leaving,
     }
 }
@@ -74,13 +75,18 @@ impl Node {
         node
     }
 
-    /// The next thing heard.
+    /// The next thing heard, but that there is no message yet.
     pub async fn next(&mut self) -> Heard {
         if let Some(early) = self.early.pop_front() {
             return early;
         }
-        let next = timeout(PATIENCE, self.heard.recv()).await;
-        next.unwrap_or_else(|_| panic!("{} hears nothing: {:?}", self.name, self.link.status())).unwrap()
+        loop {
+            let next = timeout(PATIENCE, self.heard.recv()).await;
+            match next.unwrap_or_else(|_| panic!("{} hears nothing: {:?}", self.name, self.link.status())).unwrap() {
+                Heard::Empty { .. } => {}
+                heard => return heard,
+            }
+        }
     }
 
     /// Passes over everything until it is connected as `generation`, but for that generation's messages.

@@ -10,7 +10,7 @@ use tidegate::observe::status::{LinkStatus, Links};
 use tidegate::outbox::Outbox;
 use tidegate::sys::clock::Clock;
 use tidegate::sys::tasks::Tasks;
-use tidegate::uplink::Uplink;
+use tidegate::uplink::{Allowed, Uplink};
 
 /// A running uplink.
 pub struct Edge {
@@ -40,7 +40,11 @@ impl Edge {
         // A registry takes a name once.
         self.metrics = Metrics::default();
         let mut uplink = Uplink::new(self.links.clone(), Clock::system(), &self.metrics);
-        uplink.set(&self.tasks, config, &self.outbox).now_or_never().expect("there is nothing to wait for").unwrap();
+        uplink
+            .set(&self.tasks, config, Allowed::All, &self.outbox)
+            .now_or_never()
+            .expect("there is nothing to wait for")
+            .unwrap();
     }
 
     /// Stops the uplink in order.

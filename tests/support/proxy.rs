@@ -1,5 +1,6 @@
 //! A TCP proxy that can cut its connections, or go silent as a dead link does.
 
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,6 +19,9 @@ struct State {
     silent: AtomicBool,
     ended: AtomicBool,
     forwarded: AtomicU64,
+    /// Of the next connections: whether they are let through.
+    fates: Mutex<VecDeque<bool>>,
+    refused: AtomicU64,
 }
 
 impl Proxy {
@@ -30,6 +34,10 @@ impl Proxy {
             for client in listener.incoming().flatten() {
                 if shared.ended.load(Ordering::Relaxed) {
                     return;
+                }
+                if shared.fates.lock().unwrap().pop_front() == Some(false) {
+                    shared.refused.fetch_add(1, Ordering::Relaxed);
+                    continue;
                 }
                 let Ok(broker) = TcpStream::connect(("127.0.0.1", to)) else { continue };
                 let mut open = shared.open.lock().unwrap();
@@ -55,6 +63,16 @@ impl Proxy {
         for stream in self.state.open.lock().unwrap().drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
+    }
+
+    /// Whether the next connections are let through or closed at once; those after them are.
+    pub fn let_through(&self, fates: &[bool]) {
+        *self.state.fates.lock().unwrap() = fates.iter().copied().collect();
+    }
+
+    /// Connections that were not let through.
+    pub fn refused(&self) -> u64 {
+        self.state.refused.load(Ordering::Relaxed)
     }
 
     /// Silent: what is sent is swallowed and nothing comes back, and no connection ends.

@@ -26,6 +26,7 @@ use tidegate::journal;
 use tidegate::observe::metrics::Metrics;
 use tidegate::sys::clock::Clock;
 use tidegate::sys::tasks::Tasks;
+use tidegate::uplink::Allowed;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// `http.max_batch` of a document that no gateway can keep.
@@ -221,7 +222,7 @@ impl Gateway for Devices {
         vec![Lane { name: "telemetry".to_owned(), events: 0, bytes: 0 }]
     }
 
-    async fn apply(&mut self, new: EdgeConfig) -> Result<Changes, String> {
+    async fn apply(&mut self, new: EdgeConfig, _: Allowed) -> Result<Changes, String> {
         let changes = Changes::between(&self.config, &new);
         self.config = new;
         Ok(changes)
@@ -229,10 +230,14 @@ impl Gateway for Devices {
 
     async fn try_out(&mut self, new: EdgeConfig) -> Result<Changes, String> {
         self.seen.tried.lock().unwrap().push((new.http.max_batch, Instant::now()));
-        self.apply(new).await
+        self.apply(new, Allowed::All).await
     }
 
-    async fn deliver(&mut self) -> Result<(), String> {
+    async fn deliver(&mut self, _: Allowed) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn allow(&mut self, _: Allowed) -> Result<(), String> {
         Ok(())
     }
 
@@ -253,7 +258,9 @@ impl Gateway for Devices {
             let what = What::Present { uptime_s, next_s: 60, lanes: Vec::new() };
             let (node, groups, incarnation) = (node.id, node.groups, INCARNATION.to_owned());
             let software = "simulated".to_owned();
-            let report = NodeReport { node, incarnation, at_ms: None, software, groups, committed, trial, what };
+            // The keeper's own reports say what was accepted.
+            let report =
+                NodeReport { node, incarnation, at_ms: None, software, groups, committed, trial, accepted: None, what };
             while let Err(reason) = link.report(&report).await {
                 probe.not_yet(reason.to_string()).await;
                 tokio::time::sleep(AGAIN).await;

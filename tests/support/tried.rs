@@ -93,7 +93,7 @@ impl Node {
     pub fn has_reached(&self, step: Step, number: u64) -> bool {
         let pushed = self.pushed();
         let found = || Slots::open(&pushed).unwrap().find().unwrap();
-        let on_trial = |record: &Record| record.candidate.as_ref().is_some_and(|c| c.config.number >= number);
+        let on_trial = |record: &Record| record.candidate.as_ref().is_some_and(|c| c.config.number >= number.into());
         let record = || found().record.ok().flatten().unwrap_or_default();
         match step {
             Step::Accepted => {
@@ -101,12 +101,12 @@ impl Node {
                 let accepted: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
                 accepted["number"].as_u64().is_some_and(|n| n >= number)
             }
-            Step::Stored => found().slots.iter().flatten().any(|stored| stored.number >= number),
-            Step::OnTrial => record().settled >= number,
+            Step::Stored => found().slots.iter().flatten().any(|stored| stored.number >= number.into()),
+            Step::OnTrial => record().settled >= number.into(),
             Step::Applied => self.process.log().contains("is on trial"),
             Step::Decided => {
                 let record = record();
-                record.settled >= number && !on_trial(&record)
+                record.settled >= number.into() && !on_trial(&record)
             }
         }
     }
@@ -186,6 +186,11 @@ impl Device {
             }
         });
         Self { stop, accepted, thread: Some(thread.unwrap()) }
+    }
+
+    /// How many events were accepted so far.
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
     }
 
     /// How many events were accepted.

@@ -1,12 +1,12 @@
 //! Puts a configuration into effect: what the machine chose, or the gateway's own file after a change of it.
 
 use super::gateway::Gateway;
-use super::{Keeper, Running, policy, probe, trial_of};
+use super::{Keeper, Running, policy, probe, proven, trial_of};
 use crate::config::{Changes, EdgeConfig, OwnFile, Warning};
 use crate::downlink::artefact::Trust;
 use crate::downlink::keeper::store;
 use crate::downlink::link::Settings;
-use crate::downlink::trial::{Input, Place};
+use crate::downlink::trial::{Input, Number, Place};
 
 impl<G: Gateway> Keeper<G> {
     /// See [`crate::downlink::trial::Action::Apply`].
@@ -15,16 +15,13 @@ impl<G: Gateway> Keeper<G> {
         self.running = Running::new(place, generation, trial);
         let what = probe::name(&place);
         match trial {
-            Some(number) => tracing::info!(number, "{what} is on trial"),
+            Some(number) => tracing::info!(%number, "{what} is on trial"),
             None => tracing::info!("{what} runs"),
         }
         let applied = match self.load(self.own.clone(), place).await {
             Ok((config, warnings)) => {
                 warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-                match trial {
-                    Some(_) => self.live.try_out(config).await,
-                    None => self.live.apply(config).await,
-                }
+                self.put(config, place, trial.is_some()).await
             }
             Err(reason) => Err(reason),
         };
@@ -43,6 +40,24 @@ impl<G: Gateway> Keeper<G> {
         }
     }
 
+    /// Puts `config` into effect, or on trial. What was found at the addresses of other settings says nothing about these.
+    async fn put(&mut self, config: EdgeConfig, place: Place, on_trial: bool) -> Result<Changes, String> {
+        if self.settings != self.settings_of(&config) {
+            self.proven = if on_trial { Vec::new() } else { self.proven_before(place) };
+        }
+        if on_trial {
+            return self.live.try_out(config).await;
+        }
+        let allowed = proven::allowed(self.own.alone(), &config, &self.proven);
+        self.live.apply(config, allowed).await
+    }
+
+    /// The control link's.
+    fn settings_of(&self, config: &EdgeConfig) -> Option<Settings> {
+        // Its addresses were read when it was checked.
+        Settings::of(config, self.live.incarnation()).unwrap_or_default()
+    }
+
     /// What was on trial and is committed takes effect as a whole.
     pub(super) async fn keep(&mut self) -> Option<Input> {
         let generation = self.running.generation;
@@ -50,7 +65,9 @@ impl<G: Gateway> Keeper<G> {
             return None;
         }
         self.running.trial = None;
-        let detail = self.live.keep().await.err()?;
+        let kept = self.live.keep().await;
+        self.keep_proven().await;
+        let detail = kept.err()?;
         tracing::error!(reason = detail, "what is committed cannot be applied");
         Some(Input::NotApplied { generation, detail })
     }
@@ -64,12 +81,11 @@ impl<G: Gateway> Keeper<G> {
 
     /// The control link uses what is in effect.
     pub(super) fn connect(&mut self, generation: u64) {
-        // Its addresses were read when it was checked.
-        let settings = Settings::of(self.live.wanted(), self.live.incarnation()).unwrap_or_default();
+        let settings = self.settings_of(self.live.wanted());
         let connection = &mut self.connection;
         (connection.up, connection.told) = (false, false);
         if self.settings != settings {
-            (connection.since, connection.seen) = (generation, 0);
+            (connection.since, connection.seen) = (generation, Number::default());
             self.settings.clone_from(&settings);
         }
         self.link.set(settings, generation);
@@ -96,13 +112,10 @@ impl<G: Gateway> Keeper<G> {
             }
         };
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        let applied = match self.running.trial {
-            Some(_) => self.live.try_out(config).await,
-            None => self.live.apply(config).await,
-        };
-        match applied {
+        let before = std::mem::replace(&mut self.own, own);
+        let (place, on_trial) = (self.running.place, self.running.trial.is_some());
+        match self.put(config, place, on_trial).await {
             Ok(changes) => {
-                self.own = own;
                 self.follow(&changes);
                 let now = changes.at_once().join(", ");
                 tracing::info!(changed = now, "configuration reloaded");
@@ -115,6 +128,7 @@ impl<G: Gateway> Keeper<G> {
                 }
             }
             Err(error) => {
+                self.own = before;
                 tracing::error!(%error, "asked to reload, but that failed; the configuration before stays in effect");
             }
         }

@@ -8,6 +8,7 @@ use crate::downlink::keeper::health;
 use crate::downlink::report::Lane;
 use crate::downlink::trial::Input;
 use crate::event::Event;
+use crate::uplink::Allowed;
 
 /// Type of the event that a probe sends.
 pub const PROBE_TYPE: &str = "tidegate.probe";
@@ -29,15 +30,18 @@ pub trait Gateway: Send + Sync + 'static {
     /// What waits in each lane.
     fn waiting(&self) -> Vec<Lane>;
 
-    /// Puts `new` into effect, all that can be without a restart. The error says why it is not; then the next one is applied
-    /// as a whole.
-    fn apply(&mut self, new: EdgeConfig) -> impl Future<Output = Result<Changes, String>> + Send;
+    /// Puts `new` into effect, all that can be without a restart; events go to the `allowed` ones of its addresses. The
+    /// error says why it is not; then the next one is applied as a whole.
+    fn apply(&mut self, new: EdgeConfig, allowed: Allowed) -> impl Future<Output = Result<Changes, String>> + Send;
 
     /// Puts `new` on trial: what could lose events when it is undone waits for [`Gateway::deliver`] or [`Gateway::keep`].
     fn try_out(&mut self, new: EdgeConfig) -> impl Future<Output = Result<Changes, String>> + Send;
 
-    /// The control link has found what assigned it: events may go the way of what is on trial.
-    fn deliver(&mut self) -> impl Future<Output = Result<(), String>> + Send;
+    /// The control link has found what assigned it: events may go the way of what is on trial, to these addresses.
+    fn deliver(&mut self, allowed: Allowed) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// Events may go to these of the addresses in effect.
+    fn allow(&mut self, allowed: Allowed) -> impl Future<Output = Result<(), String>> + Send;
 
     /// What was on trial is kept: the rest of it takes effect.
     fn keep(&mut self) -> impl Future<Output = Result<(), String>> + Send;

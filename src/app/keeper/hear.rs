@@ -15,10 +15,22 @@ use crate::downlink::keeper::inbox::{Asks, Reading};
 use crate::downlink::keeper::store::{self, DOCUMENT};
 use crate::downlink::keeper::trusted_now;
 use crate::downlink::link::Heard;
-use crate::downlink::trial::{Assigned, Input};
+use crate::downlink::trial::{Assigned, Input, Number};
+use crate::pulsar::wire::Address;
 
 /// What the disk does not take now is tried again after this: room on a full one comes with what the uplink delivers.
 const READ_AGAIN: Duration = Duration::from_secs(30);
+
+/// An inbox message.
+#[derive(Clone)]
+pub(super) struct Letter {
+    /// The settings that it was read with.
+    pub generation: u64,
+    /// At which of their addresses.
+    pub at: Address,
+    /// Nothing of it is verified.
+    pub bytes: Bytes,
+}
 
 impl<G: Gateway> Keeper<G> {
     pub(super) async fn hear(&mut self, heard: Heard) {
@@ -29,13 +41,14 @@ impl<G: Gateway> Keeper<G> {
                 self.consider_connection().await;
             }
             Heard::Disconnected { generation, why } if generation == self.running.generation => {
-                (self.connection.up, self.connection.told, self.connection.seen) = (false, false, 0);
+                (self.connection.up, self.connection.told, self.connection.seen) = (false, false, Number::default());
                 self.teller.down();
                 self.feed(Input::Disconnected { generation, detail: why }).await;
             }
             // Of settings that are not in use any more.
             Heard::Connected { .. } | Heard::Disconnected { .. } => {}
-            Heard::Inbox { generation, bytes } => self.read(generation, &bytes).await,
+            Heard::Inbox { generation, at, bytes } => self.read(Letter { generation, at, bytes }).await,
+            Heard::Empty { generation, at } => self.found(generation, at, None).await,
             Heard::Command { bytes, taken } => {
                 // Without keys nobody is believed: it stays where it is until there are some.
                 if self.inbox.is_open()
@@ -48,22 +61,22 @@ impl<G: Gateway> Keeper<G> {
         }
     }
 
-    /// The machine hears that Pulsar is connected. On trial that is not enough: it must be the Pulsar that has the
-    /// assignment, or no other one would ever come.
-    async fn consider_connection(&mut self) {
+    /// The machine hears that Pulsar is connected. On trial that is not enough, nor where a document says what Pulsar is: it
+    /// must be the one that has the assignment, or no other one would ever come.
+    pub(super) async fn consider_connection(&mut self) {
         let generation = self.running.generation;
         if !self.connection.up || self.connection.told {
             return;
         }
-        match self.running.trial {
+        match self.needed() {
             Some(number) if self.connection.seen < number => {
                 let detail =
                     format!("connected, but the inbox there does not hold assignment {number} of this gateway");
                 self.feed(Input::Disconnected { generation, detail }).await;
             }
-            trial => {
+            _ => {
                 self.connection.told = true;
-                let input = match trial.is_some() {
+                let input = match self.running.trial.is_some() {
                     true => self.deliver(generation).await,
                     false => Input::Connected { generation },
                 };
@@ -74,7 +87,7 @@ impl<G: Gateway> Keeper<G> {
 
     /// This is the Pulsar that assigns: events go there.
     async fn deliver(&mut self, generation: u64) -> Input {
-        match self.live.deliver().await {
+        match self.live.deliver(self.allowed()).await {
             Ok(()) => {
                 if self.running.marks.is_none() {
                     self.prove_from_here().await;
@@ -86,56 +99,53 @@ impl<G: Gateway> Keeper<G> {
     }
 
     /// Looks at an inbox message; what cannot be stored now is looked at again later.
-    pub(super) async fn read(&mut self, generation: u64, bytes: &Bytes) {
+    pub(super) async fn read(&mut self, letter: Letter) {
         self.unread = None;
         if !self.inbox.is_open() || self.store.is_none() {
             return;
         }
         let settled = self.machine.record().settled;
-        let Reading { keyring, asks, refused } = self.inbox.read(bytes, settled, trusted_now(&self.clock));
+        let Reading { keyring, asks, refused } = self.inbox.read(&letter.bytes, settled, trusted_now(&self.clock));
         if let Some((envelope, trust)) = keyring {
             let version = trust.keyring_version();
             if !self.on_disk("the keyring", move |store| store.keep_keyring(&envelope)).await {
                 // What stands on it does not count either.
-                return self.read_later(generation, bytes);
+                return self.read_later(letter);
             }
             tracing::info!(version, "a newer keyring is in force");
             self.publish_trust(trust.clone());
             self.inbox.believe(trust);
         }
         refused.into_iter().for_each(|refusal| self.tell_refused(refusal.code(), refusal.to_string()));
-        let number = asks.number();
-        match asks {
-            Asks::Try(offer) => {
-                if !self.offered(*offer).await {
-                    return self.read_later(generation, bytes);
-                }
+        // First, so that what is new begins on a link that is known to be there.
+        self.found(letter.generation, letter.at.clone(), asks.number()).await;
+        let stored = match asks {
+            Asks::Try(offer) => self.offered(*offer).await,
+            Asks::Again(number) => {
+                self.feed(Input::Offered(Assigned { number, digest: None })).await;
+                true
             }
-            Asks::Again(number) => self.feed(Input::Offered(Assigned { number, digest: None })).await,
-            Asks::Nothing => {}
-        }
-        if let Some(number) = number
-            && generation >= self.connection.since
-        {
-            self.connection.seen = self.connection.seen.max(number);
-            self.consider_connection().await;
+            Asks::Nothing => true,
+        };
+        if !stored {
+            self.read_later(letter);
         }
     }
 
-    fn read_later(&mut self, generation: u64, bytes: &Bytes) {
-        self.unread = Some((Instant::now() + READ_AGAIN, generation, bytes.clone()));
+    fn read_later(&mut self, letter: Letter) {
+        self.unread = Some((Instant::now() + READ_AGAIN, letter));
     }
 
     /// An authentic assignment that is new. `false`: it cannot be stored.
     async fn offered(&mut self, offer: Offer) -> bool {
         let Offer { assignment, document, accepted } = offer;
-        let number = assignment.number;
+        let number = assignment.at();
         if !self.on_disk("what was assigned", move |store| store.keep_accepted(&accepted)).await {
             return false;
         }
         self.inbox.took(accepted);
         let digest = document.as_ref().map(|document| document.sha256.bytes());
-        tracing::info!(number, reason = assignment.reason, by = assignment.by, "a configuration is assigned");
+        tracing::info!(%number, reason = assignment.reason, by = assignment.by, "a configuration is assigned");
         if let (Some(document), Some(digest)) = (document, digest) {
             self.remember_version(digest, Some(document.version));
             let text = Bytes::from(document.text);

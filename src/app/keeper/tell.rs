@@ -125,6 +125,7 @@ impl<G: Gateway> Keeper<G> {
             groups: node.groups.clone(),
             committed,
             trial,
+            accepted: Some(self.inbox.accepted()),
             what,
         }
     }
@@ -147,8 +148,9 @@ impl<G: Gateway> Keeper<G> {
         }
         let (link, data_dir) = (self.link.clone(), self.own.alone().node.data_dir.clone());
         self.tasks.spawn_contained("report key", async move {
-            let key = tokio::task::spawn_blocking(move || report_key(&data_dir)).await;
-            key.ok().flatten().map(|key| link.sign_with(key));
+            if let Ok(Some(key)) = tokio::task::spawn_blocking(move || report_key(&data_dir)).await {
+                link.sign_with(key);
+            }
         });
     }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::downlink::keeper::Store;
-use crate::downlink::trial::{Digest, Input, Record, Slot};
+use crate::downlink::trial::{Digest, Input, Number, Record, Slot};
 use crate::sys::tasks::Tasks;
 
 /// One record and one slot at a time.
@@ -19,7 +19,7 @@ pub enum Job {
     /// See [`crate::downlink::trial::Action::Persist`].
     Persist { write: u64, record: Box<Record> },
     /// See [`crate::downlink::trial::Action::WriteSlot`].
-    WriteSlot { slot: Slot, number: u64, digest: Digest, document: Option<Bytes> },
+    WriteSlot { slot: Slot, number: Number, digest: Digest, document: Option<Bytes> },
 }
 
 impl Job {

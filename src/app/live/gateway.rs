@@ -11,7 +11,7 @@ use crate::ingest::router::Router;
 use crate::observe::status::{LinkState, Links};
 use crate::outbox::{Outbox, Writer};
 use crate::sys::random;
-use crate::uplink::Acknowledged;
+use crate::uplink::{Acknowledged, Allowed};
 
 /// How often it is looked whether Pulsar has acknowledged something.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -48,16 +48,20 @@ impl Gateway for Live {
             .collect()
     }
 
-    async fn apply(&mut self, new: EdgeConfig) -> Result<Changes, String> {
-        Live::apply(self, new).await.map_err(|e| e.to_string())
+    async fn apply(&mut self, new: EdgeConfig, allowed: Allowed) -> Result<Changes, String> {
+        Live::apply(self, new, allowed).await.map_err(|e| e.to_string())
     }
 
     async fn try_out(&mut self, new: EdgeConfig) -> Result<Changes, String> {
         Live::try_out(self, new).await.map_err(|e| e.to_string())
     }
 
-    async fn deliver(&mut self) -> Result<(), String> {
-        Live::deliver(self).await.map_err(|e| e.to_string())
+    async fn deliver(&mut self, allowed: Allowed) -> Result<(), String> {
+        Live::deliver(self, allowed).await.map_err(|e| e.to_string())
+    }
+
+    async fn allow(&mut self, allowed: Allowed) -> Result<(), String> {
+        Live::allow(self, allowed).await.map_err(|e| e.to_string())
     }
 
     async fn keep(&mut self) -> Result<(), String> {

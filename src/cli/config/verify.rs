@@ -83,8 +83,8 @@ fn document(args: &Args, envelope: Envelope, trust: &Trust, now: Timestamp) -> R
 }
 
 fn keyring(envelope: Envelope, trust: &Trust) -> Result<String, Refusal> {
-    let version = trust.with_keyring(envelope)?.keyring_version();
-    Ok(format!("keyring, version {version}"))
+    let newer = trust.with_keyring(envelope)?;
+    Ok(format!("keyring, version {}, epoch {}", newer.keyring_version(), newer.epoch()))
 }
 
 fn assignment(envelope: Envelope, trust: &Trust, node: &str, now: Timestamp) -> Result<String, Refusal> {
@@ -94,7 +94,7 @@ fn assignment(envelope: Envelope, trust: &Trust, node: &str, now: Timestamp) -> 
         Some(document) => format!("document version {}, sha256 {}", document.version, document.sha256),
         None => "the gateway's own file alone".to_owned(),
     };
-    Ok(format!("assignment {} of {node}: {what}", assignment.number))
+    Ok(format!("assignment {} of {node}: {what}", assignment.at()))
 }
 
 fn command(envelope: Envelope, trust: &Trust, node: &str, now: Timestamp) -> Result<String, Refusal> {

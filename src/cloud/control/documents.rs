@@ -248,6 +248,7 @@ mod tests {
         let mut documents = trusting(1, 9);
         let ring = |version, artefact: Vec<u8>, revoked: Vec<u8>| Keyring {
             version,
+            epoch: 0,
             issued_at: Timestamp::from_unix_ms(0),
             artefact_keys: artefact.into_iter().map(|n| key(n).public().clone()).collect(),
             controller_keys: Vec::new(),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::rollout::{self, NodeId, Verdict};
 use super::reports::Dropped;
+use crate::downlink::number::Number;
 use crate::downlink::report::{Lane, NodeReport, Outcome, Running, What};
 
 /// Nodes that are remembered: as many as roll-outs can name. Some 1 KB each.
@@ -36,6 +37,8 @@ pub struct Seen {
     pub committed: Running,
     /// What is on trial.
     pub trial: Option<Running>,
+    /// The last assignment that it took, and since when it says so; `None`: an older version, which does not tell.
+    pub accepted: Option<(Number, u64)>,
     /// It has stopped in order.
     pub left: bool,
     /// How long the process runs, in seconds, when it was present last.
@@ -53,6 +56,8 @@ pub struct Seen {
 /// What became of an assignment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decided {
+    /// The assignment's epoch.
+    pub epoch: u64,
     /// The assignment's.
     pub number: u64,
     /// What became of it.
@@ -111,6 +116,8 @@ impl Fleet {
         (seen.incarnation, seen.software) = (cut(report.incarnation), cut(report.software));
         seen.groups = report.groups.into_iter().take(GROUPS_MAX).map(cut).collect();
         (seen.committed, seen.trial) = (report.committed, report.trial);
+        let since = seen.accepted.filter(|(before, _)| Some(*before) == report.accepted).map(|(_, since)| since);
+        seen.accepted = report.accepted.map(|number| (number, since.unwrap_or(heard_ms)));
         seen.left = matches!(report.what, What::Leaving);
         match report.what {
             What::Present { uptime_s, next_s, lanes } => {
@@ -119,10 +126,13 @@ impl Fleet {
                 seen.lanes = lanes.into_iter().take(LANES_MAX).map(short).collect();
             }
             What::Leaving => {}
-            What::Decided { number, outcome, reason, detail, .. } => {
-                let told = Decided { number, outcome, reason: words(reason, detail), heard_ms };
+            What::Decided { epoch, number, outcome, reason, detail, .. } => {
+                let told = Decided { epoch, number, outcome, reason: words(reason, detail), heard_ms };
                 // Repeated ones come in any order; of one number the failure counts.
-                let counts = |before: &Decided| before.number != number || verdict(outcome) >= verdict(before.outcome);
+                let counts = |before: &Decided| {
+                    let (is, was) = (Number::new(epoch, number), before.at());
+                    before.number != number || was < is || (was == is && verdict(outcome) >= verdict(before.outcome))
+                };
                 // No other number may stand in the way of the one that is waited for.
                 if log.assigned == Some(number) && seen.decided.as_ref().is_none_or(counts) {
                     seen.decided = Some(told);
@@ -183,6 +193,7 @@ impl Seen {
             groups: Vec::new(),
             committed: report.committed,
             trial: None,
+            accepted: None,
             left: false,
             uptime_s: 0,
             next_s: 0,
@@ -198,25 +209,35 @@ impl Seen {
         !self.left && now_ms.saturating_sub(self.heard_ms) <= patience
     }
 
-    /// What a roll-out counts of all this. A node that runs what it was assigned has succeeded, whether or not somebody
-    /// heard it say so.
-    pub fn verdicts(&self, node: &NodeId) -> impl Iterator<Item = rollout::NodeReport> + use<> {
+    /// What a roll-out counts of all this: of the keyring's epoch alone, for the numbers of another one are another log's, or
+    /// a thief's. A node that runs what it was assigned has succeeded, whether or not somebody heard it say so.
+    pub fn verdicts(&self, node: &NodeId, epoch: u64) -> impl Iterator<Item = rollout::NodeReport> + use<> {
         let report = |number, verdict, reason| rollout::NodeReport { node: node.clone(), number, verdict, reason };
-        let decided = self.decided.as_ref().and_then(|decided| {
+        let of_epoch = self.decided.as_ref().filter(|decided| decided.epoch == epoch);
+        let decided = of_epoch.and_then(|decided| {
             let verdict = verdict(decided.outcome)?;
             let reason = if verdict == Verdict::Failure { decided.reason.clone() } else { String::new() };
             Some(report(decided.number, verdict, reason))
         });
-        let has_failed = |number| matches!(&self.decided, Some(d) if d.number == number && verdict(d.outcome) == Some(Verdict::Failure));
+        let has_failed =
+            |number| matches!(of_epoch, Some(d) if d.number == number && verdict(d.outcome) == Some(Verdict::Failure));
         let number = self.committed.number;
-        let runs = (number > 0 && !has_failed(number)).then(|| report(number, Verdict::Success, String::new()));
+        let runs = (number > 0 && self.committed.epoch == epoch && !has_failed(number))
+            .then(|| report(number, Verdict::Success, String::new()));
         decided.into_iter().chain(runs)
     }
 
     /// The highest number that it is known to have.
-    pub fn number(&self) -> u64 {
-        let decided = self.decided.as_ref().map_or(0, |decided| decided.number);
-        self.committed.number.max(self.trial.map_or(0, |trial| trial.number)).max(decided)
+    pub fn number(&self) -> Number {
+        let decided = self.decided.as_ref().map_or(Number::default(), Decided::at);
+        self.committed.at().max(self.trial.map_or(Number::default(), |trial| trial.at())).max(decided)
+    }
+}
+
+impl Decided {
+    /// The assignment's place.
+    pub fn at(&self) -> Number {
+        Number::new(self.epoch, self.number)
     }
 }
 
@@ -238,7 +259,7 @@ fn words(code: String, detail: String) -> String {
 }
 
 /// What others said, in a bounded length.
-fn cut(mut text: String) -> String {
+pub fn cut(mut text: String) -> String {
     if text.len() > TEXT_MAX {
         let end = (0..=TEXT_MAX).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
         text.truncate(end);
@@ -257,8 +278,9 @@ mod tests {
             at_ms: None,
             software: "0.1.0".into(),
             groups: vec!["plant-7".into()],
-            committed: Running { number, sha256: None },
+            committed: Running { epoch: 0, number, sha256: None },
             trial: None,
+            accepted: None,
             what,
         }
     }
@@ -269,13 +291,13 @@ mod tests {
     }
 
     fn decided(number: u64, outcome: Outcome) -> What {
-        What::Decided { seq: number, number, outcome, reason: "code".into(), detail: "words".into() }
+        What::Decided { seq: number, epoch: 0, number, outcome, reason: "code".into(), detail: "words".into() }
     }
 
     fn verdicts(fleet: &Fleet) -> Vec<(u64, Verdict, String)> {
         let node = NodeId::from("press-7");
         let seen = fleet.get(&node).unwrap();
-        seen.verdicts(&node).map(|r| (r.number, r.verdict, r.reason)).collect()
+        seen.verdicts(&node, 0).map(|r| (r.number, r.verdict, r.reason)).collect()
     }
 
     #[test]
@@ -290,7 +312,7 @@ mod tests {
         assert_eq!(verdicts(&fleet), [failure]);
         fleet.apply(report(4, decided(6, Outcome::Superseded)), 13, at(6)).unwrap();
         assert_eq!(verdicts(&fleet), [(4, Verdict::Success, String::new())]);
-        assert_eq!(fleet.get(&NodeId::from("press-7")).unwrap().number(), 6);
+        assert_eq!(fleet.get(&NodeId::from("press-7")).unwrap().number(), 6.into());
         assert_eq!(fleet.take_fresh().len(), 1);
         assert!(fleet.take_fresh().is_empty());
     }

@@ -7,7 +7,7 @@
 //! POST /v1/documents                      a signed document (DSSE)  → 201, or 200 when it was there
 //! POST /v1/keyrings                       a signed keyring
 //! GET  /v1/rollouts                       GET /v1/rollouts/{id}
-//! POST /v1/rollouts                       {id, document, nodes, groups, all, plan, reason, start} → 201, or 200
+//! POST /v1/rollouts      {id, document, nodes, groups, all, plan, reason, start, rollback, skip_busy} → 201, or 200
 //! POST /v1/rollouts/{id}/{start,pause,resume,abort,approve,pass}      {reason, wave}
 //! GET  /v1/history?node=&limit=
 //! POST /v1/nodes/{node}/devices/{device}/commands     {name, id, data | data_base64, datacontenttype, expires_in}

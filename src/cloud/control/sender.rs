@@ -209,16 +209,16 @@ impl Control {
             // It is to be sent again because of that.
             return Ok(None);
         }
-        let (version, keyring) = self.with(|state| {
+        let (version, keyring, epoch) = self.with(|state| {
             let version = target.and_then(|sha256| state.documents.get(sha256)).map(|known| known.version);
-            (version, state.documents.keyring().cloned())
+            (version, state.documents.keyring().cloned(), state.documents.trust().epoch())
         });
         let document_ref = match (target, version) {
             (Some(sha256), Some(version)) => Some(DocumentRef { sha256, version }),
             (None, _) => None,
             (Some(sha256), None) => return Err(format!("document {sha256} is not known")),
         };
-        let assignment = sign(node, &assigned, document_ref, key);
+        let assignment = sign(node, &assigned, (epoch, document_ref), key);
         let message = Message { keyring, assignment, document: document.map(|(_, d)| (*d).clone()) }.encode();
         if message.len() > MESSAGE_BYTES_MAX {
             return Err(format!(
@@ -249,11 +249,18 @@ impl Control {
     }
 }
 
-/// All of it is a function of the log: whoever sends it again sends the same, which the node knows.
-fn sign(node: &NodeId, assigned: &rollout::Assignment, document: Option<DocumentRef>, key: &SecretKey) -> Envelope {
+/// All of it is a function of the log and of the newest keyring: whoever sends it again sends the same, which the node knows.
+/// A keyring with a higher epoch makes the same assignment newer than everything that the node has taken.
+fn sign(
+    node: &NodeId,
+    assigned: &rollout::Assignment,
+    (epoch, document): (u64, Option<DocumentRef>),
+    key: &SecretKey,
+) -> Envelope {
     let reason = assigned.rollout.as_ref().map(|id| format!("roll-out {id}")).unwrap_or_default();
     let assignment = Assignment {
         node: node.as_str().to_owned(),
+        epoch,
         number: assigned.number,
         issued_at: Timestamp::from_unix_ms(i64::try_from(assigned.at_ms).unwrap_or(0)),
         expires_at: None,

@@ -202,8 +202,9 @@ mod tests {
             at_ms: None,
             software: "1".into(),
             groups: Vec::new(),
-            committed: Running { number: 0, sha256: None },
+            committed: Running { epoch: 0, number: 0, sha256: None },
             trial: None,
+            accepted: None,
             what: Said::Leaving,
         };
         report.message(key.map(|n| SecretKey::from_seed(&[n; 32]).unwrap()).as_ref())

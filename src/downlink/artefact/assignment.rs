@@ -9,6 +9,7 @@ use super::json;
 use super::refusal::Refusal;
 use crate::config::key_text::{parse_hex, show_hex};
 use crate::config::overlay::VERSION_MAX;
+use crate::downlink::number::{Number, is_zero};
 use crate::event::time::Timestamp;
 
 /// Largest assignment, in bytes of JSON: names and two sentences.
@@ -96,6 +97,9 @@ pub struct DocumentRef {
 pub struct Assignment {
     /// The node.
     pub node: String,
+    /// The epoch of the keyring in force; a node takes it with that keyring only.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub epoch: u64,
     /// Grows with every assignment to the node, from 1.
     pub number: u64,
     /// When it was made.
@@ -132,6 +136,11 @@ impl Assignment {
         Ok(read)
     }
 
+    /// Its place among all of the node's.
+    pub fn at(&self) -> Number {
+        Number::new(self.epoch, self.number)
+    }
+
     /// Whether it is for `node`, and not expired; `now` is `None` while the clock cannot be trusted.
     pub fn is_for(&self, node: &str, now: Option<Timestamp>) -> Result<(), Refusal> {
         if self.node != node {
@@ -148,6 +157,9 @@ impl Assignment {
         }
         if !(1..=NUMBER_MAX).contains(&self.number) {
             return Err(format!("its number is {}, not from 1 to {NUMBER_MAX}", self.number));
+        }
+        if self.epoch > NUMBER_MAX {
+            return Err(format!("its epoch is {}, not from 0 to {NUMBER_MAX}", self.epoch));
         }
         let version = self.document.map(|document| document.version);
         if version.is_some_and(|version| !(1..=VERSION_MAX).contains(&version)) {

@@ -1,5 +1,6 @@
 //! What makes a message acceptable, given what was accepted before. [pure]
 
+use std::cmp::Ordering;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -11,16 +12,32 @@ use super::message::Message;
 use super::refusal::Refusal;
 use super::trust::Trust;
 use crate::config::overlay::Header;
+use crate::downlink::number::{Number, is_zero};
 use crate::event::time::Timestamp;
 
 /// What was accepted before: to be kept on disk, and stored before anything is done about an [`Offer`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Accepted {
+    /// Epoch of the last assignment; files of the version before have none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub epoch: u64,
     /// Number of the last assignment; 0: none yet.
     pub number: u64,
     /// What was signed in it.
     pub assignment: Option<Digest>,
+}
+
+impl Accepted {
+    /// The last assignment's place, of which this was signed.
+    pub fn new(at: Number, assignment: Option<Digest>) -> Self {
+        Self { epoch: at.epoch, number: at.n, assignment }
+    }
+
+    /// The last assignment's place: only what comes after it is taken.
+    pub fn at(&self) -> Number {
+        Number::new(self.epoch, self.number)
+    }
 }
 
 /// Who is asked, and what it knows.
@@ -108,7 +125,8 @@ fn judge_state(assignment: Envelope, document: Option<Envelope>, situation: &Sit
     let assignment = Assignment::of(&verified)?;
     let digest = Digest::of(verified.payload());
     assignment.is_for(node, now)?;
-    newer(assignment.number, digest, accepted)?;
+    in_epoch(assignment.at(), trust.epoch())?;
+    newer(assignment.at(), digest, accepted)?;
     let document = match (&assignment.document, document) {
         (None, _) => None,
         (Some(wanted), None) => return Err(Refusal::DocumentMissing { version: wanted.version }),
@@ -125,16 +143,26 @@ fn judge_state(assignment: Envelope, document: Option<Envelope>, situation: &Sit
             Some(document)
         }
     };
-    let accepted = Accepted { number: assignment.number, assignment: Some(digest) };
+    let accepted = Accepted::new(assignment.at(), Some(digest));
     Ok(Offer { assignment, document, accepted })
 }
 
-fn newer(number: u64, digest: Digest, accepted: Accepted) -> Result<(), Refusal> {
-    match number.cmp(&accepted.number) {
-        std::cmp::Ordering::Greater => Ok(()),
-        std::cmp::Ordering::Less => Err(Refusal::Older { number, accepted: accepted.number }),
-        std::cmp::Ordering::Equal if accepted.assignment == Some(digest) => Err(Refusal::Replayed { number }),
-        std::cmp::Ordering::Equal => Err(Refusal::NumberReused { number }),
+/// Of this epoch alone: an earlier one is over, and a controller key cannot begin a later one by itself.
+fn in_epoch(number: Number, epoch: u64) -> Result<(), Refusal> {
+    match number.epoch.cmp(&epoch) {
+        Ordering::Equal => Ok(()),
+        Ordering::Less => Err(Refusal::EpochOver { number, epoch }),
+        Ordering::Greater => Err(Refusal::EpochUnknown { number, epoch }),
+    }
+}
+
+/// The epoch of what was accepted counts as well: the file of the keyring may be lost, and its revocations with it.
+fn newer(number: Number, digest: Digest, accepted: Accepted) -> Result<(), Refusal> {
+    match number.cmp(&accepted.at()) {
+        Ordering::Greater => Ok(()),
+        Ordering::Less => Err(Refusal::Older { number, accepted: accepted.at() }),
+        Ordering::Equal if accepted.assignment == Some(digest) => Err(Refusal::Replayed { number }),
+        Ordering::Equal => Err(Refusal::NumberReused { number }),
     }
 }
 

@@ -3,14 +3,21 @@
 //! A keyring is the full state, not a change: only the newest counts, so a gateway that missed some ends up like one that
 //! has seen them all. It cannot add root keys; a fleet should have a second root key in its files from the start, whose
 //! secret lies in a safe.
+//!
+//! Its *epoch* stands above the numbers of assignments: only assignments of this very epoch are taken, and all of the epochs
+//! before are older than the first of this one. Whoever had a controller key may have used up the numbers (the last one,
+//! `NUMBER_MAX`, with a single message); a keyring that revokes that key, adds another and raises the epoch leaves them
+//! behind. The same when the cloud has lost its count.
 
 use serde::{Deserialize, Serialize};
 
+use super::assignment::NUMBER_MAX;
 use super::envelope::{Envelope, Kind, Verified};
 use super::json;
 use super::keys::{KeyId, PublicKey};
 use super::refusal::Refusal;
 use crate::config::overlay::VERSION_MAX;
+use crate::downlink::number::is_zero;
 use crate::event::time::Timestamp;
 
 /// Largest keyring, in bytes of JSON: as many keys as there may be, with room.
@@ -28,6 +35,10 @@ pub const REVOKED_MAX: usize = 1024;
 pub struct Keyring {
     /// Grows with every keyring, from 1.
     pub version: u64,
+    /// Never lower than that of the keyring before; 0 as long as nobody raised it. Not written then: gateways of the version
+    /// that knows no epochs take such a keyring, and no other.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub epoch: u64,
     /// When it was made.
     #[serde(with = "json::time")]
     pub issued_at: Timestamp,
@@ -58,6 +69,9 @@ impl Keyring {
         let read: Self = json::read(verified.payload(), KEYRING_BYTES_MAX).map_err(|e| malformed(e.to_string()))?;
         if !(1..=VERSION_MAX).contains(&read.version) {
             return Err(malformed(format!("its version is {}, not from 1 to {VERSION_MAX}", read.version)));
+        }
+        if read.epoch > NUMBER_MAX {
+            return Err(malformed(format!("its epoch is {}, not from 0 to {NUMBER_MAX}", read.epoch)));
         }
         for (what, found, max) in [
             ("artefact_keys", read.artefact_keys.len(), KEYS_MAX),

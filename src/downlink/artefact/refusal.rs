@@ -4,6 +4,7 @@ use super::assignment::Digest;
 use super::envelope::Kind;
 use super::keys::KeyId;
 use super::trust::Role;
+use crate::downlink::number::Number;
 use crate::event::time::Timestamp;
 
 /// Why something pushed is not taken.
@@ -47,17 +48,28 @@ pub enum Refusal {
     ForeignNode { what: Kind, for_node: String, this_node: String },
     /// It is the one that was taken before: nothing to do.
     #[error("assignment {number} was taken before; nothing to do")]
-    Replayed { number: u64 },
+    Replayed { number: Number },
     /// Another one came before.
     #[error(
         "assignment {number} is older than {accepted}, which was taken before; make a new one with a higher number"
     )]
-    Older { number: u64, accepted: u64 },
+    Older { number: Number, accepted: Number },
     /// The number was used for something else.
     #[error(
         "assignment {number} differs from the one of this number that was taken before; make a new one with a higher number"
     )]
-    NumberReused { number: u64 },
+    NumberReused { number: Number },
+    /// Its epoch is over.
+    #[error(
+        "assignment {number} is of epoch {}, and the keyring in force says epoch {epoch}: give the cloud the newest keyring (POST /v1/keyrings)",
+        number.epoch
+    )]
+    EpochOver { number: Number, epoch: u64 },
+    /// Its epoch has not begun here.
+    #[error(
+        "assignment {number} is of a later epoch than the keyring in force, which says epoch {epoch}: it must come with the keyring of its own; give the cloud the newest one (POST /v1/keyrings)"
+    )]
+    EpochUnknown { number: Number, epoch: u64 },
     /// It is over.
     #[error("the {what} is valid until {expires_at}, and now it is {now}; make and sign it again")]
     Expired { what: Kind, expires_at: Timestamp, now: Timestamp },
@@ -81,6 +93,11 @@ pub enum Refusal {
         "keyring {version} differs from the one of this version that was taken before; sign a new one with a higher version"
     )]
     KeyringReused { version: u64 },
+    /// It would bring back what was left behind.
+    #[error(
+        "keyring {version} says epoch {epoch}, and epoch {accepted} was taken before; sign a new one with that epoch or a higher one"
+    )]
+    KeyringEpoch { version: u64, epoch: u64, accepted: u64 },
 }
 
 impl Refusal {
@@ -108,6 +125,8 @@ impl Refusal {
             Self::Replayed { .. } => "replayed",
             Self::Older { .. } => "older",
             Self::NumberReused { .. } => "number-reused",
+            Self::EpochOver { .. } => "epoch-over",
+            Self::EpochUnknown { .. } => "epoch-unknown",
             Self::Expired { .. } => "expired",
             Self::DocumentMissing { .. } => "document-missing",
             Self::DigestMismatch { .. } => "digest-mismatch",
@@ -115,6 +134,7 @@ impl Refusal {
             Self::Document { .. } => "document-unreadable",
             Self::KeyringOlder { .. } => "keyring-older",
             Self::KeyringReused { .. } => "keyring-reused",
+            Self::KeyringEpoch { .. } => "keyring-epoch",
         }
     }
 

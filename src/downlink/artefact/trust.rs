@@ -98,6 +98,9 @@ impl Trust {
                 Err(Refusal::KeyringOlder { version, accepted: before.version })
             }
             Some(before) if version == before.version && keyring != *before => Err(Refusal::KeyringReused { version }),
+            Some(before) if keyring.epoch < before.epoch => {
+                Err(Refusal::KeyringEpoch { version, epoch: keyring.epoch, accepted: before.epoch })
+            }
             _ => Ok(Self { keyring: Some(keyring), ..self.clone() }),
         }
     }
@@ -105,6 +108,11 @@ impl Trust {
     /// The version of the keyring in effect; 0: none.
     pub fn keyring_version(&self) -> u64 {
         self.keyring.as_ref().map_or(0, |keyring| keyring.version)
+    }
+
+    /// The epoch of the keyring in effect: the only one whose assignments count.
+    pub fn epoch(&self) -> u64 {
+        self.keyring.as_ref().map_or(0, |keyring| keyring.epoch)
     }
 
     /// The keys of `role`, revoked ones too.

@@ -134,7 +134,7 @@ mod tests {
     use super::*;
     use crate::config::Env;
     use crate::downlink::artefact::Digest;
-    use crate::downlink::trial::{Candidate, Config, Outcome, Reason, Record, STARTS_MAX, Slot, Stage};
+    use crate::downlink::trial::{Candidate, Config, Number, Outcome, Reason, Record, STARTS_MAX, Slot, Stage};
 
     const GOOD: &str = "[uplink]\nbatch_events = 7\n";
     const OTHER: &str = "[uplink]\nbatch_events = 8\n";
@@ -156,6 +156,7 @@ mod tests {
         }
 
         fn put(&self, slot: Slot, number: u64, text: &str) -> Config {
+            let number = Number::from(number);
             let digest = Digest::of(text.as_bytes()).bytes();
             self.store().slots().write(slot, number, digest, text.as_bytes()).unwrap();
             Config { number, place: Place::Slot { slot, digest } }

@@ -6,6 +6,7 @@ use crate::config::edge::Downlink;
 use crate::downlink::artefact::{
     Accepted, Digest, Envelope, Judgement, KeyError, KeyId, Offer, Refusal, Role, Situation, Trust, judge,
 };
+use crate::downlink::number::Number;
 use crate::event::time::Timestamp;
 
 /// Refusals that are remembered, so that a message that comes again with every connection is told once.
@@ -37,16 +38,16 @@ pub enum Asks {
     /// To try this.
     Try(Box<Offer>),
     /// What became of this assignment, which was taken before.
-    Again(u64),
+    Again(Number),
     /// Nothing that anybody was allowed to ask for.
     Nothing,
 }
 
 impl Asks {
     /// The assignment's number, if it is authentic.
-    pub fn number(&self) -> Option<u64> {
+    pub fn number(&self) -> Option<Number> {
         match self {
-            Self::Try(offer) => Some(offer.assignment.number),
+            Self::Try(offer) => Some(offer.assignment.at()),
             Self::Again(number) => Some(*number),
             Self::Nothing => None,
         }
@@ -83,6 +84,11 @@ impl Inbox {
         &self.trust
     }
 
+    /// The last assignment that it took.
+    pub fn accepted(&self) -> Number {
+        self.accepted.at()
+    }
+
     /// Keys in force by what they may sign, for operators.
     pub fn keys(&self) -> Vec<(Role, Vec<KeyId>)> {
         let ids = |role| self.trust.keys(role).map(|key| key.id()).filter(|id| !self.trust.is_revoked(*id)).collect();
@@ -91,10 +97,10 @@ impl Inbox {
 
     /// Looks at a message. `settled`: the highest number that the trial knows; one that was taken and is higher was on its
     /// way when the process ended, and is asked for again.
-    pub fn read(&mut self, bytes: &[u8], settled: u64, now: Option<Timestamp>) -> Reading {
+    pub fn read(&mut self, bytes: &[u8], settled: Number, now: Option<Timestamp>) -> Reading {
         let taken = self.accepted;
-        let accepted = match taken.number > settled {
-            true => Accepted { number: taken.number.saturating_sub(1), assignment: None },
+        let accepted = match taken.at() > settled {
+            true => Accepted::new(taken.at().before(), None),
             false => taken,
         };
         let situation = Situation { node: &self.node, trust: &self.trust, accepted, now };
@@ -112,14 +118,14 @@ impl Inbox {
             state => state,
         };
         let asks = match state {
-            Ok(offer) if offer.accepted.number == taken.number && offer.accepted != taken => {
-                refused.push(Refusal::NumberReused { number: taken.number });
+            Ok(offer) if offer.accepted.at() == taken.at() && offer.accepted != taken => {
+                refused.push(Refusal::NumberReused { number: taken.at() });
                 Asks::Nothing
             }
             Ok(offer) => Asks::Try(Box::new(offer)),
             Err(Refusal::Replayed { number }) => Asks::Again(number),
-            Err(Refusal::NumberReused { number }) if number < taken.number => {
-                refused.push(Refusal::Older { number, accepted: taken.number });
+            Err(Refusal::NumberReused { number }) if number < taken.at() => {
+                refused.push(Refusal::Older { number, accepted: taken.at() });
                 Asks::Nothing
             }
             Err(refusal) => {
@@ -166,8 +172,8 @@ fn with_keyring(own: Trust, keyring: Option<Envelope>) -> (Trust, Option<Refusal
 
 /// What was taken before, when the file that says so is lost: all that the trial has settled is old, and the last of it may
 /// come again.
-pub fn accepted_after_loss(settled: u64) -> Accepted {
-    Accepted { number: settled.saturating_sub(1), assignment: None }
+pub fn accepted_after_loss(settled: Number) -> Accepted {
+    Accepted::new(settled.before(), None)
 }
 
 #[cfg(test)]
@@ -187,6 +193,7 @@ mod tests {
     fn message(number: u64, reason: &str, by: u8) -> Vec<u8> {
         let assignment = Assignment {
             node: "press-7".to_owned(),
+            epoch: 0,
             number,
             issued_at: Timestamp::from_unix_ms(0),
             expires_at: None,
@@ -206,40 +213,40 @@ mod tests {
     fn an_assignment_that_was_taken_but_never_tried_is_offered_again_after_a_start() {
         let mut first = inbox(Accepted::default());
         let bytes = message(5, "", 1);
-        let Asks::Try(offer) = first.read(&bytes, 0, None).asks else { panic!("not offered") };
+        let Asks::Try(offer) = first.read(&bytes, 0.into(), None).asks else { panic!("not offered") };
         // Taken, and then the power went: the trial knows nothing of it.
         let mut inbox = inbox(offer.accepted);
-        assert!(matches!(inbox.read(&bytes, 4, None).asks, Asks::Try(again) if again == offer));
+        assert!(matches!(inbox.read(&bytes, 4.into(), None).asks, Asks::Try(again) if again == offer));
         // Another one of the same number is not it.
-        let reading = inbox.read(&message(5, "another", 1), 4, None);
+        let reading = inbox.read(&message(5, "another", 1), 4.into(), None);
         assert!(matches!(reading.asks, Asks::Nothing));
         assert_eq!(codes(&reading), ["number-reused"]);
-        assert_eq!(codes(&inbox.read(&message(4, "", 1), 4, None)), ["older"]);
+        assert_eq!(codes(&inbox.read(&message(4, "", 1), 4.into(), None)), ["older"]);
         // Once it is tried it is known.
-        assert!(matches!(inbox.read(&bytes, 5, None).asks, Asks::Again(5)));
-        assert_eq!(codes(&inbox.read(&bytes, 5, None)), [""; 0]);
+        assert!(matches!(inbox.read(&bytes, 5.into(), None).asks, Asks::Again(Number { epoch: 0, n: 5 })));
+        assert_eq!(codes(&inbox.read(&bytes, 5.into(), None)), [""; 0]);
     }
 
     #[test]
     fn a_refused_message_is_told_once_and_the_memory_of_it_is_bounded() {
         let mut inbox = inbox(Accepted::default());
         let stranger = message(5, "", 9);
-        assert_eq!(codes(&inbox.read(&stranger, 0, None)), ["unknown-key"]);
-        assert_eq!(codes(&inbox.read(&stranger, 0, None)), [""; 0]);
-        assert_eq!(codes(&inbox.read(&message(6, "", 9), 0, None)), ["unknown-key"]);
+        assert_eq!(codes(&inbox.read(&stranger, 0.into(), None)), ["unknown-key"]);
+        assert_eq!(codes(&inbox.read(&stranger, 0.into(), None)), [""; 0]);
+        assert_eq!(codes(&inbox.read(&message(6, "", 9), 0.into(), None)), ["unknown-key"]);
         for n in 0..100 {
-            inbox.read(&message(n + 10, "", 9), 0, None);
+            inbox.read(&message(n + 10, "", 9), 0.into(), None);
         }
         assert!(inbox.told.len() <= TOLD_MAX);
-        assert_eq!(codes(&inbox.read(&stranger, 0, None)), ["unknown-key"]);
+        assert_eq!(codes(&inbox.read(&stranger, 0.into(), None)), ["unknown-key"]);
     }
 
     #[test]
     fn after_the_loss_of_its_file_the_last_assignment_may_come_again_and_no_older_one() {
-        let mut inbox = inbox(accepted_after_loss(5));
-        assert!(matches!(inbox.read(&message(5, "", 1), 5, None).asks, Asks::Try(_)));
-        assert_eq!(inbox.read(&message(4, "", 1), 5, None).asks.number(), None);
-        assert_eq!(accepted_after_loss(0), Accepted::default());
+        let mut inbox = inbox(accepted_after_loss(5.into()));
+        assert!(matches!(inbox.read(&message(5, "", 1), 5.into(), None).asks, Asks::Try(_)));
+        assert_eq!(inbox.read(&message(4, "", 1), 5.into(), None).asks.number(), None);
+        assert_eq!(accepted_after_loss(0.into()), Accepted::default());
     }
 
     #[test]

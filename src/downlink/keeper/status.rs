@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::downlink::artefact::{Digest, Role};
 use crate::downlink::keeper::Inbox;
 use crate::downlink::link::Link;
+use crate::downlink::number::{Number, is_zero};
 use crate::downlink::report::{Outcome, Running};
 use crate::downlink::trial::{self, Machine, Millis, Record, Stage};
 use crate::observe::status::LinkStatus;
@@ -37,6 +38,10 @@ pub struct Snapshot {
     pub keys: BTreeMap<&'static str, Vec<String>>,
     /// Version of the keyring in force; 0: none.
     pub keyring_version: u64,
+    /// Its epoch: the only one whose assignments are taken.
+    pub epoch: u64,
+    /// The last assignment that was taken, whatever became of it.
+    pub accepted: Number,
     /// The control link.
     pub link: LinkStatus,
 }
@@ -44,6 +49,9 @@ pub struct Snapshot {
 /// A configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Configuration {
+    /// The assignment's epoch, unless it is the first.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub epoch: u64,
     /// The assignment's number; 0: the gateway's own file of the beginning.
     pub number: u64,
     /// Of the document; null: the gateway's own file alone.
@@ -72,6 +80,9 @@ pub struct OnTrial {
 /// A decision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Decision {
+    /// The assignment's epoch, unless it is the first.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub epoch: u64,
     /// The assignment's number.
     pub number: u64,
     /// What became of it.
@@ -130,7 +141,8 @@ impl Status {
 pub fn of(machine: &Machine, now: Millis, inbox: &Inbox, version: impl Fn(&trial::Digest) -> Option<u64>) -> Snapshot {
     let record = machine.record();
     let configuration = |config: &trial::Config| Configuration {
-        number: config.number,
+        epoch: config.number.epoch,
+        number: config.number.n,
         sha256: config.place.digest().map(|digest| Digest::from_bytes(digest).to_string()),
         version: config.place.digest().and_then(|digest| version(&digest)),
     };
@@ -157,7 +169,8 @@ pub fn of(machine: &Machine, now: Millis, inbox: &Inbox, version: impl Fn(&trial
         committed: configuration(&record.committed),
         trial: on_trial,
         last: record.last.as_ref().map(|last| Decision {
-            number: last.number,
+            epoch: last.number.epoch,
+            number: last.number.n,
             outcome: last.outcome.into(),
             reason: last.failure.as_ref().map(|failure| failure.reason.code()),
             detail: last.failure.as_ref().map(|failure| failure.detail.clone()).unwrap_or_default(),
@@ -166,6 +179,8 @@ pub fn of(machine: &Machine, now: Millis, inbox: &Inbox, version: impl Fn(&trial
         refused: None,
         keys: keys.collect(),
         keyring_version: inbox.trust().keyring_version(),
+        epoch: inbox.trust().epoch(),
+        accepted: inbox.accepted(),
         link: LinkStatus::default(),
     }
 }
@@ -173,7 +188,8 @@ pub fn of(machine: &Machine, now: Millis, inbox: &Inbox, version: impl Fn(&trial
 /// What is committed, and what is on trial, as reports say it.
 pub fn running(record: &Record) -> (Running, Option<Running>) {
     let of = |config: &trial::Config| Running {
-        number: config.number,
+        epoch: config.number.epoch,
+        number: config.number.n,
         sha256: config.place.digest().map(Digest::from_bytes),
     };
     (of(&record.committed), record.candidate.as_ref().map(|candidate| of(&candidate.config)))

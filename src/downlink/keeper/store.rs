@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! downlink/trial, slot-a, slot-b    the trial (trial::slots)
-//! downlink/accepted                 number and digest of the last assignment that was taken (JSON)
+//! downlink/accepted                 epoch, number and digest of the last assignment that was taken (JSON)
+//! downlink/proven                   at which addresses the assignment of a document was found (JSON)
 //! downlink/keyring                  the newest keyring, as it came (a DSSE envelope)
 //! downlink/lock                     held by the process that uses them
 //! ```
@@ -14,12 +15,15 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::overlay::Pushed;
 use crate::config::{EdgeConfig, OwnFile, Warning};
 use crate::downlink::artefact::envelope::ENVELOPE_BYTES_MAX;
-use crate::downlink::artefact::{Accepted, Envelope};
+use crate::downlink::artefact::{Accepted, Digest, Envelope};
 use crate::downlink::trial::slots::Slots;
 use crate::downlink::trial::{Found, Place};
+use crate::pulsar::wire::Address;
 use crate::sys::files::{self, DirLock};
 
 /// The directory in the data directory.
@@ -30,6 +34,12 @@ pub const DOCUMENT: &str = "document";
 
 /// Largest file `accepted`: a number and a digest.
 const ACCEPTED_BYTES_MAX: usize = 4096;
+
+/// Largest file `proven`: sixteen long URLs for each of its documents.
+const PROVEN_BYTES_MAX: usize = 64 * 1024;
+
+/// Documents whose addresses are remembered: what two slots hold, and as many that may come again.
+const PROVEN_MAX: usize = 4;
 
 /// A document may hold tokens and passwords.
 const DIR_MODE: u32 = 0o700;
@@ -53,6 +63,13 @@ pub enum StoreError {
         "{} is in use by another running process; stop it, or give this one its own node.data_dir", _0.display()
     )]
     InUse(PathBuf),
+}
+
+/// Where a document's assignment was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Proven {
+    document: Digest,
+    addresses: Vec<String>,
 }
 
 /// The files. One process holds them; it blocks on the disk.
@@ -94,6 +111,34 @@ impl Store {
     /// Keeps what was taken, durably.
     pub fn keep_accepted(&self, accepted: &Accepted) -> io::Result<()> {
         files::replace(&self.dir.join("accepted"), &serde_json::to_vec(accepted)?)
+    }
+
+    /// At which addresses the assignment of `document` was found.
+    pub fn proven(&self, document: Digest) -> Vec<Address> {
+        let found = self.all_proven().into_iter().find(|proven| proven.document == document);
+        let urls = found.map(|proven| proven.addresses).unwrap_or_default();
+        urls.iter().filter_map(|url| Address::parse(url).ok()).collect()
+    }
+
+    /// Keeps that, durably.
+    pub fn keep_proven(&self, document: Digest, addresses: &[Address]) -> io::Result<()> {
+        let proven = Proven { document, addresses: addresses.iter().map(ToString::to_string).collect() };
+        let mut all = self.all_proven();
+        if all.first() == Some(&proven) {
+            return Ok(());
+        }
+        all.retain(|other| other.document != document);
+        all.insert(0, proven);
+        all.truncate(PROVEN_MAX);
+        files::replace(&self.dir.join("proven"), &serde_json::to_vec(&all)?)
+    }
+
+    fn all_proven(&self) -> Vec<Proven> {
+        let bytes = self.read("proven", PROVEN_BYTES_MAX).unwrap_or_default();
+        if bytes.is_empty() {
+            return Vec::new();
+        }
+        serde_json::from_slice(&bytes).inspect_err(|_| self.damaged("proven")).unwrap_or_default()
     }
 
     /// The newest keyring; nobody has verified it.
@@ -159,8 +204,7 @@ pub fn one_line(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::config::Env;
-    use crate::downlink::artefact::Digest;
-    use crate::downlink::trial::Slot;
+    use crate::downlink::trial::{Number, Slot};
 
     #[test]
     fn what_is_kept_is_found_again_by_one_process_at_a_time() {
@@ -168,13 +212,26 @@ mod tests {
         assert!(peek(dir.path()).unwrap().is_none());
         let store = Store::open(dir.path()).unwrap();
         assert_eq!((store.accepted(), store.keyring()), (None, None));
-        let accepted = Accepted { number: 7, assignment: Some(Digest::of(b"x")) };
+        let accepted = Accepted::new(Number::new(1, 7), Some(Digest::of(b"x")));
         store.keep_accepted(&accepted).unwrap();
         assert_eq!(store.accepted(), Some(accepted));
+        let (document, urls) = (Digest::of(b"y"), ["pulsar://a:6650", "pulsar+ssl://[::1]:7"]);
+        let addresses = urls.map(|url| Address::parse(url).unwrap());
+        for n in 0..10_u8 {
+            store.keep_proven(Digest::of(&[n]), &addresses[..1]).unwrap();
+            store.keep_proven(document, &addresses).unwrap();
+        }
+        assert_eq!(store.proven(document), addresses);
+        assert_eq!((store.proven(Digest::of(&[9])).len(), store.proven(Digest::of(&[0])).len()), (1, 0));
+        assert_eq!(store.all_proven().len(), PROVEN_MAX);
         assert!(matches!(Store::open(dir.path()), Err(StoreError::InUse(_))));
         assert_eq!(peek(dir.path()).unwrap().unwrap().1.record, Ok(None));
         let mode = fs::metadata(store.dir()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, DIR_MODE, "a document may hold a token");
+        // As the version before wrote it.
+        let before = format!(r#"{{"number":7,"assignment":"{}"}}"#, Digest::of(b"x"));
+        fs::write(store.dir().join("accepted"), before).unwrap();
+        assert_eq!(store.accepted().map(|accepted| accepted.at()), Some(7.into()));
         for bytes in [&b"{"[..], &[b' '; ACCEPTED_BYTES_MAX + 1]] {
             fs::write(store.dir().join("accepted"), bytes).unwrap();
             assert_eq!(store.accepted(), None);
@@ -190,7 +247,7 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         let put = |text: &str| {
             let digest = Digest::of(text.as_bytes()).bytes();
-            store.slots().write(Slot::A, 1, digest, text.as_bytes()).unwrap();
+            store.slots().write(Slot::A, 1.into(), digest, text.as_bytes()).unwrap();
             Place::Slot { slot: Slot::A, digest }
         };
         assert_eq!(load(&own, store.slots(), &Place::Local).unwrap().0, *own.alone());

@@ -75,6 +75,8 @@ pub enum Input {
     Report(u64, Vec<u8>),
     /// Somebody is done with a command: whether it was taken.
     Settled(Key, bool),
+    /// Where the inbox was read is not where this node is assigned anything.
+    Elsewhere,
 }
 
 /// What is to be done.
@@ -100,8 +102,10 @@ pub enum Effect {
     Opened(Part),
     /// Something went wrong; it is tried again. Without a part: all parts of a connection.
     Failed(Option<Part>, LinkError),
-    /// The newest message of the inbox.
-    Inbox(Bytes),
+    /// The newest message of the inbox, and at which of the settings' addresses it was found.
+    Inbox(Address, Bytes),
+    /// The inbox found there is empty.
+    Empty(Address),
     /// A command.
     Command(Bytes, Key),
     /// A message that cannot be handed over.
@@ -130,6 +134,8 @@ enum State {
 #[derive(Debug)]
 struct Slot {
     topic: String,
+    /// Where it was looked up last.
+    service: Option<Address>,
     state: State,
     backoff: Backoff,
 }
@@ -168,7 +174,7 @@ impl Core {
     /// Nothing is open, everything is due. `seed` is random.
     pub fn new(settings: Settings, seed: u64, now: Instant) -> Self {
         let (tenant, node) = (&settings.tenant, &settings.node);
-        let slot = |topic| Slot { topic, state: State::Waiting(now), backoff: Backoff::default() };
+        let slot = |topic| Slot { topic, service: None, state: State::Waiting(now), backoff: Backoff::default() };
         let slots = [
             slot(names::inbox_topic(tenant, node)),
             slot(names::commands_topic(tenant, node)),
@@ -221,6 +227,7 @@ impl Core {
             Input::Message(wire, incoming) => self.message(wire, *incoming, now, out),
             Input::Report(number, bytes) => self.report(number, bytes, now, out),
             Input::Settled(key, taken) => self.settled(key, taken, now, out),
+            Input::Elsewhere => self.elsewhere(now, out),
         }
         self.pass_time(now, out);
         self.tidy(out);
@@ -329,6 +336,25 @@ impl Core {
                 self.slot_mut(part).state = State::Waiting(until);
                 self.gone(part, &text, out);
             }
+        }
+        self.last_error = Some(text);
+        out.push(Effect::Failed(None, error));
+    }
+
+    /// Leaves the address where the inbox was read for the next one, after a while. Without another one it stays: what is
+    /// missing may still come.
+    fn elsewhere(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        let Some(service) = self.slot(Part::Inbox).service.clone() else { return };
+        let at = self.settings.addresses.iter().position(|address| *address == service);
+        let Some(at) = at.filter(|_| self.settings.addresses.len() > 1) else { return };
+        self.turn = at + 1;
+        let until = now + self.jitter.up_to(self.settings.retry_max);
+        let error = LinkError::NotOurs { broker: service.authority() };
+        let text = error.to_string();
+        for part in Part::ALL {
+            self.give_back(part, out);
+            self.slot_mut(part).state = State::Waiting(until);
+            self.gone(part, &text, out);
         }
         self.last_error = Some(text);
         out.push(Effect::Failed(None, error));

@@ -110,8 +110,17 @@ pub enum Heard {
     Inbox {
         /// The settings it was read with.
         generation: u64,
+        /// At which of their addresses.
+        at: Address,
         /// As the cloud sent it; nothing of it is verified.
         bytes: Bytes,
+    },
+    /// The inbox has no message.
+    Empty {
+        /// The settings it was read with.
+        generation: u64,
+        /// At which of their addresses.
+        at: Address,
     },
     /// A command. It comes again at every connection until it is taken.
     Command {
@@ -201,6 +210,8 @@ struct Order {
 struct Wanted {
     settings: Option<Settings>,
     generation: u64,
+    /// Grows when another address is wanted.
+    moves: u64,
 }
 
 /// The link. Cheap to clone; its task ends when all clones are gone, when nobody listens, or when the tasks stop.
@@ -228,7 +239,12 @@ impl Link {
     /// Uses `settings` from now on (`None`: none), as `generation`. With other settings than before the old connection is
     /// closed first; with the same it is kept, and said to be connected in the new generation when it is.
     pub fn set(&self, settings: Option<Settings>, generation: u64) {
-        self.wanted.send_replace(Wanted { settings, generation });
+        self.wanted.send_modify(|wanted| (wanted.settings, wanted.generation) = (settings, generation));
+    }
+
+    /// Where the inbox was read nothing is assigned to this node: another one of the addresses is tried, if there is one.
+    pub fn elsewhere(&self) {
+        self.wanted.send_modify(|wanted| wanted.moves = wanted.moves.wrapping_add(1));
     }
 
     /// Whether reports are signed.

@@ -6,13 +6,15 @@ use bytes::Bytes;
 
 use super::content::Unfit;
 use super::{Heard, Taken};
+use crate::pulsar::wire::Address;
 
 /// At most one of each, and the commands that the core counts.
 #[derive(Debug, Default)]
 pub struct Pending {
     /// Connected, or why not.
     state: Option<Result<(), String>>,
-    inbox: Option<Bytes>,
+    /// Where it was found; without bytes it is empty.
+    inbox: Option<(Address, Option<Bytes>)>,
     unfit: Option<Unfit>,
     commands: VecDeque<(Bytes, Taken)>,
 }
@@ -23,9 +25,9 @@ impl Pending {
         self.state = Some(state);
     }
 
-    /// A newer inbox message.
-    pub fn inbox(&mut self, bytes: Bytes) {
-        (self.inbox, self.unfit) = (Some(bytes), None);
+    /// A newer inbox message, or that there is none.
+    pub fn inbox(&mut self, at: Address, bytes: Option<Bytes>) {
+        (self.inbox, self.unfit) = (Some((at, bytes)), None);
     }
 
     /// A message that cannot be handed over.
@@ -51,8 +53,10 @@ impl Pending {
                 Err(why) => Heard::Disconnected { generation, why },
             });
         }
-        if let Some(bytes) = self.inbox.take() {
-            return Some(Heard::Inbox { generation, bytes });
+        match self.inbox.take() {
+            Some((at, Some(bytes))) => return Some(Heard::Inbox { generation, at, bytes }),
+            Some((at, None)) => return Some(Heard::Empty { generation, at }),
+            None => {}
         }
         if let Some(Unfit { reason, detail }) = self.unfit.take() {
             return Some(Heard::Unfit { generation, reason, detail });

@@ -51,6 +51,8 @@ struct Task {
     /// Counts cores.
     epoch: u64,
     generation: u64,
+    /// See [`Wanted::moves`].
+    moves: u64,
     wires: Wires,
     chores: FuturesUnordered<Chore>,
     pending: Pending,
@@ -137,6 +139,7 @@ impl Task {
             core: None,
             epoch: 0,
             generation: 0,
+            moves: 0,
             wires: Wires::default(),
             chores: FuturesUnordered::new(),
             pending: Pending::default(),
@@ -214,10 +217,11 @@ impl Task {
                     self.status.update(|s| s.warning = None);
                 }
             }
-            Effect::Inbox(bytes) => {
+            Effect::Inbox(at, bytes) => {
                 self.meters.inbox.inc();
-                self.pending.inbox(bytes);
+                self.pending.inbox(at, Some(bytes));
             }
+            Effect::Empty(at) => self.pending.inbox(at, None),
             Effect::Command(bytes, key) => {
                 self.meters.commands.inc();
                 let (settle, epoch) = (self.settle.clone(), self.epoch);
@@ -293,6 +297,7 @@ impl Task {
     }
 
     async fn set(&mut self, wanted: Wanted) {
+        let moves = std::mem::replace(&mut self.moves, wanted.moves) != wanted.moves;
         self.generation = wanted.generation;
         if wanted.settings.as_ref() == self.core.as_ref().map(Core::settings) {
             match &self.core {
@@ -300,6 +305,9 @@ impl Task {
                 // Whoever asks anew is told anew.
                 Some(_) => self.told = None,
                 None => self.pending.state(Err(NotSent::Off.to_string())),
+            }
+            if moves {
+                self.handle(Input::Elsewhere);
             }
             return;
         }

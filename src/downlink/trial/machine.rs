@@ -3,8 +3,8 @@
 use super::proof::{Ask, Proof};
 use super::record::{Candidate, Failure, Outcome, Place, Reason, Record, Slot, Stage};
 use super::{
-    Action, Assigned, Input, Millis, Policy, REPORT_AGAIN_MS, RETRY_MS_FIRST, RETRY_MS_MAX, STEP_MS_MAX, TURN_MS_FIRST,
-    TURN_MS_MAX,
+    Action, Assigned, Input, Millis, Number, Policy, REPORT_AGAIN_MS, RETRY_MS_FIRST, RETRY_MS_MAX, STEP_MS_MAX,
+    TURN_MS_FIRST, TURN_MS_MAX,
 };
 
 /// See the module.
@@ -189,7 +189,7 @@ impl Machine {
         match input {
             Input::Offered(assigned) => {
                 self.note_repetition(assigned.number);
-                let newest = self.pending.map_or(0, |p| p.number).max(self.record.settled);
+                let newest = self.pending.map_or(Number::default(), |p| p.number).max(self.record.settled);
                 if assigned.number > newest {
                     self.pending = Some(assigned);
                 }
@@ -239,7 +239,7 @@ impl Machine {
     }
 
     /// An assignment that comes again after it was decided asks what became of it: the cloud may have lost the report.
-    fn note_repetition(&mut self, number: u64) {
+    fn note_repetition(&mut self, number: Number) {
         let decided = self.record.last.as_ref().filter(|last| last.number == number);
         self.is_asked_again |= decided.is_some_and(|last| !self.record.reports.contains(last));
     }

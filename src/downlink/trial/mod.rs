@@ -60,6 +60,7 @@ mod start;
 #[cfg(test)]
 mod tests;
 
+pub use super::number::Number;
 pub use machine::{Machine, Status};
 pub use record::{Candidate, Config, Digest, Failure, Outcome, Place, Reason, Record, Report, Slot, Stage};
 pub use start::{Found, Stored};
@@ -120,7 +121,7 @@ impl Default for Policy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Assigned {
     /// Grows with every assignment to this node.
-    pub number: u64,
+    pub number: Number,
     /// The document; `None`: the local file alone.
     pub digest: Option<Digest>,
 }
@@ -134,19 +135,19 @@ pub enum Input {
     /// An authentic assignment whose document is not valid here. A forged one is none, and must not use up its number.
     Rejected {
         /// The assignment's number.
-        number: u64,
+        number: Number,
         /// What is wrong with it.
         detail: String,
     },
     /// [`Action::WriteSlot`] is done, and durable.
     SlotWritten {
         /// The assignment's number.
-        number: u64,
+        number: Number,
     },
     /// [`Action::WriteSlot`] failed.
     SlotNotWritten {
         /// The assignment's number.
-        number: u64,
+        number: Number,
         /// Why.
         detail: String,
     },
@@ -225,7 +226,7 @@ pub enum Action {
         /// Where.
         slot: Slot,
         /// The assignment's number.
-        number: u64,
+        number: Number,
         /// Which document.
         digest: Digest,
     },

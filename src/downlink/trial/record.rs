@@ -1,23 +1,30 @@
 //! What of a trial survives the process, and its bytes. [pure]
 //!
 //! ```text
-//! file       "TGTR" · version u8 · committed · settled u64 · candidate u8 [candidate] · reports · crc32 u32 (all before)
-//! config     number u64 · place u8 (0 local, 1 slot A, 2 slot B) · digest [32] when in a slot
+//! file       "TGTR" · version u8 · committed · settled number · candidate u8 [candidate] · reports · crc32 u32 (all before)
+//! number     n u64; in version 2 epoch u64 before it
+//! config     number · place u8 (0 local, 1 slot A, 2 slot B) · digest [32] when in a slot
 //! candidate  config · stage u8 · starts u8 · attempts u8 · turns u8 · grounded u8 · used_ms u64 · failure u8 [failure]
 //! failure    reason u8 · detail (length u16 · UTF-8)
 //! reports    next seq u64 · dropped u64 · count u8 · { report } · last u8 [report]
-//! report     seq u64 · number u64 · outcome u8 · failure u8 [failure]
+//! report     seq u64 · number · outcome u8 · failure u8 [failure]
 //! ```
-//! All numbers are little-endian. At most [`RECORD_BYTES_MAX`].
+//! All integers are little-endian. At most [`RECORD_BYTES_MAX`]. Version 1 is written while every epoch is 0, so that the program
+//! before this one can still take over.
 
 use std::collections::VecDeque;
 use std::fmt;
 
+use crate::downlink::number::Number;
+
 /// SHA-256 of a document.
 pub type Digest = [u8; 32];
 
-/// The version written; a reader refuses others.
-pub const VERSION: u8 = 1;
+/// The newest version; a reader refuses later ones.
+pub const VERSION: u8 = 2;
+
+/// Without epochs.
+const VERSION_1: u8 = 1;
 
 /// Largest record: sixteen reports with their details, and the rest.
 pub const RECORD_BYTES_MAX: usize = 8 * 1024;
@@ -81,7 +88,7 @@ impl Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The assignment's; 0: none did, this is the local file of the beginning.
-    pub number: u64,
+    pub number: Number,
     /// Where it comes from.
     pub place: Place,
 }
@@ -228,7 +235,7 @@ pub struct Report {
     /// Grows with every report of this record.
     pub seq: u64,
     /// The assignment's.
-    pub number: u64,
+    pub number: Number,
     /// What became of it.
     pub outcome: Outcome,
     /// Why, unless it is committed.
@@ -241,7 +248,7 @@ pub struct Record {
     /// What runs unless a candidate is on trial.
     pub committed: Config,
     /// Highest number that was decided or is on trial; only a higher one is taken.
-    pub settled: u64,
+    pub settled: Number,
     /// What may be committed next.
     pub candidate: Option<Candidate>,
     /// Of the next report.
@@ -258,8 +265,8 @@ impl Default for Record {
     /// A gateway that has only its local file.
     fn default() -> Self {
         Self {
-            committed: Config { number: 0, place: Place::Local },
-            settled: 0,
+            committed: Config { number: Number::default(), place: Place::Local },
+            settled: Number::default(),
             candidate: None,
             next_report: 1,
             reports_dropped: 0,
@@ -273,7 +280,7 @@ impl Default for Record {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// Written by a version of Tidegate that this one cannot read.
-    #[error("the record of the trial has version {0}, this Tidegate reads version {VERSION}")]
+    #[error("the record of the trial has version {0}, this Tidegate reads versions 1 to {VERSION}")]
     Version(u8),
     /// Altered, cut, or not a record.
     #[error("the record of the trial is damaged")]
@@ -282,7 +289,7 @@ pub enum RecordError {
 
 impl Record {
     /// Adds a report.
-    pub fn report(&mut self, number: u64, outcome: Outcome, failure: Option<Failure>) {
+    pub fn report(&mut self, number: Number, outcome: Outcome, failure: Option<Failure>) {
         if self.reports.len() >= REPORTS_MAX {
             let success = self.reports.iter().position(|r| r.outcome == Outcome::Committed);
             self.reports.remove(success.unwrap_or(0));
@@ -298,10 +305,11 @@ impl Record {
 
     /// As bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Writer(MAGIC.to_vec());
-        out.u8(VERSION);
+        let version = if self.has_epochs() { VERSION } else { VERSION_1 };
+        let mut out = Writer(MAGIC.to_vec(), version);
+        out.u8(version);
         out.config(&self.committed);
-        out.u64(self.settled);
+        out.number(self.settled);
         out.u8(u8::from(self.candidate.is_some()));
         if let Some(c) = &self.candidate {
             out.config(&c.config);
@@ -321,6 +329,13 @@ impl Record {
         out.0
     }
 
+    /// Whether anything in it has an epoch but 0.
+    fn has_epochs(&self) -> bool {
+        let candidate = self.candidate.iter().map(|c| c.config.number);
+        let reports = self.reports.iter().chain(&self.last).map(|r| r.number);
+        [self.committed.number, self.settled].into_iter().chain(candidate).chain(reports).any(|n| n.epoch != 0)
+    }
+
     /// From bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         let (body, crc) = bytes.split_last_chunk::<4>().ok_or(RecordError::Damaged)?;
@@ -328,10 +343,10 @@ impl Record {
         if bytes.len() > RECORD_BYTES_MAX || crc32fast::hash(body) != u32::from_le_bytes(*crc) {
             return Err(RecordError::Damaged);
         }
-        if *version != VERSION {
+        if !(VERSION_1..=VERSION).contains(version) {
             return Err(RecordError::Version(*version));
         }
-        let mut from = Reader(body.get(MAGIC.len() + 1..).unwrap_or_default());
+        let mut from = Reader(body.get(MAGIC.len() + 1..).unwrap_or_default(), *version);
         from.record().filter(|_| from.0.is_empty()).ok_or(RecordError::Damaged)
     }
 }
@@ -340,7 +355,8 @@ fn index<T: PartialEq>(all: &[T], one: &T) -> u8 {
     all.iter().position(|o| o == one).and_then(|i| u8::try_from(i).ok()).unwrap_or(u8::MAX)
 }
 
-struct Writer(Vec<u8>);
+/// The bytes so far, and the version.
+struct Writer(Vec<u8>, u8);
 
 impl Writer {
     fn u8(&mut self, n: u8) {
@@ -351,8 +367,15 @@ impl Writer {
         self.0.extend_from_slice(&n.to_le_bytes());
     }
 
+    fn number(&mut self, number: Number) {
+        if self.1 > VERSION_1 {
+            self.u64(number.epoch);
+        }
+        self.u64(number.n);
+    }
+
     fn config(&mut self, config: &Config) {
-        self.u64(config.number);
+        self.number(config.number);
         match config.place {
             Place::Local => self.u8(0),
             Place::Slot { slot, digest } => {
@@ -364,7 +387,7 @@ impl Writer {
 
     fn report(&mut self, report: &Report) {
         self.u64(report.seq);
-        self.u64(report.number);
+        self.number(report.number);
         self.u8(index(&Outcome::ALL, &report.outcome));
         self.failure(report.failure.as_ref());
     }
@@ -380,7 +403,8 @@ impl Writer {
     }
 }
 
-struct Reader<'a>(&'a [u8]);
+/// The bytes that are left, and the version.
+struct Reader<'a>(&'a [u8], u8);
 
 impl<'a> Reader<'a> {
     fn take(&mut self, n: usize) -> Option<&'a [u8]> {
@@ -401,6 +425,11 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
+    fn number(&mut self) -> Option<Number> {
+        let epoch = if self.1 > VERSION_1 { self.u64()? } else { 0 };
+        Some(Number::new(epoch, self.u64()?))
+    }
+
     fn bool(&mut self) -> Option<bool> {
         match self.u8()? {
             0 => Some(false),
@@ -414,7 +443,7 @@ impl<'a> Reader<'a> {
     }
 
     fn config(&mut self) -> Option<Config> {
-        let number = self.u64()?;
+        let number = self.number()?;
         let place = match self.u8()? {
             0 => Place::Local,
             n => Place::Slot { slot: *Slot::ALL.get(usize::from(n - 1))?, digest: self.array()? },
@@ -450,7 +479,7 @@ impl<'a> Reader<'a> {
 
     fn record(&mut self) -> Option<Record> {
         let committed = self.config()?;
-        let settled = self.u64()?;
+        let settled = self.number()?;
         let candidate = self.candidate()?;
         let (next_report, reports_dropped) = (self.u64()?, self.u64()?);
         let count = self.u8()?;
@@ -468,7 +497,7 @@ impl<'a> Reader<'a> {
     }
 
     fn report(&mut self) -> Option<Report> {
-        let (seq, number) = (self.u64()?, self.u64()?);
+        let (seq, number) = (self.u64()?, self.number()?);
         Some(Report { seq, number, outcome: self.one(&Outcome::ALL)?, failure: self.failure()? })
     }
 }

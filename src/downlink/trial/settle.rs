@@ -2,11 +2,11 @@
 
 use super::machine::{Machine, Phase, turn_after};
 use super::record::{Failure, Outcome, Place, Reason, Stage};
-use super::{ATTEMPTS_MAX, Millis};
+use super::{ATTEMPTS_MAX, Millis, Number};
 
 impl Machine {
     /// An authentic assignment that is not valid here: never tried, told once.
-    pub(super) fn rejected(&mut self, number: u64, detail: String) {
+    pub(super) fn rejected(&mut self, number: Number, detail: String) {
         let is_taken = matches!(self.phase, Phase::Writing(assigned, _) if assigned.number >= number);
         if number > self.record.settled && !is_taken {
             self.record.settled = number;
@@ -15,14 +15,14 @@ impl Machine {
         }
     }
 
-    pub(super) fn slot_written(&mut self, number: u64) {
+    pub(super) fn slot_written(&mut self, number: Number) {
         let Phase::Writing(assigned, slot) = self.phase else { return };
         if let (true, Some(digest)) = (assigned.number == number, assigned.digest) {
             self.begin(assigned, Place::Slot { slot, digest });
         }
     }
 
-    pub(super) fn slot_not_written(&mut self, number: u64, detail: String) {
+    pub(super) fn slot_not_written(&mut self, number: Number, detail: String) {
         let Phase::Writing(assigned, _) = self.phase else { return };
         if assigned.number == number {
             self.record.settled = self.record.settled.max(number);

@@ -3,7 +3,7 @@
 //! ```text
 //! <dir>/trial     the record (super::record)
 //! <dir>/slot-a    "tidegate-slot 1 number=12 length=34 crc=0badcafe digest=<64 hex digits>\n" and the document
-//!                 (the CRC is of number, digest and document)
+//!                 (the CRC is of number, digest and document); " epoch=2" behind "1" and in the CRC, unless it is 0
 //! <dir>/slot-b    likewise
 //! ```
 //! A file is replaced by [`files::replace`]: what a cut leaves beside it (`*.new`) is never read, and overwritten by the
@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use super::Number;
 use super::record::{Digest, RECORD_BYTES_MAX, Record, RecordError, Slot};
 use super::start::{Found, Stored};
 use crate::sys::files;
@@ -21,7 +22,7 @@ use crate::sys::files;
 pub const DOCUMENT_BYTES_MAX: usize = 1 << 20;
 
 /// Longest first line of a slot.
-const HEADER_BYTES_MAX: usize = 160;
+const HEADER_BYTES_MAX: usize = 192;
 
 /// Why a slot does not give its document.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +71,7 @@ impl Slots {
     }
 
     /// Puts a document into a slot, durably.
-    pub fn write(&self, slot: Slot, number: u64, digest: Digest, document: &[u8]) -> io::Result<()> {
+    pub fn write(&self, slot: Slot, number: Number, digest: Digest, document: &[u8]) -> io::Result<()> {
         if document.len() > DOCUMENT_BYTES_MAX {
             let message = format!("the document has {} bytes, at most {DOCUMENT_BYTES_MAX} fit", document.len());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
@@ -122,21 +123,28 @@ fn read_at_most(path: &Path, most: usize) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// The first line, as there is exactly one for a document.
-fn header(number: u64, digest: &Digest, document: &[u8]) -> String {
+fn header(number: Number, digest: &Digest, document: &[u8]) -> String {
     let mut crc = crc32fast::Hasher::new();
-    [&number.to_le_bytes(), &digest[..], document].into_iter().for_each(|part| crc.update(part));
-    let (crc, length) = (crc.finalize(), document.len());
+    [&number.n.to_le_bytes(), &digest[..], document].into_iter().for_each(|part| crc.update(part));
+    let epoch = match number.epoch {
+        0 => String::new(),
+        epoch => {
+            crc.update(&epoch.to_le_bytes());
+            format!(" epoch={epoch}")
+        }
+    };
+    let (crc, length, n) = (crc.finalize(), document.len(), number.n);
     let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("tidegate-slot 1 number={number} length={length} crc={crc:08x} digest={digest}\n")
+    format!("tidegate-slot 1{epoch} number={n} length={length} crc={crc:08x} digest={digest}\n")
 }
 
 fn parse(mut bytes: Vec<u8>) -> Option<(Stored, Vec<u8>)> {
     let end = bytes.iter().take(HEADER_BYTES_MAX).position(|b| *b == b'\n')?;
     let document = bytes.split_off(end + 1);
     let line = std::str::from_utf8(&bytes).ok()?;
-    let mut fields = line.trim_end().split(' ').skip(2);
-    let mut field = |name: &str| fields.find_map(|f| f.strip_prefix(name));
-    let number = field("number=")?.parse().ok()?;
+    let field = |name: &str| line.trim_end().split(' ').skip(2).find_map(|f| f.strip_prefix(name));
+    let epoch = field("epoch=").map_or(Some(0), |epoch| epoch.parse().ok())?;
+    let number = Number::new(epoch, field("number=")?.parse().ok()?);
     let digest = unhex(field("digest=")?)?;
     (line == header(number, &digest, &document)).then_some((Stored { number, digest }, document))
 }

@@ -2,13 +2,13 @@
 
 use super::machine::{Machine, Phase, turn_after};
 use super::record::{Config, Failure, Outcome, Place, Reason, Record, RecordError, Slot, Stage};
-use super::{Action, Digest, Millis, Policy, STARTS_MAX};
+use super::{Action, Digest, Millis, Number, Policy, STARTS_MAX};
 
 /// A document that a slot holds, whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
     /// The assignment that it was written for.
-    pub number: u64,
+    pub number: Number,
     /// Which it is.
     pub digest: Digest,
 }
@@ -49,8 +49,8 @@ impl Machine {
                 let mut machine = Self::new(policy, Record::default(), false);
                 let why = lost.as_ref().err().map_or("the record of the trial is gone".to_owned(), ToString::to_string);
                 let failure = Failure::new(Reason::RecordDamaged, format!("{why}; the local file runs"));
-                machine.record.settled = newest.unwrap_or(0).saturating_sub(1);
-                machine.record.report(newest.unwrap_or(0), Outcome::Fallback, Some(failure));
+                machine.record.settled = newest.unwrap_or_default().before();
+                machine.record.report(newest.unwrap_or_default(), Outcome::Fallback, Some(failure));
                 machine.changed();
                 machine
             }
@@ -70,10 +70,10 @@ impl Machine {
             let failure =
                 Failure::new(Reason::SlotDamaged, "the committed document cannot be read; the local file runs");
             self.record.report(committed.number, Outcome::Fallback, Some(failure));
-            self.record.committed = Config { number: 0, place: Place::Local };
+            self.record.committed = Config { number: Number::default(), place: Place::Local };
             // Nothing newer was decided, so the same assignment may come again.
             if self.record.settled == committed.number {
-                self.record.settled = committed.number.saturating_sub(1);
+                self.record.settled = committed.number.before();
             }
             self.changed();
         }

@@ -94,6 +94,13 @@ impl Address {
     }
 }
 
+/// As a service URL that reads as the same address.
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}://{}", if self.tls { "pulsar+ssl" } else { "pulsar" }, self.authority())
+    }
+}
+
 /// What connecting needs, besides an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connector {

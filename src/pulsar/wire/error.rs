@@ -110,6 +110,15 @@ pub enum LinkError {
         /// The topic.
         topic: String,
     },
+    /// A cluster that nothing is assigned from.
+    #[error(
+        "{broker}: the inbox there holds no assignment of this gateway: either this is another cluster, which \
+         uplink.pulsar must not name, or what was assigned is lost there: assign it anew"
+    )]
+    NotOurs {
+        /// Host and port.
+        broker: String,
+    },
     /// Lookup sends us in circles.
     #[error("lookup of {topic} was redirected more than {limit} times; check the brokers' advertised addresses")]
     Redirects {
@@ -158,6 +167,7 @@ impl LinkError {
             Self::Lost { .. } => "lost",
             Self::Protocol { .. } | Self::Redirects { .. } => "protocol",
             Self::Closed { .. } => "moved",
+            Self::NotOurs { .. } => "not-ours",
             Self::Refused { code, .. } => match code {
                 E::AuthenticationError | E::AuthorizationError => "not-allowed",
                 E::ProducerBusy | E::ConsumerBusy => "busy",

@@ -139,6 +139,7 @@ fn the_largest_document_fits_into_a_message() {
     largest.document = Some(signed_document(&text, ARTEFACT));
     let keyring = Keyring {
         version: 1,
+        epoch: 0,
         issued_at: at(0),
         artefact_keys: vec![key(4).public().clone(); keyring::KEYS_MAX],
         controller_keys: vec![key(5).public().clone(); keyring::KEYS_MAX],

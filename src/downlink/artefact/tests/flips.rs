@@ -9,6 +9,7 @@ fn whole() -> (Vec<u8>, Trust, Offer, Trust) {
     let trust = trust();
     let ring = Keyring {
         version: 5,
+        epoch: 0,
         issued_at: at(1_800_000_000),
         artefact_keys: vec![key(12).public().clone()],
         controller_keys: vec![key(13).public().clone()],

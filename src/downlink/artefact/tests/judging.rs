@@ -28,7 +28,7 @@ fn each_refusal_says_the_thing_the_reason_and_the_way_out() {
     let plain = situation(&trust);
     let digest = |m: &Message| Digest::of(m.assignment.unverified_payload());
     let after = |number: u64, digest: Option<Digest>| Situation {
-        accepted: Accepted { number, assignment: digest },
+        accepted: Accepted::new(number.into(), digest),
         ..situation(&trust)
     };
     let mut unsigned = message(4);
@@ -243,7 +243,7 @@ proptest! {
                 // On disk and back.
                 accepted = serde_json::from_str(&serde_json::to_string(&accepted).unwrap()).unwrap();
                 let again = judged(&pushed.message(), &Situation { accepted, ..situation });
-                prop_assert_eq!(again.unwrap_err(), Refusal::Replayed { number: pushed.number });
+                prop_assert_eq!(again.unwrap_err(), Refusal::Replayed { number: pushed.number.into() });
             }
         }
     }

@@ -2,6 +2,7 @@
 
 mod commands;
 mod envelope;
+mod epochs;
 mod flips;
 mod judging;
 mod rotation;
@@ -49,6 +50,7 @@ fn document(version: u64) -> String {
 fn assignment(number: u64, document: Option<&str>, version: u64) -> Assignment {
     Assignment {
         node: "press-7".to_owned(),
+        epoch: 0,
         number,
         issued_at: at(1_800_000_000),
         expires_at: None,

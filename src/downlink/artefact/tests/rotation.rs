@@ -14,6 +14,7 @@ const KEYS: [u8; 6] = [1, 2, 3, 4, 5, 6];
 #[derive(Clone, Debug)]
 struct Ring {
     version: u64,
+    epoch: u64,
     root: u8,
     artefact: BTreeSet<u8>,
     controller: BTreeSet<u8>,
@@ -25,6 +26,7 @@ impl Ring {
         let public = |keys: &BTreeSet<u8>| keys.iter().map(|n| key(*n).public().clone()).collect();
         let keyring = Keyring {
             version: self.version,
+            epoch: self.epoch,
             issued_at: at(0),
             artefact_keys: public(&self.artefact),
             controller_keys: public(&self.controller),
@@ -38,13 +40,16 @@ fn ring() -> impl Strategy<Value = Ring> {
     let some = || prop::collection::btree_set(prop::sample::select(KEYS.to_vec()), 0..3);
     let root = prop_oneof![4 => Just(ROOTS[0]), 4 => Just(ROOTS[1]), 1 => Just(20), 1 => Just(ARTEFACT)];
     let revoked = prop::collection::btree_set(prop::sample::select(vec![1, 2, 3, 4, 5, 6, 11]), 0..3);
-    (1_u64..6, root, some(), some(), revoked).prop_map(|(version, root, artefact, controller, revoked)| Ring {
-        version,
-        root,
-        artefact,
-        controller,
-        revoked,
-    })
+    (1_u64..6, 0_u64..3, root, some(), some(), revoked).prop_map(
+        |(version, epoch, root, artefact, controller, revoked)| Ring {
+            version,
+            epoch,
+            root,
+            artefact,
+            controller,
+            revoked,
+        },
+    )
 }
 
 /// What is trusted, as sets.
@@ -71,7 +76,7 @@ impl Model {
     fn takes(&self, ring: &Ring) -> bool {
         self.may_sign(ring.root, Kind::Keyring)
             && !ring.revoked.contains(&ring.root)
-            && self.ring.as_ref().is_none_or(|before| ring.version > before.version)
+            && self.ring.as_ref().is_none_or(|before| ring.version > before.version && ring.epoch >= before.epoch)
     }
 }
 
@@ -102,6 +107,7 @@ proptest! {
                 Err(refusal) => prop_assert!(!takes, "{:?} {}", ring, refusal),
             }
             prop_assert_eq!(trust.keyring_version(), model.ring.as_ref().map_or(0, |ring| ring.version));
+            prop_assert_eq!(trust.epoch(), model.ring.as_ref().map_or(0, |ring| ring.epoch));
             for kind in Kind::ALL {
                 let envelope = Envelope::new(kind, vec![]).signed_by(&key(asked));
                 let got = trust.verify(envelope, kind);
@@ -116,7 +122,7 @@ proptest! {
 }
 
 fn keyring(version: u64) -> Keyring {
-    Keyring { version, issued_at: at(0), artefact_keys: vec![], controller_keys: vec![], revoked: vec![] }
+    Keyring { version, epoch: 0, issued_at: at(0), artefact_keys: vec![], controller_keys: vec![], revoked: vec![] }
 }
 
 /// The controller key is stolen: a keyring that revokes it and brings another counts at once, also when it comes with an

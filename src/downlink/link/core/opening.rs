@@ -99,6 +99,7 @@ impl Core {
         let addresses = &self.settings.addresses;
         let Some(address) = addresses.get(self.turn % addresses.len().max(1)) else { return };
         let service: Place = (address.clone(), None);
+        self.slot_mut(part).service = Some(service.0.clone());
         let wire = self.wire_to(&service, now, out);
         let doing = Doing::Lookup { authoritative: false, hops: 0 };
         self.slot_mut(part).state = State::Opening(Step { wire, service, doing, asked: None });
@@ -195,7 +196,11 @@ impl Core {
                 }
                 let Some(found) = answer.get_last_message_id_response else { return Err(unexpected(&broker)) };
                 let message = found.last_message_id;
-                if message.entry_id == NO_ENTRY || self.passed == Some(hand::key(&message)) {
+                if message.entry_id == NO_ENTRY {
+                    out.push(Effect::Empty(step.service.0.clone()));
+                    return Ok(Next::Open(id));
+                }
+                if self.passed == Some(hand::key(&message)) {
                     return Ok(Next::Open(id));
                 }
                 let request = self.number();

@@ -42,7 +42,10 @@ impl Core {
         // The reader needs no acknowledgement; with it the topic's figures show no backlog.
         out.push(send(entry.wire, requests::ack(entry.consumer, AckType::Cumulative, entry.id.clone())));
         match content {
-            Ok(mut messages) => out.extend(messages.pop().map(Effect::Inbox)),
+            Ok(mut messages) => {
+                let service = self.slot(Part::Inbox).service.clone();
+                out.extend(messages.pop().zip(service).map(|(bytes, at)| Effect::Inbox(at, bytes)));
+            }
             Err(unfit) => {
                 self.passed = Some(hand::key(&entry.id));
                 out.push(Effect::Unfit(Part::Inbox, unfit));

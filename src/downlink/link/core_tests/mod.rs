@@ -24,6 +24,7 @@ enum Step {
     Report,
     Pass(u64),
     Restart(u64),
+    Elsewhere,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -39,6 +40,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Report),
         4 => prop_oneof![1u64..500, 500u64..12_000, 12_000u64..40_000].prop_map(Step::Pass),
         1 => any::<u64>().prop_map(Step::Restart),
+        1 => Just(Step::Elsewhere),
     ]
 }
 
@@ -66,6 +68,7 @@ proptest! {
                 }
                 Step::Pass(ms) => world.pass(ms),
                 Step::Restart(seed) => world.restart(seed),
+                Step::Elsewhere => world.tell(Input::Elsewhere),
             }
         }
         world.calm();
@@ -96,6 +99,28 @@ fn open(world: &World, part: Part) -> (u64, u64) {
 fn message(consumer_id: u64, entry_id: u64, permits: Option<u32>, content: Result<Vec<Bytes>, Unfit>) -> Box<Incoming> {
     let message_id = MessageIdData { ledger_id: 1, entry_id, ..MessageIdData::default() };
     Box::new(Incoming { to: CommandMessage { consumer_id, message_id, ..CommandMessage::default() }, permits, content })
+}
+
+#[test]
+fn what_is_at_one_address_says_where_it_was_found_and_the_other_one_is_next() {
+    let mut world = connected();
+    let here = world.core.slot(Part::Inbox).service.clone().unwrap();
+    let (_, reader) = open(&world, Part::Inbox);
+    let (wire, _) = open(&world, Part::Inbox);
+    let out = effects(&mut world, Input::Message(wire, message(reader, 99, Some(1), Ok(vec!["7".into()]))));
+    assert!(out.iter().any(|e| matches!(e, Effect::Inbox(at, _) if *at == here)), "{out:?}");
+    let out = effects(&mut world, Input::Elsewhere);
+    let told =
+        |e: &Effect| matches!(e, Effect::Failed(None, LinkError::NotOurs { broker }) if *broker == here.authority());
+    assert!(out.iter().any(told) && !world.core.is_connected(), "{out:?}");
+    assert_eq!(out.iter().filter(|e| matches!(e, Effect::Finish(_))).count(), 1);
+    let out: Vec<Effect> = (0..100)
+        .flat_map(|_| {
+            world.now += Duration::from_millis(10);
+            effects(&mut world, Input::Time)
+        })
+        .collect();
+    assert!(matches!(&out[..], [Effect::Connect(_, at, None)] if *at != here), "{out:?}");
 }
 
 #[test]

@@ -63,7 +63,7 @@ fn address(broker: usize) -> Address {
 
 fn settings() -> Settings {
     Settings {
-        addresses: vec![address(0)],
+        addresses: vec![address(0), address(1)],
         connector: crate::pulsar::wire::Connector {
             credentials: crate::pulsar::credentials::Credentials::None,
             ca_file: None,
@@ -125,7 +125,7 @@ impl World {
         world
     }
 
-    fn tell(&mut self, input: Input) {
+    pub fn tell(&mut self, input: Input) {
         let before = self.core.is_connected();
         self.core.handle(input, self.now, &mut self.out);
         for effect in std::mem::take(&mut self.out) {
@@ -162,7 +162,7 @@ impl World {
                 assert!(!before);
                 self.connections += 1;
             }
-            Effect::Inbox(bytes) => {
+            Effect::Inbox(_, bytes) => {
                 let n = text(&bytes);
                 // At each opening the newest once more, and never an older one.
                 assert!(self.heard.is_none_or(|last| n >= last), "{n} after {:?}", self.heard);
@@ -174,7 +174,7 @@ impl World {
                 self.hands.push(key);
             }
             Effect::Token(_) | Effect::Unfit(..) => panic!("{effect:?}"),
-            Effect::Opened(_) | Effect::Failed(..) => {}
+            Effect::Opened(_) | Effect::Failed(..) | Effect::Empty(_) => {}
         }
     }
 

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::{nth, place_of};
 use crate::downlink::trial::slots::{DOCUMENT_BYTES_MAX, SlotError, Slots};
 use crate::downlink::trial::{
-    Action, Assigned, Digest, Found, Input, Machine, Place, Policy, Record, Slot, Status, Stored,
+    Action, Assigned, Digest, Found, Input, Machine, Number, Place, Policy, Record, Slot, Status,
 };
 
 fn document(number: u64) -> (Digest, Vec<u8>) {
@@ -33,15 +34,16 @@ fn what_is_written_is_read_until_it_is_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let slots = Slots::open(dir.path()).unwrap();
     let ((one, text), (two, other)) = (document(3), document(4));
-    slots.write(Slot::A, 3, one, &text).unwrap();
-    slots.write(Slot::B, 4, two, &other).unwrap();
+    slots.write(Slot::A, 3.into(), one, &text).unwrap();
+    slots.write(Slot::B, Number::new(1, 4), two, &other).unwrap();
     // What a cut left.
     fs::write(dir.path().join("slot-a.new"), b"half of").unwrap();
     assert_eq!(slots.read(Slot::A, &one).unwrap(), text);
     assert!(matches!(slots.read(Slot::A, &two), Err(SlotError::Other(_))));
-    slots.write(Slot::A, 5, two, &other).unwrap();
-    assert_eq!(slots.find().unwrap().slots[0], Some(Stored { number: 5, digest: two }));
-    let record = Record { settled: 5, ..Record::default() };
+    slots.write(Slot::A, Number::new(2, 5), two, &other).unwrap();
+    let found = slots.find().unwrap().slots.map(|stored| stored.map(|stored| stored.number));
+    assert_eq!(found, [Some(Number::new(2, 5)), Some(Number::new(1, 4))]);
+    let record = Record { settled: Number::new(2, 5), ..Record::default() };
     slots.persist(&record).unwrap();
     assert_eq!(slots.find().unwrap().record, Ok(Some(record)));
 }
@@ -51,9 +53,9 @@ fn a_document_over_the_limit_is_neither_written_nor_read() {
     let dir = tempfile::tempdir().unwrap();
     let slots = Slots::open(dir.path()).unwrap();
     let largest = vec![b'#'; DOCUMENT_BYTES_MAX];
-    slots.write(Slot::A, u64::MAX, [1; 32], &largest).unwrap();
+    slots.write(Slot::A, Number::new(u64::MAX, u64::MAX), [1; 32], &largest).unwrap();
     assert_eq!(slots.read(Slot::A, &[1; 32]).unwrap(), largest);
-    assert!(slots.write(Slot::A, 1, [1; 32], &[&largest[..], b"#"].concat()).is_err());
+    assert!(slots.write(Slot::A, 1.into(), [1; 32], &[&largest[..], b"#"].concat()).is_err());
     fs::write(dir.path().join("slot-b"), vec![b'x'; 4 * DOCUMENT_BYTES_MAX]).unwrap();
     assert!(matches!(slots.read(Slot::B, &[1; 32]), Err(SlotError::Damaged(_))));
 }
@@ -66,7 +68,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let slots = Slots::open(dir.path()).unwrap();
         let (digest, text) = document(12);
-        slots.write(Slot::B, 12, digest, &text[..100]).unwrap();
+        slots.write(Slot::B, nth(12), digest, &text[..100]).unwrap();
         let path = dir.path().join("slot-b");
         let whole = fs::read(&path).unwrap();
         let mut altered = whole.clone();
@@ -100,9 +102,11 @@ fn child() {
     for _ in 0..1_000_000 {
         if actions.is_empty() {
             assert_eq!(machine.status(), Status::Settled);
-            let number = machine.record().settled + 1;
-            say(&format!("C {} {}", machine.record().committed.number, machine.record().settled));
-            actions = machine.handle(0, Input::Offered(Assigned { number, digest: Some(document(number).0) }));
+            let (committed, settled) =
+                (place_of(machine.record().committed.number), place_of(machine.record().settled));
+            say(&format!("C {committed} {settled}"));
+            let digest = Some(document(settled + 1).0);
+            actions = machine.handle(0, Input::Offered(Assigned { number: nth(settled + 1), digest }));
         }
         for action in std::mem::take(&mut actions) {
             for input in answer(&slots, action) {
@@ -115,7 +119,7 @@ fn child() {
 fn answer(slots: &Slots, action: Action) -> Vec<Input> {
     match action {
         Action::WriteSlot { slot, number, digest } => {
-            slots.write(slot, number, digest, &document(number).1).unwrap();
+            slots.write(slot, number, digest, &document(place_of(number)).1).unwrap();
             vec![Input::SlotWritten { number }]
         }
         Action::Persist { write, record } => {
@@ -172,8 +176,9 @@ fn kill_9_at_any_moment_leaves_what_can_be_loaded() {
         let found = slots.find().unwrap();
         let record = found.record.clone().unwrap().unwrap_or_default();
         trials += u64::from(record.candidate.is_some());
-        assert!(record.committed.number == 0 || works(record.committed.number));
-        assert!(record.committed.number >= committed && record.settled >= settled, "round {round}: {record:?}");
+        let is = (place_of(record.committed.number), place_of(record.settled));
+        assert!(is.0 == 0 || works(is.0));
+        assert!(is.0 >= committed && is.1 >= settled, "round {round}: {record:?}");
         let (_, actions) = Machine::start(Policy::default(), &found, 0);
         // Counted before it is loaded, or loaded.
         for action in &actions {
@@ -182,7 +187,7 @@ fn kill_9_at_any_moment_leaves_what_can_be_loaded() {
             }
         }
         assert!(!actions.is_empty());
-        let told: Vec<u64> = record.reports.iter().map(|r| r.number).collect();
+        let told: Vec<Number> = record.reports.iter().map(|r| r.number).collect();
         assert!(told.iter().all(|n| *n <= record.settled), "{told:?}");
     }
     assert!(settled > 0 && trials > 0, "the children did something: {settled}, killed in a trial: {trials}");

@@ -1,5 +1,6 @@
 //! Stories that the random histories tell too seldom, or whose way matters and not only the end.
 
+use super::place_of;
 use super::world::{DiskFault, Document, Kind, World};
 use crate::downlink::trial::{
     Action, Config, Found, Input, Machine, Outcome, Place, Policy, Reason, Record, Slot, Status, Stored,
@@ -17,7 +18,7 @@ fn good() -> Option<Document> {
 
 fn outcomes(world: &World) -> Vec<(u64, Outcome, Option<Reason>)> {
     let told = world.oracle.seen.values();
-    told.map(|r| (r.number, r.outcome, r.failure.as_ref().map(|f| f.reason))).collect()
+    told.map(|r| (place_of(r.number), r.outcome, r.failure.as_ref().map(|f| f.reason))).collect()
 }
 
 fn world() -> World {
@@ -140,7 +141,7 @@ fn the_local_file_can_be_assigned_and_is_tried_like_a_document() {
     world.offer(2, None);
     world.run(MINUTE);
     assert_eq!(outcomes(&world).last(), Some(&(2, Outcome::Committed, None)));
-    assert_eq!((world.machine.running(), world.machine.record().committed.number), (Place::Local, 2));
+    assert_eq!((world.machine.running(), place_of(world.machine.record().committed.number)), (Place::Local, 2));
 }
 
 #[test]
@@ -238,8 +239,8 @@ fn an_answer_to_a_probe_of_the_configuration_before_proves_nothing() {
 fn a_committed_document_that_cannot_be_applied_leaves_the_local_file_until_it_can() {
     let digest = [5; 32];
     let place = Place::Slot { slot: Slot::A, digest };
-    let record = Record { committed: Config { number: 3, place }, settled: 3, ..Record::default() };
-    let found = Found { record: Ok(Some(record)), slots: [Some(Stored { number: 3, digest }), None] };
+    let record = Record { committed: Config { number: 3.into(), place }, settled: 3.into(), ..Record::default() };
+    let found = Found { record: Ok(Some(record)), slots: [Some(Stored { number: 3.into(), digest }), None] };
     let (mut machine, actions) = Machine::start(Policy::default(), &found, 0);
     assert_eq!(actions, [Action::Apply { generation: 1, place }]);
     let in_use = || "port 1883 is in use".to_owned();

@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::cases;
 use super::world::{DiskFault, Document, Kind, World, document_of};
+use super::{cases, nth, place_of};
 use crate::downlink::trial::{Input, Millis, Outcome, Place, Policy, Reason, Record, Status};
 
 const HOUR: Millis = 3_600_000;
@@ -143,7 +143,7 @@ fn ends_well(world: &mut World) {
         assert!(record.reports.is_empty(), "all reports are acknowledged");
         world.oracle.all_was_told(record.reports_dropped);
     }
-    assert_eq!(record.settled, world.newest_offer, "the newest assignment is decided");
+    assert_eq!(place_of(record.settled), world.newest_offer, "the newest assignment is decided");
 }
 
 fn policy() -> Policy {
@@ -212,7 +212,7 @@ proptest! {
             if expected.is_none() {
                 committed = Some(document.digest());
             }
-            let report = world.oracle.seen.values().find(|r| r.number == number).expect("a report");
+            let report = world.oracle.seen.values().find(|r| r.number == nth(number)).expect("a report");
             prop_assert_eq!(report.failure.as_ref().map(|f| f.reason), expected, "{:?}", report);
             let outcome = if expected.is_some() { Outcome::Reverted } else { Outcome::Committed };
             prop_assert_eq!(report.outcome, outcome);

@@ -6,6 +6,18 @@ mod histories;
 mod oracle;
 mod world;
 
+use super::Number;
+
+/// The nth of all numbers in their order, some of them in each epoch; 0: none.
+fn nth(n: u64) -> Number {
+    n.checked_sub(1).map_or(Number::default(), |n| Number::new(n / 4, 1 + n % 4))
+}
+
+/// Which of them it is.
+fn place_of(number: Number) -> u64 {
+    number.epoch * 4 + number.n
+}
+
 /// `PROPTEST_CASES=100000 cargo test --lib trial` for a night.
 fn cases(default: u32) -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(default)

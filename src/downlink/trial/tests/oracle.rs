@@ -4,22 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::world::{Disk, Kind, document_of};
 use crate::downlink::trial::{
-    ATTEMPTS_MAX, Action, Digest, Input, Outcome, Place, Reason, Record, Report, STARTS_MAX, Slot, Stage,
+    ATTEMPTS_MAX, Action, Digest, Input, Number, Outcome, Place, Reason, Record, Report, STARTS_MAX, Slot, Stage,
 };
 
 #[derive(Default)]
 pub struct Oracle {
-    assigned: BTreeMap<u64, Option<Digest>>,
+    assigned: BTreeMap<Number, Option<Digest>>,
     /// The outcome that is durable, by number.
-    pub decided: BTreeMap<u64, Outcome>,
+    pub decided: BTreeMap<Number, Outcome>,
     /// Of which a probe was acknowledged while it ran.
-    acknowledged: BTreeSet<u64>,
+    acknowledged: BTreeSet<Number>,
     acknowledged_reports: BTreeSet<u64>,
     /// What the cloud has seen.
     pub seen: BTreeMap<u64, Report>,
-    loads: BTreeMap<u64, u8>,
-    started_on_trial: Option<u64>,
-    candidate: Option<u64>,
+    loads: BTreeMap<Number, u8>,
+    started_on_trial: Option<Number>,
+    candidate: Option<Number>,
     /// The link went down while the candidate ran, or the process ended.
     pub disturbed: bool,
     pub crashes: u32,
@@ -30,7 +30,7 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    pub fn assigned(&mut self, number: u64, digest: Option<Digest>) {
+    pub fn assigned(&mut self, number: Number, digest: Option<Digest>) {
         self.assigned.insert(number, digest);
     }
 
@@ -170,7 +170,7 @@ impl Oracle {
 
     /// Every outcome was seen by the cloud.
     pub fn all_was_told(&self, dropped: u64) {
-        let told: BTreeSet<u64> = self.seen.values().map(|r| r.number).collect();
+        let told: BTreeSet<Number> = self.seen.values().map(|r| r.number).collect();
         let untold = self.decided.keys().filter(|n| !told.contains(n)).count() as u64;
         assert!(untold <= dropped, "{untold} outcomes were never told, {dropped} were dropped");
     }

@@ -9,11 +9,15 @@ fn any_failure() -> impl Strategy<Value = Option<Failure>> {
     prop::option::of(failure)
 }
 
+fn any_number() -> impl Strategy<Value = Number> {
+    (prop_oneof![Just(0), any::<u64>()], any::<u64>()).prop_map(|(epoch, n)| Number::new(epoch, n))
+}
+
 fn any_config() -> impl Strategy<Value = Config> {
     let slot = (prop::sample::select(&Slot::ALL[..]), any::<Digest>());
     let place =
         prop::option::of(slot).prop_map(|s| s.map_or(Place::Local, |(slot, digest)| Place::Slot { slot, digest }));
-    (any::<u64>(), place).prop_map(|(number, place)| Config { number, place })
+    (any_number(), place).prop_map(|(number, place)| Config { number, place })
 }
 
 fn any_candidate() -> impl Strategy<Value = Candidate> {
@@ -28,8 +32,8 @@ fn any_candidate() -> impl Strategy<Value = Candidate> {
 
 prop_compose! {
     fn any_record()(
-        committed in any_config(), settled in any::<u64>(), candidate in prop::option::of(any_candidate()),
-        reports in prop::collection::vec((any::<u64>(), prop::sample::select(&Outcome::ALL[..]), any_failure()), 0..40),
+        committed in any_config(), settled in any_number(), candidate in prop::option::of(any_candidate()),
+        reports in prop::collection::vec((any_number(), prop::sample::select(&Outcome::ALL[..]), any_failure()), 0..40),
     ) -> Record {
         let mut record = Record { committed, settled, candidate, ..Record::default() };
         reports.into_iter().for_each(|(number, outcome, failure)| record.report(number, outcome, failure));
@@ -55,10 +59,12 @@ proptest! {
     fn noise_never_panics(noise in prop::collection::vec(any::<u8>(), 0..200)) {
         prop_assert!(Record::decode(&noise).is_err());
         // With a good checksum, as a program with an error might write it.
-        let mut bytes = [&MAGIC[..], &[VERSION], &noise].concat();
-        let crc = crc32fast::hash(&bytes);
-        bytes.extend_from_slice(&crc.to_le_bytes());
-        let _ = Record::decode(&bytes);
+        for version in [VERSION_1, VERSION] {
+            let mut bytes = [&MAGIC[..], &[version], &noise].concat();
+            let crc = crc32fast::hash(&bytes);
+            bytes.extend_from_slice(&crc.to_le_bytes());
+            let _ = Record::decode(&bytes);
+        }
     }
 }
 
@@ -66,20 +72,20 @@ proptest! {
 fn a_newer_version_is_named() {
     let mut bytes = Record::default().encode();
     bytes.truncate(bytes.len() - 4);
-    bytes[MAGIC.len()] = 9;
+    bytes[MAGIC.len()] = VERSION + 1;
     let crc = crc32fast::hash(&bytes);
     bytes.extend_from_slice(&crc.to_le_bytes());
-    assert_eq!(Record::decode(&bytes), Err(RecordError::Version(9)));
+    assert_eq!(Record::decode(&bytes), Err(RecordError::Version(VERSION + 1)));
 }
 
 #[test]
 fn too_many_reports_drop_the_oldest_success_and_count_it() {
     let mut record = Record::default();
     let failure = || Some(Failure::new(Reason::NotConnected, ""));
-    record.report(1, Outcome::Reverted, failure());
-    record.report(2, Outcome::Committed, None);
-    (3..20).for_each(|n| record.report(n, Outcome::Reverted, failure()));
-    let left: Vec<u64> = record.reports.iter().map(|r| r.number).collect();
+    record.report(1.into(), Outcome::Reverted, failure());
+    record.report(2.into(), Outcome::Committed, None);
+    (3..20).for_each(|n| record.report(Number::from(n), Outcome::Reverted, failure()));
+    let left: Vec<u64> = record.reports.iter().map(|r| r.number.n).collect();
     assert_eq!((left.first(), left.len(), record.reports_dropped), (Some(&4), REPORTS_MAX, 3));
 }
 
@@ -89,14 +95,14 @@ fn a_detail_is_cut_between_characters() {
     assert_eq!(failure.detail, "€".repeat(85));
 }
 
-/// Written by version 1; every later version must read it.
+/// Written by version 1; every later version must read it, and writes the same while it has no epoch.
 #[test]
 fn the_golden_record_is_read() {
     let mut record = Record {
-        committed: Config { number: 7, place: Place::Slot { slot: Slot::B, digest: [0xab; 32] } },
-        settled: 9,
+        committed: Config { number: 7.into(), place: Place::Slot { slot: Slot::B, digest: [0xab; 32] } },
+        settled: 9.into(),
         candidate: Some(Candidate {
-            config: Config { number: 9, place: Place::Slot { slot: Slot::A, digest: [0xcd; 32] } },
+            config: Config { number: 9.into(), place: Place::Slot { slot: Slot::A, digest: [0xcd; 32] } },
             stage: Stage::Waiting,
             starts: 1,
             attempts: 2,
@@ -107,7 +113,7 @@ fn the_golden_record_is_read() {
         }),
         ..Record::default()
     };
-    record.report(8, Outcome::Refused, Some(Failure::new(Reason::Invalid, "line 3")));
+    record.report(8.into(), Outcome::Refused, Some(Failure::new(Reason::Invalid, "line 3")));
     let golden = format!(
         "54475452 01 0700000000000000 02 {} 0900000000000000 01 0900000000000000 01 {} 01 01 02 03 01 084c010000000000 \
          01 00 0300 646e73 0200000000000000 0000000000000000 01 0100000000000000 0800000000000000 02 01 07 0600 \

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::nth;
 use super::oracle::Oracle;
 use crate::downlink::trial::{
     Action, Assigned, Digest, Found, Input, Machine, Millis, Place, Policy, Record, Slot, Stored,
@@ -160,11 +161,11 @@ impl World {
         self.actions.extend(actions);
     }
 
-    /// Numbers may repeat and be old; a number always means the same document.
+    /// The nth number; numbers may repeat and be old; a number always means the same document.
     pub fn offer(&mut self, number: u64, document: Option<Document>) {
         let digest = document.map(|d| d.digest());
         let digest = *self.assigned.entry(number).or_insert(Some(digest));
-        self.oracle.assigned(number, digest.flatten());
+        self.oracle.assigned(nth(number), digest.flatten());
         self.deliver(number);
     }
 
@@ -181,8 +182,9 @@ impl World {
     }
 
     fn message(&self, number: u64) -> Input {
+        let (digest, number) = (self.assigned[&number], nth(number));
         let invalid = || Input::Rejected { number, detail: "line 3: unknown key".into() };
-        self.assigned[&number].map_or_else(invalid, |digest| Input::Offered(Assigned { number, digest }))
+        digest.map_or_else(invalid, |digest| Input::Offered(Assigned { number, digest }))
     }
 
     /// Does the shell's next action.
