@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::rollout::{self, NodeId, Verdict};
+use super::reports::Dropped;
 use crate::downlink::number::Number;
 use crate::downlink::report::{Lane, NodeReport, Outcome, Running, What};
 
@@ -46,7 +47,7 @@ pub struct Seen {
     pub next_s: u64,
     /// What waits in each lane.
     pub lanes: Vec<Lane>,
-    /// What it decided last.
+    /// What became of its assignment, or of the one before.
     pub decided: Option<Decided>,
     /// The last message that was no offer.
     pub refused: Option<Refused>,
@@ -76,6 +77,15 @@ pub struct Refused {
     pub heard_ms: u64,
 }
 
+/// What the log of roll-outs says while a report is read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Log {
+    /// The number of the node's assignment.
+    pub assigned: Option<u64>,
+    /// Events read: no assignment has a higher number.
+    pub index: u64,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Fleet {
@@ -85,13 +95,22 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Takes a report that was heard at `heard_ms`. `false`: there are too many nodes.
-    pub fn apply(&mut self, report: NodeReport, heard_ms: u64) -> bool {
+    /// Takes a report that was heard at `heard_ms`, while the log of roll-outs stands at `log`.
+    pub fn apply(&mut self, report: NodeReport, heard_ms: u64, log: Log) -> Result<(), Dropped> {
         let node = NodeId::from(report.node.as_str());
+        if let What::Decided { number, .. } = report.what
+            && number > log.index
+        {
+            return Err(Dropped::Ahead { number, index: log.index });
+        }
         if !self.nodes.contains_key(&node) && self.nodes.len() >= NODES_MAX {
-            return false;
+            return Err(Dropped::Full);
         }
         let seen = self.nodes.entry(node.clone()).or_insert_with(|| Seen::new(&report));
+        if seen.incarnation != cut(report.incarnation.clone()) {
+            // Another life: what the one before decided says nothing of it.
+            (seen.decided, seen.refused) = (None, None);
+        }
         // The backlog of a process that starts is read in order; a clock that was set back must not hide a node.
         seen.heard_ms = heard_ms;
         (seen.incarnation, seen.software) = (cut(report.incarnation), cut(report.software));
@@ -110,11 +129,12 @@ impl Fleet {
             What::Decided { epoch, number, outcome, reason, detail, .. } => {
                 let told = Decided { epoch, number, outcome, reason: words(reason, detail), heard_ms };
                 // Repeated ones come in any order; of one number the failure counts.
-                let is_newer = |before: &Decided| {
+                let counts = |before: &Decided| {
                     let (is, was) = (Number::new(epoch, number), before.at());
-                    was < is || (was == is && verdict(outcome) >= verdict(before.outcome))
+                    before.number != number || was < is || (was == is && verdict(outcome) >= verdict(before.outcome))
                 };
-                if seen.decided.as_ref().is_none_or(is_newer) {
+                // No other number may stand in the way of the one that is waited for.
+                if log.assigned == Some(number) && seen.decided.as_ref().is_none_or(counts) {
                     seen.decided = Some(told);
                 }
             }
@@ -123,7 +143,7 @@ impl Fleet {
             }
         }
         self.fresh.insert(node);
-        true
+        Ok(())
     }
 
     /// What a node said last.
@@ -265,6 +285,11 @@ mod tests {
         }
     }
 
+    /// The number is assigned, or nothing is.
+    fn at(number: u64) -> Log {
+        Log { assigned: (number > 0).then_some(number), index: 10 }
+    }
+
     fn decided(number: u64, outcome: Outcome) -> What {
         What::Decided { seq: number, epoch: 0, number, outcome, reason: "code".into(), detail: "words".into() }
     }
@@ -278,16 +303,14 @@ mod tests {
     #[test]
     fn a_decision_counts_by_its_number_and_a_failure_outweighs() {
         let mut fleet = Fleet::default();
-        assert!(fleet.apply(report(4, decided(5, Outcome::Reverted)), 10));
-        assert_eq!(
-            verdicts(&fleet),
-            [(5, Verdict::Failure, "code: words".into()), (4, Verdict::Success, String::new())]
-        );
+        assert_eq!(fleet.apply(report(4, decided(5, Outcome::Reverted)), 10, at(5)), Ok(()));
+        let failure = (5, Verdict::Failure, "code: words".into());
+        assert_eq!(verdicts(&fleet), [failure.clone(), (4, Verdict::Success, String::new())]);
         // An older one that is told again changes nothing; nor does a success of the same number.
-        fleet.apply(report(4, decided(4, Outcome::Committed)), 11);
-        fleet.apply(report(5, decided(5, Outcome::Committed)), 12);
-        assert_eq!(verdicts(&fleet), [(5, Verdict::Failure, "code: words".into())]);
-        fleet.apply(report(4, decided(6, Outcome::Superseded)), 13);
+        fleet.apply(report(4, decided(4, Outcome::Committed)), 11, at(5)).unwrap();
+        fleet.apply(report(5, decided(5, Outcome::Committed)), 12, at(5)).unwrap();
+        assert_eq!(verdicts(&fleet), [failure]);
+        fleet.apply(report(4, decided(6, Outcome::Superseded)), 13, at(6)).unwrap();
         assert_eq!(verdicts(&fleet), [(4, Verdict::Success, String::new())]);
         assert_eq!(fleet.get(&NodeId::from("press-7")).unwrap().number(), 6.into());
         assert_eq!(fleet.take_fresh().len(), 1);
@@ -295,15 +318,30 @@ mod tests {
     }
 
     #[test]
+    fn no_number_hides_the_one_that_is_assigned() {
+        let mut fleet = Fleet::default();
+        let ahead = Err(Dropped::Ahead { number: u64::MAX, index: 10 });
+        assert_eq!(fleet.apply(report(0, decided(u64::MAX, Outcome::Superseded)), 1, at(5)), ahead);
+        fleet.apply(report(0, decided(10, Outcome::Superseded)), 1, at(5)).unwrap();
+        fleet.apply(report(0, decided(5, Outcome::Reverted)), 2, at(5)).unwrap();
+        fleet.apply(report(0, decided(9, Outcome::Committed)), 3, at(5)).unwrap();
+        assert_eq!(verdicts(&fleet), [(5, Verdict::Failure, "code: words".into())]);
+        // The disk was lost: it is to be tried again, and nobody knows what becomes of it.
+        let again = NodeReport { incarnation: "0100".into(), ..report(0, What::Leaving) };
+        fleet.apply(again, 4, at(5)).unwrap();
+        assert_eq!(verdicts(&fleet), []);
+    }
+
+    #[test]
     fn a_node_is_present_while_it_is_heard() {
         let mut fleet = Fleet::default();
         let node = NodeId::from("press-7");
-        fleet.apply(report(0, What::Present { uptime_s: 1, next_s: 60, lanes: Vec::new() }), 1_000);
+        fleet.apply(report(0, What::Present { uptime_s: 1, next_s: 60, lanes: Vec::new() }), 1_000, at(0)).unwrap();
         let seen = fleet.get(&node).unwrap();
         assert!(seen.is_present(1_000 + 120_000, 30_000), "twice what it said");
         assert!(!seen.is_present(1_000 + 120_001, 30_000));
         assert!(seen.is_present(1_000 + 200_000, 200_000));
-        fleet.apply(report(0, What::Leaving), 2_000);
+        fleet.apply(report(0, What::Leaving), 2_000, at(0)).unwrap();
         assert!(!fleet.get(&node).unwrap().is_present(2_000, 200_000));
         fleet.forget(&node);
         assert!(fleet.is_empty() && fleet.take_fresh().is_empty());
@@ -313,7 +351,7 @@ mod tests {
     fn what_others_say_is_cut() {
         let mut fleet = Fleet::default();
         let what = What::Refused { reason: "é".repeat(400), detail: String::new() };
-        fleet.apply(report(0, what), 1);
+        fleet.apply(report(0, what), 1, at(0)).unwrap();
         let refused = fleet.get(&NodeId::from("press-7")).unwrap().refused.clone().unwrap();
         assert_eq!(refused.reason.len(), TEXT_MAX);
     }

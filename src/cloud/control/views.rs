@@ -69,6 +69,17 @@ pub struct NodeView {
     decided: Option<DecidedView>,
     /// The last message that it did not take for an offer, since it has its assignment.
     refused: Option<RefusedView>,
+    /// The id of the key that speaks for it.
+    key: Option<String>,
+    /// Somebody else speaks for it as well: its reports do not count.
+    stranger: Option<StrangerView>,
+}
+
+#[derive(Debug, Serialize)]
+struct StrangerView {
+    key: String,
+    reports: u64,
+    at: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -138,6 +149,12 @@ impl NodeView {
                 at: time(d.heard_ms),
             }),
             refused: refusing(state, node).map(|r| RefusedView { reason: r.reason.clone(), at: time(r.heard_ms) }),
+            key: state.keys.id_of(node).map(|id| id.to_string()),
+            stranger: state.keys.stranger(node).map(|s| StrangerView {
+                key: s.key.id().to_string(),
+                reports: s.reports,
+                at: time(s.heard_ms),
+            }),
         }
     }
 }
@@ -291,7 +308,7 @@ pub struct StatusView {
 }
 
 impl Control {
-    fn present_ms(&self) -> u64 {
+    pub(super) fn present_ms(&self) -> u64 {
         u64::try_from(self.0.config.present_for.as_millis()).unwrap_or(u64::MAX)
     }
 
