@@ -95,6 +95,7 @@ const PURE: &[&str] = &[
     "src/cloud/rollout/event.rs",
     "src/cloud/rollout/fold.rs",
     "src/cloud/rollout/mod.rs",
+    "src/cloud/rollout/node.rs",
     "src/cloud/rollout/plan.rs",
     "src/cloud/rollout/progress.rs",
     "src/cloud/rollout/waves.rs",
