@@ -128,14 +128,14 @@ impl Fleet {
         }
     }
 
-    /// This gateway's keys are not those of the others.
-    pub fn distrusts(&self, name: &str) {
-        self.gateways.lock().unwrap().get_mut(name).unwrap().distrusts = true;
-    }
-
     /// Another disk: the gateway makes another key.
     pub fn replace_disk(&self, name: &str) {
         self.replaced.lock().unwrap().insert(name.to_owned());
+    }
+
+    /// This gateway's keys are not those of the others.
+    pub fn distrusts(&self, name: &str) {
+        self.gateways.lock().unwrap().get_mut(name).unwrap().distrusts = true;
     }
 
     pub fn all(&self) -> BTreeMap<String, Gateway> {

@@ -120,6 +120,9 @@ impl Keys {
 
     /// The next pins to write.
     pub fn to_pin(&self) -> Vec<(NodeId, PublicKey)> {
+        if self.pinned.len() >= NODES_MAX {
+            return Vec::new();
+        }
         self.first.iter().take(BATCH_MAX).map(|(node, key)| (node.clone(), key.clone())).collect()
     }
 

@@ -274,7 +274,11 @@ impl Control {
         while !stop.is_cancelled() {
             let (now, present_ms) = (self.now_ms(), self.present_ms());
             let (present, known, rollouts, leads) = {
-                let shared = self.lock();
+                let mut shared = self.lock();
+                let forgotten = shared.state.forget_silent(now);
+                if forgotten > 0 {
+                    tracing::info!(forgotten, "gateways that were never assigned anything were not heard for long");
+                }
                 let (fleet, rollouts) = (&shared.state.fleet, &shared.state.rollouts);
                 let present = fleet.after(None).filter(|(_, seen)| seen.is_present(now, present_ms)).count();
                 let stages = rollouts.ids().filter_map(|id| rollouts.progress(id));

@@ -122,6 +122,15 @@ impl State {
         self.documents.get(artefact(target?)).map(|known| known.version)
     }
 
+    /// Forgets nodes that were never assigned anything and have not been heard for long.
+    pub fn forget_silent(&mut self, now_ms: u64) -> usize {
+        let rollouts = &self.rollouts;
+        let is_needed = |node: &NodeId| rollouts.assignment(node).is_some() || rollouts.rollout_of(node).is_some();
+        let gone = self.fleet.forget_silent(now_ms, is_needed);
+        gone.iter().for_each(|node| self.keys.forget(node));
+        gone.len()
+    }
+
     /// Forgets documents that nobody is to run, if there are many. To be called when the log has been read.
     pub fn trim_documents(&mut self) {
         if self.documents.are_many() {

@@ -18,6 +18,12 @@ pub const PAGE_MAX: usize = 1_000;
 /// Entries of one answer when nothing is asked for.
 pub const PAGE: usize = 100;
 
+/// Bytes of one page of nodes, as they are in memory. In JSON it is at most twice as much, and clients take 10 MB.
+const PAGE_BYTES_MAX: usize = 4 << 20;
+
+/// A node that was never heard, and what the log knows of one that was.
+const SILENT_BYTES: usize = 1024;
+
 /// Nodes of a roll-out that are waited for and shown by name.
 const WAITING_SHOWN: usize = 50;
 
@@ -325,7 +331,13 @@ impl Control {
                 group.is_none() || groups()
             };
             let mut found = merge(heard, silent).filter(is_in).take(limit + 1).collect::<Vec<_>>();
-            let next = (found.len() > limit).then(|| found.truncate(limit)).and_then(|()| found.last());
+            let mut bytes = 0;
+            let fits = |node: &&&NodeId| {
+                bytes += SILENT_BYTES + state.fleet.get(node).map_or(0, Seen::bytes);
+                bytes <= PAGE_BYTES_MAX
+            };
+            let whole = found.iter().take(limit).take_while(fits).count().max(1);
+            let next = (found.len() > whole).then(|| found.truncate(whole)).and_then(|()| found.last());
             let next = next.map(|node| node.as_str().to_owned());
             Page {
                 items: found.into_iter().map(|node| NodeView::of(state, node, now, present)).collect(),
