@@ -19,6 +19,7 @@ pub mod uplink;
 
 pub mod cloud;
 pub mod downlink;
+pub mod models;
 
 pub mod app;
 pub mod cli;

@@ -43,6 +43,7 @@ pub struct CloudArgs {
 }
 
 /// A client of the cloud.
+#[derive(Clone)]
 pub struct Cloud {
     agent: Agent,
     url: String,

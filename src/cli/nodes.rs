@@ -62,7 +62,7 @@ pub fn run(args: &NodesArgs) -> Result<String, CliError> {
 }
 
 /// What there is to say of a gateway in a few words.
-fn state(node: &Value) -> String {
+pub fn state(node: &Value) -> String {
     let assigned = &node["assignment"];
     let (number, decided) = (assigned["number"].as_u64(), &node["decided"]);
     let mut parts = Vec::new();

@@ -1,19 +1,16 @@
 //! `tidegate rollout`: roll-outs as they go, and what can be done with them.
 
+mod wait;
+
 use std::fmt::Write as _;
-use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::cloud::{Cloud, CloudArgs, EXIT_FAILED, encode, named, table};
-use super::{CliError, EXIT_TEMPORARY};
-
-/// How often a roll-out that is waited for is asked about.
-const ASK_EVERY: Duration = Duration::from_millis(500);
-
-/// How long the cloud may be away while a roll-out is waited for: another process takes over.
-const AWAY_MAX: Duration = Duration::from_secs(120);
+pub use self::wait::{Wait, wait};
+use super::CliError;
+use super::cloud::{CloudArgs, encode, named, table};
+use crate::event::Timestamp;
 
 /// Failures that are shown by name.
 const FAILURES_SHOWN: usize = 10;
@@ -21,7 +18,8 @@ const FAILURES_SHOWN: usize = 10;
 const AFTER: &str = "\
 A roll-out brings a document to gateways in waves. A wave goes on to the next one when enough of its gateways run the
 document (90 %), for as long as the soak says, and few enough have failed. Past that, the roll-out is aborted: every
-gateway that had got the document is put back to what it had.
+gateway that had got the document is put back to what it ran before. A gateway that is there and refuses the message for five
+minutes counts as failed.
 
   tidegate config push press.toml --sign anna.key --group plant-7     makes a roll-out and starts it
   tidegate rollout list
@@ -29,7 +27,10 @@ gateway that had got the document is put back to what it had.
   tidegate rollout pause push-13-1f2e3d4c --reason \"looking at press-7\"
   tidegate rollout pass push-13-1f2e3d4c       the rest of this wave is away for long: go on without it
 
-Exit codes: 0 done; 1 with --wait: it failed, was aborted or is paused; 64 refused; 75 the cloud cannot be reached.";
+Exit codes: 0 done, with --wait: every gateway that it is for runs the document; 1 with --wait: it failed, was aborted or is
+paused; 2 with --wait: it is over and stands, and some of its gateways were passed over, failed, are away, or have not
+answered (they are named); 64 refused; 75 the cloud cannot be reached, or --timeout has passed; 130 Ctrl-C while it waited: the
+roll-out goes on.";
 
 /// Commands on roll-outs.
 #[derive(Subcommand, Clone, Debug)]
@@ -51,6 +52,8 @@ pub enum RolloutCommand {
     Approve(ActArgs),
     /// Do not wait for the rest of this wave any more
     Pass(ActArgs),
+    /// Gateways that turn up later do not get it any more
+    Retire(ActArgs),
 }
 
 /// What to list.
@@ -68,9 +71,8 @@ pub struct ListArgs {
 pub struct ShowArgs {
     /// The roll-out
     id: String,
-    /// Wait until it is over, and show how it goes
-    #[arg(long)]
-    wait: bool,
+    #[command(flatten)]
+    wait: Wait,
     /// Print JSON, as the cloud answers
     #[arg(long, conflicts_with = "wait")]
     json: bool,
@@ -104,6 +106,7 @@ pub fn run(command: &RolloutCommand) -> Result<String, CliError> {
         RolloutCommand::Abort(args) => act(args, "abort"),
         RolloutCommand::Approve(args) => act(args, "approve"),
         RolloutCommand::Pass(args) => act(args, "pass"),
+        RolloutCommand::Retire(args) => act(args, "retire"),
     }
 }
 
@@ -137,8 +140,8 @@ fn list(args: &ListArgs) -> Result<String, CliError> {
 
 fn show(args: &ShowArgs) -> Result<String, CliError> {
     let cloud = args.at.client()?;
-    if args.wait {
-        return wait(&cloud, &args.id);
+    if args.wait.wait {
+        return wait(&cloud, std::slice::from_ref(&args.id), &[], args.wait.timeout);
     }
     let rollout = cloud.get(&format!("/v1/rollouts/{}", encode(&args.id)))?;
     Ok(if args.json { format!("{rollout}\n") } else { described(&rollout) })
@@ -185,6 +188,26 @@ pub fn described(rollout: &Value) -> String {
     if rollout["held"].as_u64().unwrap_or(0) > 0 {
         add(format!("{} gateways were in another roll-out and were passed over", rollout["held"]));
     }
+    if stage(rollout) == "completed" && wait::not_done(rollout) > 0 {
+        let number = |key: &str| rollout[key].as_u64().unwrap_or(0);
+        let spoken = number("succeeded") + number("failed") + number("absent");
+        add(format!(
+            "done in part: {} failed, {} are away, {} have not answered; those get it when they come",
+            number("failed"),
+            number("absent"),
+            number("members").saturating_sub(spoken)
+        ));
+    }
+    if let Some(until) = rollout["soaks_until_ms"].as_i64().filter(|until| *until > 0 && stage(rollout) == "running") {
+        add(format!("soaks until {} on the clock of the cloud that leads", Timestamp::from_unix_ms(until)));
+    }
+    let retired = &rollout["retired"];
+    if retired["all"] == true {
+        add("gateways that turn up later do not get it".to_owned());
+    } else if let Some(groups) = retired["groups"].as_array() {
+        let groups: Vec<&str> = groups.iter().filter_map(Value::as_str).collect();
+        add(format!("gateways of {} that turn up later do not get it", groups.join(", ")));
+    }
     let failures = rollout["failures"].as_array().map(Vec::as_slice).unwrap_or_default();
     for failure in failures.iter().take(FAILURES_SHOWN) {
         let word = |i: usize| failure[i].as_str().unwrap_or_default();
@@ -195,12 +218,7 @@ pub fn described(rollout: &Value) -> String {
     }
     let waiting = rollout["waiting"].as_array().map(Vec::as_slice).unwrap_or_default();
     for node in waiting.iter().take(FAILURES_SHOWN) {
-        let state = match (node["refused"].as_str(), node["present"] == true) {
-            (Some(why), _) => format!("it refused the message: {why}"),
-            (None, true) => "it is there".to_owned(),
-            (None, false) => "it is away".to_owned(),
-        };
-        add(format!("waited for: {}: {state}", text(node, "node")));
+        add(waited_for(node));
     }
     let more = rollout["waiting_for"].as_u64().unwrap_or(0).saturating_sub(waiting.len().min(FAILURES_SHOWN) as u64);
     if more > 0 {
@@ -210,6 +228,20 @@ pub fn described(rollout: &Value) -> String {
         add(format!("the next wave needs approval: tidegate rollout approve {}", text(rollout, "id")));
     }
     out
+}
+
+fn name_of(rollout: &Value) -> String {
+    text(rollout, "id")
+}
+
+/// A gateway that has its assignment and has not answered.
+fn waited_for(node: &Value) -> String {
+    let state = match (node["refused"].as_str(), node["present"] == true) {
+        (Some(why), _) => format!("it refused the message: {why}"),
+        (None, true) => "it is there".to_owned(),
+        (None, false) => "it is away".to_owned(),
+    };
+    format!("waited for: {}: {state}", text(node, "node"))
 }
 
 /// How far it is, on one line.
@@ -237,39 +269,7 @@ fn line(rollout: &Value) -> String {
             number("failed"),
             number("absent"),
             number("waiting_for"),
-            if rollout["enough_since_ms"].is_u64() { ", soaking" } else { "" },
+            if rollout["soaks_until_ms"].is_u64() { ", soaking" } else { "" },
         ),
-    }
-}
-
-/// Shows how a roll-out goes until it is over; the error of one that failed has its reasons.
-pub fn wait(cloud: &Cloud, id: &str) -> Result<String, CliError> {
-    let (mut told, mut answered) = (String::new(), Instant::now());
-    loop {
-        let rollout = match cloud.get(&format!("/v1/rollouts/{}", encode(id))) {
-            Ok(rollout) => rollout,
-            Err(e) if e.code == EXIT_TEMPORARY && answered.elapsed() < AWAY_MAX => {
-                std::thread::sleep(ASK_EVERY);
-                continue;
-            }
-            Err(e) => return Err(e),
-        };
-        answered = Instant::now();
-        let failed =
-            |rollout: &Value| CliError { code: EXIT_FAILED, message: described(rollout).trim_end().to_owned() };
-        match &*stage(&rollout) {
-            "completed" => return Ok(described(&rollout)),
-            "aborted" | "paused" => return Err(failed(&rollout)),
-            _ => {}
-        }
-        let mut now = line(&rollout);
-        if rollout["waits_for_approval"] == true {
-            let _ = write!(now, "; then it waits for: tidegate rollout approve {id}"); // writing to a string cannot fail
-        }
-        if now != told {
-            eprintln!("{now}");
-            told = now;
-        }
-        std::thread::sleep(ASK_EVERY);
     }
 }

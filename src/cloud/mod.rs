@@ -112,6 +112,7 @@ pub fn start(
             metrics: metrics.clone(),
             stopping: tasks.stopping().clone(),
             control,
+            bodies: Default::default(),
         },
     );
     Ok(())

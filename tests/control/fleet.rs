@@ -21,6 +21,8 @@ const PRESENT_EVERY: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, Default)]
 pub struct Gateway {
     pub online: bool,
+    /// It has nobody's keys.
+    pub distrusts: bool,
     pub groups: Vec<String>,
     pub accepted: Accepted,
     pub committed: Running0,
@@ -116,6 +118,11 @@ impl Fleet {
         }
     }
 
+    /// This gateway's keys are not those of the others.
+    pub fn distrusts(&self, name: &str) {
+        self.gateways.lock().unwrap().get_mut(name).unwrap().distrusts = true;
+    }
+
     pub fn all(&self) -> BTreeMap<String, Gateway> {
         self.gateways.lock().unwrap().clone()
     }
@@ -137,6 +144,8 @@ fn take(gateway: &mut Gateway, name: &str, trust: &Trust, reports: &mpsc::Unboun
         return;
     }
     let Some(bytes) = gateway.waiting.take() else { return };
+    let nobody = Trust::default();
+    let trust = if gateway.distrusts { &nobody } else { trust };
     let situation = Situation { node: name, trust, accepted: gateway.accepted, now: None };
     let offer = match judge(&bytes, &situation).state {
         Ok(offer) => offer,

@@ -10,4 +10,5 @@ mod orders;
 mod real;
 mod rollouts;
 mod site;
+mod waits;
 mod wire;

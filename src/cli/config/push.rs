@@ -6,7 +6,7 @@ use clap::{ArgGroup, ValueEnum};
 use serde_json::{Value, json};
 
 use super::super::cloud::{Cloud, CloudArgs};
-use super::super::rollout::{described, wait};
+use super::super::rollout::{Wait, described, wait};
 use super::{CliError, secret_key, sign};
 use crate::cloud::rollout::{ALL_PPM, OnFailure, Plan, Ppm, Wave};
 use crate::config::ConfigErrors;
@@ -32,8 +32,13 @@ as well.
 
 Without --version, and without one in the document, it gets the next one after the highest that the cloud knows.
 
-Exit codes: 0 stored and begun, or with --wait done; 1 with --wait: it failed and was taken back, or is paused; 64 refused, with
-the reasons; 75 the cloud cannot be reached (the same command again goes on with the same --id).";
+A gateway is in one roll-out at a time. If one that is named is in another, the push is refused, unless it is to be passed over
+(--skip-busy); those of a group, or of all, are passed over with a warning.
+
+Exit codes: 0 stored and begun, with --wait: every gateway that it is for runs it; 1 with --wait: it failed and was taken back,
+or is paused; 2 with --wait: it is over and stands, and some of its gateways were passed over, failed, are away or have not
+answered (they are named); 64 refused, with the reasons; 75 the cloud cannot be reached (the same command again goes on with
+the same --id), or --timeout has passed; 130 Ctrl-C while it waited: the roll-out goes on.";
 
 /// What to push, and to whom.
 #[derive(clap::Args, Clone, Debug)]
@@ -99,9 +104,11 @@ pub struct How {
     /// Name of the roll-out; the same again is the same roll-out
     #[arg(long)]
     id: Option<String>,
-    /// Wait until it is over, and show how it goes
+    /// Pass over named gateways that are in another roll-out
     #[arg(long)]
-    pub wait: bool,
+    skip_busy: bool,
+    #[command(flatten)]
+    pub wait: Wait,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -122,8 +129,14 @@ pub(super) fn run(args: &Args) -> Result<String, CliError> {
     let version = stored["version"].as_u64().unwrap_or(0);
     eprintln!("stored as version {version}, sha256 {}", stored["sha256"].as_str().unwrap_or_default());
     let id = args.how.id.clone().unwrap_or_else(|| format!("push-{version}-{}", &random::hex16()[..8]));
-    let order = Order { id: &id, document: &stored["sha256"], to: &args.to, plan: &plan, how: &args.how };
-    order.give(&cloud)
+    let how = &args.how;
+    let order = Order { id: &id, document: &stored["sha256"], to: &args.to, plan: &plan, how, rollback: false };
+    let begun = order.give(&cloud)?;
+    if !how.wait.wait {
+        return Ok(described(&begun));
+    }
+    eprintln!("roll-out {id}");
+    wait(&cloud, &[id], &args.to.node, how.wait.timeout)
 }
 
 /// A roll-out that is to be made and started.
@@ -133,10 +146,12 @@ pub(super) struct Order<'o> {
     pub to: &'o To,
     pub plan: &'o Plan,
     pub how: &'o How,
+    pub rollback: bool,
 }
 
 impl Order<'_> {
-    pub(super) fn give(&self, cloud: &Cloud) -> Result<String, CliError> {
+    /// Gives it; the roll-out as it was then.
+    pub(super) fn give(&self, cloud: &Cloud) -> Result<Value, CliError> {
         let order = json!({
             "id": self.id,
             "document": self.document,
@@ -146,6 +161,8 @@ impl Order<'_> {
             "plan": self.plan,
             "reason": self.how.reason,
             "start": true,
+            "rollback": self.rollback,
+            "skip_busy": self.how.skip_busy,
         });
         let answer = cloud.post("/v1/rollouts", &order.to_string()).map_err(|mut e| {
             // A lost answer: the order may have been taken.
@@ -156,11 +173,7 @@ impl Order<'_> {
             e
         })?;
         warnings(&answer);
-        if self.how.wait {
-            eprintln!("roll-out {}", self.id);
-            return wait(cloud, self.id);
-        }
-        Ok(described(&answer["rollout"]))
+        Ok(answer["rollout"].clone())
     }
 }
 
@@ -228,6 +241,7 @@ impl How {
         };
         let wave = |(i, share_ppm)| Wave { share_ppm, soak_ms, approval: self.approve && i > 0 };
         plan.waves = shares.into_iter().enumerate().map(wave).collect();
+        plan.wait_for_all = !many;
         plan.failures_max = self.failures_max;
         plan.failures_share_max_ppm = share("--failures-share", &self.failures_share)?;
         if plan.failures_share_max_ppm == ALL_PPM {
@@ -279,6 +293,7 @@ mod tests {
 
     #[test]
     fn named_gateways_get_it_at_once_and_many_in_waves() {
+        assert!(plan(&["--node", "a"]).unwrap().wait_for_all);
         let of = |plan: Plan| plan.waves.iter().map(|w| (w.share_ppm, w.soak_ms, w.approval)).collect::<Vec<_>>();
         assert_eq!(of(plan(&["--node", "a", "--node", "b"]).unwrap()), [(ALL_PPM, 0, false)]);
         assert_eq!(plan(&["--all"]).unwrap(), Plan::default());

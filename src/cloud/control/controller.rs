@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::fleet::Seen;
 use super::state::State;
 use super::wire::Held;
 use super::{AppendError, Control, LOG, REPORTS, Shared};
-use crate::cloud::rollout::{Author, BATCH_MAX, NodeId, NodeReport, RolloutId, UnixMs, Void, What};
+use crate::cloud::rollout::{
+    Assignment, Author, BATCH_MAX, NodeId, NodeReport, RolloutId, UnixMs, Verdict, Void, What,
+};
 use crate::downlink::number::Number;
 
 /// How often it looks. A wave of nodes answers within this time, so that many reports are one event.
@@ -23,6 +26,13 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// A node that speaks, and has still not got its assignment, gets it again after this time.
 const SEND_AGAIN: Duration = Duration::from_secs(60);
+
+/// A node that refuses its assignment for so long has failed; or for as long as one that is away is waited for, if that is
+/// shorter. A gateway tells of a message that it refuses once, not whenever it reads it.
+const REFUSES_MAX: Duration = Duration::from_secs(300);
+
+/// A refusal that comes again after this time is about the message that was sent again: the node has failed.
+const REFUSED_AGAIN: Duration = Duration::from_secs(30);
 
 /// Why this process stopped deciding.
 #[derive(Debug, thiserror::Error)]
@@ -73,8 +83,9 @@ async fn reign(control: &Control) -> Result<(), Over> {
         return Err(Over::Blind(index));
     }
     let name = format!("{}.{}", control.0.name, &crate::sys::random::hex16()[..4]);
-    let me = Me { epoch: control.with(|state| state.rollouts.lead().0) + 1, name };
-    control.append(me.author(), What::Claimed).await?.result.map_err(Over::Fenced)?;
+    let epoch = control.with(|state| state.rollouts.lead().0) + 1;
+    let me = Me { epoch, name, began: Instant::now(), began_ms: control.now_ms() };
+    control.append_at(me.now_ms(), me.author(), What::Claimed).await?.result.map_err(Over::Fenced)?;
     {
         let mut shared = control.lock();
         let Shared { state, leads, .. } = &mut *shared;
@@ -85,8 +96,8 @@ async fn reign(control: &Control) -> Result<(), Over> {
     tracing::info!(epoch = me.epoch, "this process has the lead: it carries out roll-outs");
     let mut watch = Watch::default();
     loop {
-        for what in control.due(&mut watch) {
-            match control.append(me.author(), what).await {
+        for what in control.due(&mut watch, me.now_ms()) {
+            match control.append_at(me.now_ms(), me.author(), what).await {
                 Ok(applied) => match applied.result {
                     Err(e @ Void::Fenced { .. }) => return Err(Over::Fenced(e)),
                     // Somebody's order came between: the next look decides anew.
@@ -106,9 +117,16 @@ async fn reign(control: &Control) -> Result<(), Over> {
 struct Me {
     epoch: u64,
     name: String,
+    began: Instant,
+    began_ms: UnixMs,
 }
 
 impl Me {
+    /// The lead's clock, which measures soaks: it begins as this machine's, and is not set while the lead lasts.
+    fn now_ms(&self) -> UnixMs {
+        self.began_ms.saturating_add(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
     fn author(&self) -> Author {
         Author::Controller { epoch: self.epoch, name: self.name.clone() }
     }
@@ -122,18 +140,73 @@ struct Watch {
     absent_looked: Option<Instant>,
     /// Nodes that were sent their assignment again.
     again: BTreeMap<NodeId, (u64, Instant)>,
+    /// Nodes that are there and refuse.
+    refusing: BTreeMap<NodeId, Refusing>,
     /// Enrolments that were tried.
     tried: BTreeSet<(NodeId, RolloutId)>,
 }
 
+/// A node that has refused something since it has its assignment.
+struct Refusing {
+    /// The assignment's.
+    number: u64,
+    /// When that of before was heard, if there was one.
+    old_ms: Option<u64>,
+    /// When the last one was heard, and how long the first is ago.
+    last: Option<(u64, Instant)>,
+}
+
+impl Refusing {
+    fn new(assignment: &Assignment, heard_ms: u64) -> Self {
+        let old_ms = (heard_ms < assignment.at_ms).then_some(heard_ms);
+        Self { number: assignment.number, old_ms, last: None }
+    }
+
+    /// The last refusal was heard at `heard_ms`: whether that is enough.
+    fn is_final(&mut self, heard_ms: u64, patience: Duration) -> bool {
+        if self.old_ms == Some(heard_ms) {
+            return false;
+        }
+        let (last_ms, since) = *self.last.get_or_insert((heard_ms, Instant::now()));
+        let again = last_ms != heard_ms && since.elapsed() >= REFUSED_AGAIN;
+        again || since.elapsed() >= patience
+    }
+}
+
+impl Watch {
+    /// A node that speaks and has not taken its assignment: whether it has refused it, and so failed.
+    fn refused(
+        &mut self,
+        node: &NodeId,
+        seen: &Seen,
+        assignment: &Assignment,
+        patience: Duration,
+    ) -> Option<NodeReport> {
+        let refused = seen.refused.as_ref()?;
+        let new = || Refusing::new(assignment, refused.heard_ms);
+        let refusing = self.refusing.entry(node.clone()).or_insert_with(new);
+        if refusing.number != assignment.number {
+            *refusing = new();
+        }
+        let is_final = refusing.is_final(refused.heard_ms, patience);
+        let reason = super::fleet::cut(format!("refused: {}", refused.reason));
+        is_final.then(|| NodeReport {
+            node: node.clone(),
+            number: assignment.number,
+            verdict: Verdict::Failure,
+            reason,
+        })
+    }
+}
+
 impl Control {
-    /// What is to be appended now.
-    fn due(&self, watch: &mut Watch) -> Vec<What> {
+    /// What is to be appended now; `lead_ms` is the time on the lead's clock.
+    fn due(&self, watch: &mut Watch, lead_ms: UnixMs) -> Vec<What> {
         let now_ms = self.now_ms();
         let mut shared = self.lock();
         let Shared { state, topics, .. } = &mut *shared;
-        let mut due = reported(state, watch);
-        due.extend(state.rollouts.decide(now_ms));
+        let mut due = reported(state, watch, REFUSES_MAX.min(self.0.config.absent_after));
+        due.extend(state.rollouts.decide(lead_ms));
         if topics[REPORTS].is_read {
             let since = *watch.reports_since.get_or_insert_with(Instant::now);
             let patience = self.0.config.absent_after;
@@ -149,7 +222,7 @@ impl Control {
 }
 
 /// What the nodes that have spoken say of their assignments, and the roll-outs that they join.
-fn reported(state: &mut State, watch: &mut Watch) -> Vec<What> {
+fn reported(state: &mut State, watch: &mut Watch, patience: Duration) -> Vec<What> {
     let (mut reports, mut joins) = (Vec::<NodeReport>::new(), BTreeMap::<RolloutId, Vec<NodeId>>::new());
     let (has_audience, epoch) = (state.rollouts.has_audience(), state.documents.trust().epoch());
     for node in state.fleet.take_fresh() {
@@ -166,6 +239,7 @@ fn reported(state: &mut State, watch: &mut Watch) -> Vec<What> {
         let is_past = seen.accepted.is_some_and(|(accepted, _)| accepted.epoch < epoch);
         let is_due = state.rollouts.is_outstanding(&node) || is_past;
         if is_due && seen.number() < Number::new(epoch, assignment.number) {
+            reports.extend(watch.refused(&node, seen, &assignment, patience));
             let (number, at) = watch.again.entry(node.clone()).or_insert((assignment.number, Instant::now()));
             if *number != assignment.number {
                 (*number, *at) = (assignment.number, Instant::now());
@@ -175,6 +249,7 @@ fn reported(state: &mut State, watch: &mut Watch) -> Vec<What> {
             }
         } else {
             watch.again.remove(&node);
+            watch.refusing.remove(&node);
         }
     }
     let reported = reports.chunks(BATCH_MAX).map(|reports| What::Reported { reports: reports.to_vec() });

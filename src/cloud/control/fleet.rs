@@ -239,7 +239,7 @@ fn words(code: String, detail: String) -> String {
 }
 
 /// What others said, in a bounded length.
-fn cut(mut text: String) -> String {
+pub fn cut(mut text: String) -> String {
     if text.len() > TEXT_MAX {
         let end = (0..=TEXT_MAX).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
         text.truncate(end);

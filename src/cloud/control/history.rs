@@ -172,6 +172,8 @@ impl Line {
             What::Passed { rollout, .. } => name("passed", Some(rollout)),
             What::Paused { rollout, .. } => name("paused", Some(rollout)),
             What::Resumed { rollout } => name("resumed", Some(rollout)),
+            What::Retired { rollout, .. } => name("retired", Some(rollout)),
+            What::Soaking { rollout } => name("soaking", Some(rollout)),
             What::Aborted { rollout, .. } => name("aborted", Some(rollout)),
             What::Completed { rollout } => name("completed", Some(rollout)),
             What::Reported { .. } => name("reported", None),

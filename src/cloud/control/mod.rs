@@ -308,7 +308,11 @@ impl Control {
 
     /// Appends an event and waits until it is read back: what it came to.
     async fn append(&self, by: Author, what: What) -> Result<Applied, AppendError> {
-        let event = Event { at_ms: self.now_ms(), by, what };
+        self.append_at(self.now_ms(), by, what).await
+    }
+
+    async fn append_at(&self, at_ms: u64, by: Author, what: What) -> Result<Applied, AppendError> {
+        let event = Event { at_ms, by, what };
         let (ticket, (told, tells)) = (Ticket::new(self), oneshot::channel());
         self.lock().waiting.insert(ticket.id.clone(), told);
         // Strings, numbers and lists: cannot fail.

@@ -1,5 +1,6 @@
 //! Orders of operators: checked, written, read back. Each may be given again: what is so already stays so.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -15,6 +16,9 @@ use crate::event::Timestamp;
 
 /// Most nodes that one order names: as many as a roll-out has.
 pub const NAMED_MAX: usize = crate::cloud::rollout::MEMBERS_MAX;
+
+/// Gateways that are named in the words about those that are in other roll-outs.
+const BUSY_SHOWN: usize = 5;
 
 /// How long something that is not known yet is waited for: another process has stored it, and this one reads it within
 /// milliseconds unless it has just lost its connection.
@@ -89,6 +93,41 @@ pub struct Order {
     /// Begin at once.
     #[serde(default)]
     pub start: bool,
+    /// It brings back what the nodes ran before: it has a place whatever else runs.
+    #[serde(default)]
+    pub rollback: bool,
+    /// Named nodes that are in another roll-out are passed over; without it they are a reason to refuse the order.
+    #[serde(default)]
+    pub skip_busy: bool,
+}
+
+impl Order {
+    fn id(&self) -> RolloutId {
+        RolloutId::from(self.id.as_str())
+    }
+
+    fn audience(&self) -> Audience {
+        Audience { all: self.all, groups: self.groups.clone() }
+    }
+
+    fn created(&self) -> What {
+        What::Created {
+            rollout: self.id(),
+            target: self.document.map(target),
+            plan: self.plan.clone(),
+            reason: self.reason.clone(),
+            audience: self.audience(),
+            rollback: self.rollback,
+        }
+    }
+}
+
+/// Whom an order is for, as far as they are known.
+struct Meant {
+    /// Those that are free, and those that it has already.
+    nodes: Vec<NodeId>,
+    /// What should be known about it.
+    warnings: Vec<String>,
 }
 
 /// `POST /v1/rollouts/{id}/{action}`.
@@ -101,10 +140,34 @@ pub struct Act {
     /// The wave to approve or to pass, from 0; without it the next one, or the one that has begun.
     #[serde(default)]
     pub wave: Option<usize>,
+    /// With retire: for the nodes of these groups; without any, for everybody.
+    #[serde(default)]
+    pub groups: Vec<String>,
 }
 
 /// What can be done with a roll-out.
-pub const ACTIONS: [&str; 6] = ["start", "pause", "resume", "abort", "approve", "pass"];
+pub const ACTIONS: [&str; 7] = ["start", "pause", "resume", "abort", "approve", "pass", "retire"];
+
+impl Order {
+    fn check(&self) -> Result<(), OrderError> {
+        let refused = |text: String| Err(OrderError::Refused(text));
+        self.created().check().map_err(|e| OrderError::Refused(e.to_string()))?;
+        if self.id.chars().any(|c| !(c.is_ascii_alphanumeric() || "-_.".contains(c))) {
+            return refused(format!("{:?} is no id for a roll-out: letters, digits and -_. only", self.id));
+        }
+        if self.nodes.len() > NAMED_MAX {
+            return refused(format!("{} nodes are named; a roll-out has at most {NAMED_MAX}", self.nodes.len()));
+        }
+        if let Some(name) = self.nodes.iter().find(|name| !is_node(name)) {
+            let shown: String = name.chars().take(64).collect();
+            return refused(format!("{shown:?} is no name of a gateway: 1 to 64 letters, digits, - and _"));
+        }
+        if self.nodes.is_empty() && self.groups.is_empty() && !self.all {
+            return refused("it is for nobody: name nodes, groups, or all".to_owned());
+        }
+        Ok(())
+    }
+}
 
 impl Control {
     /// Stores a signed document that every gateway with the same keys would take.
@@ -176,7 +239,13 @@ impl Control {
     /// Drafts a roll-out, enrols its nodes, and starts it if that is asked for. `true`: it is new.
     pub async fn create(&self, order: &Order, by: &str) -> Result<(bool, Vec<String>), OrderError> {
         self.expect_read(LOG, "the log of roll-outs")?;
-        let (nodes, warnings) = self.nodes_of(order)?;
+        order.check()?;
+        let id = order.id();
+        let is_over = |state: &super::state::State| state.rollouts.progress(&id).is_some_and(|p| !p.stage.is_active());
+        let Meant { nodes, warnings } = match self.with(is_over) {
+            true => Meant { nodes: Vec::new(), warnings: Vec::new() },
+            false => self.nodes_of(order)?,
+        };
         if let Some(sha256) = order.document {
             if !self.comes(|state| state.documents.get(sha256).is_some()).await {
                 let text = format!("there is no document {sha256}; store it first (POST /v1/documents)");
@@ -189,99 +258,97 @@ impl Control {
             let document = judge_document((*envelope).clone(), &trust, Some(now)).map_err(refused)?;
             self.check(document.text).await?;
         }
-        let id = RolloutId::from(order.id.as_str());
         let is_new = self.draft(&id, order, by).await?;
         if !self.with(|state| state.rollouts.progress(&id)).is_some_and(|p| p.stage.is_active()) {
             return Ok((is_new, warnings));
         }
+        let begun = self.begin(order, &nodes, by).await;
+        if order.start
+            && let Err(OrderError::Conflict(why) | OrderError::Refused(why)) = &begun
+        {
+            // Something came between: what was not started must not lie about, and hold its gateways.
+            let reason = super::fleet::cut(format!("not started: {why}"));
+            let _ = self.order(by, What::Aborted { rollout: id, reason }).await;
+        }
+        begun.map(|()| (is_new, warnings))
+    }
+
+    /// Enrols the nodes of a draft, or of a roll-out that runs already, and starts it if that is asked for.
+    async fn begin(&self, order: &Order, nodes: &[NodeId], by: &str) -> Result<(), OrderError> {
+        let id = order.id();
         let is_in = |node: &NodeId| self.with(|state| state.rollouts.rollout_of(node) == Some(&id));
-        let nodes: Vec<NodeId> = nodes.into_iter().filter(|node| !is_in(node)).collect();
+        let nodes: Vec<NodeId> = nodes.iter().filter(|node| !is_in(node)).cloned().collect();
         for nodes in nodes.chunks(BATCH_MAX) {
             let enrolled = self.order(by, What::Enrolled { rollout: id.clone(), nodes: nodes.to_vec() }).await?;
             enrolled.map_err(void_error)?;
         }
-        if order.start {
-            self.act(&order.id, "start", &Act::default(), by).await.map_err(|e| match e {
-                // Why it has no nodes is among the warnings.
-                OrderError::Conflict(why) => OrderError::Conflict([vec![why], warnings.clone()].concat().join("\n")),
-                e => e,
-            })?;
-        }
-        Ok((is_new, warnings))
+        if order.start { self.act(&order.id, "start", &Act::default(), by).await } else { Ok(()) }
     }
 
     /// Drafts a roll-out, unless the same was done before; perhaps not to its end.
     async fn draft(&self, id: &RolloutId, order: &Order, by: &str) -> Result<bool, OrderError> {
-        let target = order.document.map(target);
-        let audience = Audience { all: order.all, groups: order.groups.clone() };
         let is_same = self.with(|state| {
             let known = state.rollouts.created(id)?;
-            Some(known.target == target && *known.plan == order.plan && *known.audience == audience)
+            let is_same = known.target == order.document.map(target) && known.rollback == order.rollback;
+            Some(is_same && *known.plan == order.plan && *known.audience == order.audience())
         });
         match is_same {
             Some(true) => return Ok(false),
             Some(false) => return Err(void_error(Void::Exists(id.clone()))),
             None => {}
         }
-        let (rollout, plan, reason) = (id.clone(), order.plan.clone(), order.reason.clone());
-        match self.order(by, What::Created { rollout, target, plan, reason, audience }).await? {
+        match self.order(by, order.created()).await? {
             Ok(()) => Ok(true),
             Err(Void::Stage(_)) => Ok(false),
             Err(void) => Err(void_error(void)),
         }
     }
 
-    /// The nodes that an order is for as far as they are known, and what should be known about it.
-    fn nodes_of(&self, order: &Order) -> Result<(Vec<NodeId>, Vec<String>), OrderError> {
-        let refused = |text: String| Err(OrderError::Refused(text));
-        let what = What::Created {
-            rollout: RolloutId::from(order.id.as_str()),
-            target: None,
-            plan: order.plan.clone(),
-            reason: order.reason.clone(),
-            audience: Audience { all: order.all, groups: order.groups.clone() },
-        };
-        what.check().map_err(|e| OrderError::Refused(e.to_string()))?;
-        if order.id.chars().any(|c| !(c.is_ascii_alphanumeric() || "-_.".contains(c))) {
-            return refused(format!("{:?} is no id for a roll-out: letters, digits and -_. only", order.id));
-        }
-        if order.nodes.len() > NAMED_MAX {
-            return refused(format!("{} nodes are named; a roll-out has at most {NAMED_MAX}", order.nodes.len()));
-        }
-        if let Some(name) = order.nodes.iter().find(|name| !is_node(name)) {
-            let shown: String = name.chars().take(64).collect();
-            return refused(format!("{shown:?} is no name of a gateway: 1 to 64 letters, digits, - and _"));
-        }
-        if order.nodes.is_empty() && order.groups.is_empty() && !order.all {
-            return refused("it is for nobody: name nodes, groups, or all".to_owned());
-        }
-        let audience = Audience { all: order.all, groups: order.groups.clone() };
-        Ok(self.with(|state| {
-            let mut nodes: Vec<NodeId> = order.nodes.iter().map(|name| NodeId::from(name.as_str())).collect();
-            let unheard = nodes.iter().filter(|node| state.fleet.get(node).is_none()).count();
+    /// The nodes that an order is for. One that is to start is refused here, before anything of it is in the log, when it has
+    /// nobody to go to or no place.
+    fn nodes_of(&self, order: &Order) -> Result<Meant, OrderError> {
+        let (id, audience) = (order.id(), order.audience());
+        self.with(|state| {
+            let named: BTreeSet<NodeId> = order.nodes.iter().map(|name| NodeId::from(name.as_str())).collect();
+            let unheard = named.iter().filter(|node| state.fleet.get(node).is_none()).count();
             let members = state.fleet.after(None).filter(|(_, seen)| audience.includes(&seen.groups));
-            nodes.extend(members.map(|(node, _)| node.clone()));
-            nodes.sort_unstable();
-            nodes.dedup();
+            let all: BTreeSet<NodeId> = members.map(|(node, _)| node.clone()).chain(named.iter().cloned()).collect();
+            let other = |node: &NodeId| state.rollouts.rollout_of(node).filter(|other| **other != id);
+            let (busy, nodes): (Vec<NodeId>, Vec<NodeId>) = all.into_iter().partition(|node| other(node).is_some());
             let mut warnings = Vec::new();
             if unheard > 0 {
                 warnings.push(format!("{unheard} of the named gateways were never heard: a wrong name, or not installed yet"));
             }
-            if nodes.is_empty() {
-                warnings.push("no gateway that was heard belongs to it; those that turn up later will".to_owned());
+            let in_words = |nodes: &[&NodeId]| {
+                let one = |node: &&NodeId| Some(format!("{node} in {}", other(node)?));
+                let shown: Vec<String> = nodes.iter().take(BUSY_SHOWN).filter_map(one).collect();
+                let more = nodes.len().saturating_sub(shown.len());
+                shown.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
+            };
+            let busy_named: Vec<&NodeId> = busy.iter().filter(|node| named.contains(*node)).collect();
+            if !busy_named.is_empty() && !order.skip_busy {
+                return Err(OrderError::Conflict(format!(
+                    "in roll-outs that are not over: {}; abort those first (\"tidegate rollout abort\"), wait, or pass over \
+                     these gateways with --skip-busy",
+                    in_words(&busy_named)
+                )));
             }
-            let held = |node: &&NodeId| state.rollouts.rollout_of(node).is_some_and(|id| id.as_str() != order.id);
-            let held: Vec<&NodeId> = nodes.iter().filter(held).collect();
-            if let Some(first) = held.first()
-                && let Some(other) = state.rollouts.rollout_of(first)
-            {
+            if !busy.is_empty() {
                 warnings.push(format!(
-                    "{} of the gateways are in roll-outs that are not over, such as {first} in {other}: they are passed over; abort that one first, or wait",
-                    held.len()
+                    "passed over, because they are in roll-outs that are not over: {}; give it to them afterwards",
+                    in_words(&busy.iter().collect::<Vec<_>>())
                 ));
             }
-            (nodes, warnings)
-        }))
+            if order.start && nodes.is_empty() {
+                let none = "it has no gateway to go to: none of those meant was heard yet (\"tidegate nodes\" lists them)";
+                let why = if busy.is_empty() { none.to_owned() } else { warnings.join("\n") };
+                return Err(OrderError::Conflict(why));
+            }
+            if order.start && state.rollouts.progress(&id).is_none_or(|p| p.stage == Stage::Draft) {
+                state.rollouts.expect_room(order.rollback).map_err(void_error)?;
+            }
+            Ok(Meant { nodes, warnings })
+        })
     }
 
     /// Does something with a roll-out.
@@ -307,12 +374,16 @@ impl Control {
                 let wave = act.wave.unwrap_or(before.wave);
                 (What::Passed { rollout: rollout.clone(), wave }, wave < before.wave)
             }
+            "retire" => {
+                let audience = Audience { all: false, groups: act.groups.clone() };
+                (What::Retired { rollout: rollout.clone(), audience }, matches!(before.stage, Stage::Aborted { .. }))
+            }
             other => {
                 let text = format!("there is no {other:?}; there are {}", ACTIONS.join(", "));
                 return Err(OrderError::Unknown(text));
             }
         };
-        let is_over = !before.stage.is_active();
+        let is_over = !before.stage.is_active() && action != "retire";
         if is_so && (!is_over || matches!(action, "start" | "abort")) {
             return Ok(());
         }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::Control;
 use super::documents::Known;
-use super::fleet::Seen;
+use super::fleet::{Refused, Seen};
 use super::history::{Change, Line};
 use super::state::{State, artefact};
 use crate::cloud::rollout::{Audience, Digest as Target, NodeId, Plan, Progress, RolloutId, Verdict};
@@ -67,6 +67,7 @@ pub struct NodeView {
     /// What it ran with success before.
     previous: Option<Named>,
     decided: Option<DecidedView>,
+    /// The last message that it did not take for an offer, since it has its assignment.
     refused: Option<RefusedView>,
 }
 
@@ -136,11 +137,15 @@ impl NodeView {
                 reason: d.reason.clone(),
                 at: time(d.heard_ms),
             }),
-            refused: seen
-                .and_then(|seen| seen.refused.as_ref())
-                .map(|r| RefusedView { reason: r.reason.clone(), at: time(r.heard_ms) }),
+            refused: refusing(state, node).map(|r| RefusedView { reason: r.reason.clone(), at: time(r.heard_ms) }),
         }
     }
+}
+
+/// What the node refused since it has its assignment; what it refused before says nothing about that.
+fn refusing<'s>(state: &'s State, node: &NodeId) -> Option<&'s Refused> {
+    let since = state.rollouts.assignment(node).map_or(0, |assigned| assigned.at_ms);
+    state.fleet.get(node)?.refused.as_ref().filter(|refused| refused.heard_ms >= since)
 }
 
 /// One page of a list.
@@ -189,6 +194,9 @@ pub struct RolloutView {
     document: Named,
     reason: String,
     audience: Audience,
+    /// Those of the audience that do not join it any more.
+    retired: Audience,
+    rollback: bool,
     plan: Plan,
     /// Its place in the log.
     number: u64,
@@ -348,8 +356,7 @@ impl Control {
             let created = state.rollouts.created(&id)?;
             let waiting = |node: &NodeId| {
                 let seen = state.fleet.get(node);
-                let since = state.rollouts.assignment(node).map_or(0, |assigned| assigned.at_ms);
-                let refused = seen.and_then(|seen| seen.refused.as_ref()).filter(|refused| refused.heard_ms >= since);
+                let refused = refusing(state, node);
                 WaitingView {
                     node: node.as_str().to_owned(),
                     present: seen.is_some_and(|seen| seen.is_present(now, present)),
@@ -361,6 +368,8 @@ impl Control {
                 document: Named::of(state, created.target),
                 reason: created.reason.to_owned(),
                 audience: created.audience.clone(),
+                retired: created.retired.clone(),
+                rollback: created.rollback,
                 plan: created.plan.clone(),
                 number: created.index,
                 progress: state.rollouts.progress(&id)?,

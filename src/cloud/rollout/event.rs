@@ -96,7 +96,7 @@ impl From<Digest> for String {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Event {
-    /// When, on the clock of whoever appended it.
+    /// When, on the clock of whoever appended it: for people, but for a controller's, which measures soaks while it leads.
     pub at_ms: UnixMs,
     /// Who.
     pub by: Author,
@@ -187,6 +187,9 @@ pub enum What {
         reason: String,
         #[serde(default, skip_serializing_if = "Audience::is_empty")]
         audience: Audience,
+        /// It brings back what nodes ran before, and has a place of its own.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        rollback: bool,
     },
     /// Nodes join: a draft, a running roll-out, or one that is completed and stands.
     Enrolled { rollout: RolloutId, nodes: Vec<NodeId> },
@@ -202,8 +205,16 @@ pub enum What {
     Paused { rollout: RolloutId, reason: String },
     /// It goes on; failures so far are accepted.
     Resumed { rollout: RolloutId },
-    /// It is over, and exposed nodes are put back.
+    /// The lead has seen that enough have succeeded, and measures the soak from here: for when it has nothing else to say.
+    Soaking { rollout: RolloutId },
+    /// It is over, and exposed nodes are put back to what they ran before.
     Aborted { rollout: RolloutId, reason: String },
+    /// Nodes of this audience that turn up later do not join it any more; without any, nobody does.
+    Retired {
+        rollout: RolloutId,
+        #[serde(default, skip_serializing_if = "Audience::is_empty")]
+        audience: Audience,
+    },
     /// It is over, and stands.
     Completed { rollout: RolloutId },
     /// Nodes have spoken.
@@ -247,16 +258,22 @@ impl What {
             _ => Err(Malformed::Id),
         };
         let reason = |text: &str| if text.len() <= REASON_BYTES_MAX { Ok(()) } else { Err(Malformed::Reason) };
+        let audience = |audience: &Audience| {
+            let is_id = |group: &String| !group.is_empty() && group.len() <= ID_BYTES_MAX;
+            match audience.groups.len() {
+                n if n > GROUPS_MAX => Err(Malformed::Groups(n)),
+                _ if audience.groups.iter().all(is_id) => Ok(()),
+                _ => Err(Malformed::Id),
+            }
+        };
         match self {
-            Self::Created { rollout, plan, reason: text, audience, .. } => {
+            Self::Created { rollout, plan, reason: text, audience: of, .. } => {
                 plan.check()?;
                 reason(text)?;
-                if audience.groups.len() > GROUPS_MAX {
-                    return Err(Malformed::Groups(audience.groups.len()));
-                }
-                let is_id = |group: &String| !group.is_empty() && group.len() <= ID_BYTES_MAX;
-                if rollout.is_valid() && audience.groups.iter().all(is_id) { Ok(()) } else { Err(Malformed::Id) }
+                audience(of)?;
+                if rollout.is_valid() { Ok(()) } else { Err(Malformed::Id) }
             }
+            Self::Retired { audience: of, .. } => audience(of),
             Self::Enrolled { nodes: n, .. }
             | Self::Absent { nodes: n, .. }
             | Self::Departed { nodes: n }

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use super::event::{Audience, Author, Digest, Event, Malformed, NodeId, NodeReport, RolloutId, What};
+use super::event::{Audience, Author, Digest, Event, Malformed, NodeId, NodeReport, RolloutId, Verdict, What};
+use super::node::Node;
 use super::progress::{Progress, Stage};
 use super::waves::Rollout;
-use super::{ACTIVE_MAX, MEMBERS_MAX, NODES_MAX, Plan, ROLLOUTS_MAX, UnixMs};
+use super::{ACTIVE_MAX, DRAFTS_MAX, MEMBERS_MAX, NODES_MAX, Plan, ROLLBACKS_MAX, ROLLOUTS_MAX, UnixMs};
 
 /// What a node is to run. All of it is a function of the log: whoever signs it signs the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,18 +35,10 @@ pub struct Created<'r> {
     pub reason: &'r str,
     /// Who joins it later.
     pub audience: &'r Audience,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Node {
-    /// 0: nothing was ever assigned.
-    number: u64,
-    target: Option<Digest>,
-    at_ms: UnixMs,
-    /// The roll-out that made its assignment, or took it back.
-    origin: Option<RolloutId>,
-    /// The roll-out that has it, while that is not over.
-    rollout: Option<RolloutId>,
+    /// Those of the audience for whom it does not stand any more.
+    pub retired: &'r Audience,
+    /// It brings back what nodes ran before.
+    pub rollback: bool,
 }
 
 /// Why an event changed nothing. It stays in the log; every reader finds it void.
@@ -84,9 +77,9 @@ pub enum Void {
     /// It has no members.
     #[error("roll-out {0} has no nodes: enrol some")]
     Empty(RolloutId),
-    /// Too many roll-outs.
-    #[error("{ACTIVE_MAX} roll-outs are not over: abort one, or wait")]
-    TooMany,
+    /// Too many run.
+    #[error("{0} roll-outs are running, which is the most: abort one, or wait (\"tidegate rollout list\" shows them)")]
+    TooMany(usize),
 }
 
 /// See the module.
@@ -98,6 +91,8 @@ pub struct Rollouts {
     at_ms: UnixMs,
     epoch: u64,
     lead: String,
+    /// When the lead appended its last event, on its clock.
+    lead_ms: UnixMs,
     rollouts: BTreeMap<RolloutId, Rollout>,
     nodes: BTreeMap<NodeId, Node>,
     /// Nodes that have not reported on their assignment.
@@ -111,21 +106,31 @@ impl Rollouts {
         (self.index, self.at_ms) = (self.index.saturating_add(1), event.at_ms);
         event.what.check()?;
         self.check_author(event)?;
-        let at_ms = event.at_ms;
+        let is_of_lead = self.is_of_lead(event);
+        if is_of_lead && !matches!(event.what, What::Claimed) {
+            self.lead_ms = self.lead_ms.max(event.at_ms);
+        }
+        let done = self.carry_out(event);
+        if is_of_lead {
+            let now_ms = self.lead_ms;
+            self.rollouts.values_mut().filter(|r| r.stage == Stage::Running).for_each(|r| r.lead_spoke(now_ms));
+        }
+        done
+    }
+
+    fn carry_out(&mut self, event: &Event) -> Result<Vec<NodeId>, Void> {
         match &event.what {
-            What::Claimed => Ok(self.claim(&event.by)),
-            What::Created { rollout, target, plan, reason, audience } => {
-                self.create(rollout, *target, plan, (reason, audience))
-            }
-            What::Enrolled { rollout, nodes } => self.enrol(rollout, nodes, at_ms),
-            What::Started { rollout } => self.begin(rollout, 0, at_ms),
+            What::Claimed => Ok(self.claim(event)),
+            What::Created { .. } => self.create(&event.what),
+            What::Enrolled { rollout, nodes } => self.enrol(rollout, nodes),
+            What::Started { rollout } => self.begin(rollout, 0),
             What::Advanced { rollout, wave } => {
-                self.expect_ready(rollout, Some(*wave), at_ms)?;
-                self.begin(rollout, *wave, at_ms)
+                self.expect_ready(rollout, Some(*wave))?;
+                self.begin(rollout, *wave)
             }
-            What::Approved { rollout, wave } => self.change(rollout, at_ms, |r| r.approve(*wave)),
-            What::Passed { rollout, wave } => self.change(rollout, at_ms, |r| r.pass(*wave)),
-            What::Paused { rollout, reason } => self.change(rollout, at_ms, |r| {
+            What::Approved { rollout, wave } => self.change(rollout, |r| r.approve(*wave)),
+            What::Passed { rollout, wave } => self.change(rollout, |r| r.pass(*wave)),
+            What::Paused { rollout, reason } => self.change(rollout, |r| {
                 let is_new = r.stage.is_active() && r.paused.is_none();
                 if is_new {
                     r.paused = Some(reason.clone());
@@ -133,20 +138,22 @@ impl Rollouts {
                 is_new
             }),
             What::Resumed { rollout } => {
-                self.change(rollout, at_ms, Rollout::resume)?;
-                Ok(self.expose(rollout, at_ms))
+                self.change(rollout, Rollout::resume)?;
+                Ok(self.expose(rollout))
             }
+            What::Retired { rollout, audience } => self.retire(rollout, audience),
+            What::Soaking { rollout } => self.change(rollout, |r| r.soak_begins()),
             What::Aborted { rollout, reason } => self.abort(rollout, reason),
             What::Completed { rollout } => {
-                self.expect_ready(rollout, None, at_ms)?;
+                self.expect_ready(rollout, None)?;
                 self.complete(rollout)
             }
-            What::Reported { reports } => Ok(self.report(reports, at_ms)),
-            What::Absent { rollout, nodes } => self.change(rollout, at_ms, |r| {
+            What::Reported { reports } => Ok(self.report(reports)),
+            What::Absent { rollout, nodes } => self.change(rollout, |r| {
                 nodes.iter().for_each(|node| r.miss(node));
                 true
             }),
-            What::Departed { nodes } => Ok(self.depart(nodes, at_ms)),
+            What::Departed { nodes } => Ok(self.depart(nodes)),
             What::Assigned { nodes, target } => Ok(self.assign(nodes, *target)),
             What::Raised { index } => {
                 self.index = self.index.max(*index);
@@ -158,7 +165,7 @@ impl Rollouts {
     fn check_author(&self, event: &Event) -> Result<(), Void> {
         use What::{
             Aborted, Absent, Advanced, Approved, Assigned, Claimed, Completed, Created, Departed, Enrolled, Passed,
-            Paused, Raised, Reported, Resumed, Started,
+            Paused, Raised, Reported, Resumed, Retired, Soaking, Started,
         };
         match (&event.by, &event.what) {
             // Facts and orders need no lead.
@@ -170,7 +177,7 @@ impl Rollouts {
             }
             (
                 Author::Controller { .. },
-                Advanced { .. } | Completed { .. } | Absent { .. } | Aborted { .. } | Paused { .. },
+                Advanced { .. } | Completed { .. } | Soaking { .. } | Absent { .. } | Aborted { .. } | Paused { .. },
             ) => Ok(()),
             (
                 Author::Operator { .. },
@@ -180,6 +187,7 @@ impl Rollouts {
                 | Passed { .. }
                 | Paused { .. }
                 | Resumed { .. }
+                | Retired { .. }
                 | Aborted { .. }
                 | Assigned { .. }
                 | Raised { .. },
@@ -188,39 +196,58 @@ impl Rollouts {
         }
     }
 
-    fn claim(&mut self, by: &Author) -> Vec<NodeId> {
-        if let Author::Controller { epoch, name } = by {
+    /// Whether the lead says it, or whoever takes the lead with it.
+    fn is_of_lead(&self, event: &Event) -> bool {
+        let Author::Controller { epoch, name } = &event.by else { return false };
+        matches!(event.what, What::Claimed) || (*epoch > 0 && *epoch == self.epoch && *name == self.lead)
+    }
+
+    fn claim(&mut self, event: &Event) -> Vec<NodeId> {
+        if let Author::Controller { epoch, name } = &event.by {
+            let before_ms = std::mem::replace(&mut self.lead_ms, event.at_ms);
+            self.rollouts.values_mut().for_each(|r| r.lead_ends(before_ms));
             (self.epoch, self.lead) = (*epoch, name.clone());
         }
         Vec::new()
     }
 
-    fn create(
-        &mut self,
-        id: &RolloutId,
-        target: Option<Digest>,
-        plan: &Plan,
-        (reason, audience): (&String, &Audience),
-    ) -> Result<Vec<NodeId>, Void> {
+    fn create(&mut self, what: &What) -> Result<Vec<NodeId>, Void> {
+        let What::Created { rollout: id, target, plan, reason, audience, rollback } = what else {
+            return Ok(Vec::new());
+        };
+        let mut new = Rollout::new(id.clone(), self.index, *target, plan.clone());
+        (new.reason, new.audience) = (reason.clone(), audience.clone());
+        (new.rollback, new.created_ms) = (*rollback, self.lead_ms);
         if let Some(known) = self.rollouts.get(id) {
-            let is_same = known.target == target && known.plan == *plan && known.audience == *audience;
+            let content = |r: &Rollout| (r.target, r.plan.clone(), r.audience.clone(), r.rollback);
+            let is_same = content(known) == content(&new);
             return Err(if is_same { Void::Stage(id.clone()) } else { Void::Exists(id.clone()) });
         }
-        if self.rollouts.values().filter(|r| r.stage.is_active()).count() >= ACTIVE_MAX {
-            return Err(Void::TooMany);
+        let drafts = || self.rollouts.iter().filter(|(_, r)| r.stage == Stage::Draft);
+        if drafts().count() >= DRAFTS_MAX
+            && let Some(oldest) = drafts().min_by_key(|(_, r)| r.created).map(|(id, _)| id.clone())
+        {
+            self.abort(&oldest, "it was the oldest of too many drafts")?;
         }
         if self.rollouts.len() >= ROLLOUTS_MAX {
+            // What stands for those that turn up later is remembered longest.
+            let stands = |r: &Rollout| r.stage == Stage::Completed && !r.audience.is_empty();
             let over = self.rollouts.iter().filter(|(_, r)| !r.stage.is_active());
-            let oldest = over.min_by_key(|(_, r)| r.created).map(|(id, _)| id.clone());
+            let oldest = over.min_by_key(|(_, r)| (stands(r), r.created)).map(|(id, _)| id.clone());
             oldest.map(|id| self.rollouts.remove(&id));
         }
-        let mut rollout = Rollout::new(id.clone(), self.index, target, plan.clone());
-        (rollout.reason, rollout.audience) = (reason.clone(), audience.clone());
-        self.rollouts.insert(id.clone(), rollout);
+        self.rollouts.insert(id.clone(), new);
         Ok(Vec::new())
     }
 
-    fn enrol(&mut self, id: &RolloutId, nodes: &[NodeId], at_ms: UnixMs) -> Result<Vec<NodeId>, Void> {
+    /// Whether one more roll-out may run; a rollback has places of its own.
+    pub fn expect_room(&self, rollback: bool) -> Result<(), Void> {
+        let most = if rollback { ROLLBACKS_MAX } else { ACTIVE_MAX };
+        let running = self.rollouts.values().filter(|r| r.stage == Stage::Running && r.rollback == rollback);
+        if running.count() < most { Ok(()) } else { Err(Void::TooMany(most)) }
+    }
+
+    fn enrol(&mut self, id: &RolloutId, nodes: &[NodeId]) -> Result<Vec<NodeId>, Void> {
         let rollout = self.rollouts.get_mut(id).ok_or_else(|| Void::Unknown(id.clone()))?;
         match rollout.stage {
             Stage::Draft | Stage::Running => {}
@@ -244,7 +271,7 @@ impl Rollouts {
                 Some(_) => {}
             }
         }
-        Ok(self.expose(id, at_ms))
+        Ok(self.expose(id))
     }
 
     /// Late joiners of a roll-out that is completed.
@@ -264,49 +291,48 @@ impl Rollouts {
         changed
     }
 
-    fn begin(&mut self, id: &RolloutId, wave: usize, at_ms: UnixMs) -> Result<Vec<NodeId>, Void> {
-        let rollout = self.rollouts.get_mut(id).ok_or_else(|| Void::Unknown(id.clone()))?;
-        if wave == 0 && rollout.stage != Stage::Draft {
-            return Err(Void::Stage(id.clone()));
+    fn begin(&mut self, id: &RolloutId, wave: usize) -> Result<Vec<NodeId>, Void> {
+        let rollout = self.rollouts.get(id).ok_or_else(|| Void::Unknown(id.clone()))?;
+        if wave == 0 {
+            if rollout.stage != Stage::Draft {
+                return Err(Void::Stage(id.clone()));
+            }
+            // Later all may have departed; a wave without nodes begins, so that the controller's decision counts.
+            if rollout.member_count() == 0 {
+                return Err(Void::Empty(id.clone()));
+            }
+            self.expect_room(rollout.rollback)?;
         }
-        // Later all may have departed; a wave without nodes begins, so that the controller's decision counts.
-        if wave == 0 && rollout.member_count() == 0 {
-            return Err(Void::Empty(id.clone()));
+        if let Some(rollout) = self.rollouts.get_mut(id) {
+            rollout.begin(wave);
         }
-        rollout.begin(wave);
-        Ok(self.expose(id, at_ms))
+        Ok(self.expose(id))
     }
 
     /// Whether the roll-out may go on to `wave`, or be completed.
-    fn expect_ready(&self, id: &RolloutId, wave: Option<usize>, at_ms: UnixMs) -> Result<(), Void> {
+    fn expect_ready(&self, id: &RolloutId, wave: Option<usize>) -> Result<(), Void> {
         let rollout = self.rollouts.get(id).ok_or_else(|| Void::Unknown(id.clone()))?;
         if rollout.stage != Stage::Running || rollout.next_wave().map(|(next, _)| next) != wave {
             return Err(Void::Stage(id.clone()));
         }
-        let soaked = rollout.soaked_at_ms().is_some_and(|due| due <= at_ms);
+        let soaked = rollout.soaked_at_ms().is_some_and(|due| due <= self.lead_ms);
         if rollout.may_go_on() && soaked { Ok(()) } else { Err(Void::NotYet(id.clone())) }
     }
 
     /// Changes a roll-out that is not over; `false`: it was so already.
-    fn change(
-        &mut self,
-        id: &RolloutId,
-        at_ms: UnixMs,
-        change: impl FnOnce(&mut Rollout) -> bool,
-    ) -> Result<Vec<NodeId>, Void> {
+    fn change(&mut self, id: &RolloutId, change: impl FnOnce(&mut Rollout) -> bool) -> Result<Vec<NodeId>, Void> {
         let rollout = self.rollouts.get_mut(id).ok_or_else(|| Void::Unknown(id.clone()))?;
         if !rollout.stage.is_active() || !change(rollout) {
             return Err(Void::Stage(id.clone()));
         }
-        rollout.count_soak(at_ms);
+        rollout.count_soak();
         Ok(Vec::new())
     }
 
-    fn expose(&mut self, id: &RolloutId, at_ms: UnixMs) -> Vec<NodeId> {
+    fn expose(&mut self, id: &RolloutId) -> Vec<NodeId> {
         let Some(rollout) = self.rollouts.get_mut(id) else { return Vec::new() };
-        let nodes = &self.nodes;
-        let exposed = rollout.expose(self.index, |node| nodes.get(node).and_then(|n| n.target));
-        rollout.count_soak(at_ms);
+        let exposed = rollout.expose(self.index);
+        rollout.count_soak();
         let target = rollout.target;
         exposed.iter().for_each(|node| self.set(node, target, Some(id)));
         exposed
@@ -319,10 +345,14 @@ impl Rollouts {
         }
         let (members, exposed) = rollout.end(Stage::Aborted { reason: reason.to_owned() });
         self.release(&members);
-        for (node, base) in &exposed {
-            self.set(node, *base, Some(id));
+        for name in &exposed {
+            let Some(node) = self.nodes.get_mut(name) else { continue };
+            // What is taken back is nothing to go back to, however it went.
+            node.verdict = Some(Verdict::Failure);
+            let base = node.base();
+            self.set(name, base, Some(id));
         }
-        Ok(exposed.into_iter().map(|(node, _)| node).collect())
+        Ok(exposed)
     }
 
     fn complete(&mut self, id: &RolloutId) -> Result<Vec<NodeId>, Void> {
@@ -330,6 +360,11 @@ impl Rollouts {
         let (members, _) = rollout.end(Stage::Completed);
         self.release(&members);
         Ok(Vec::new())
+    }
+
+    fn retire(&mut self, id: &RolloutId, audience: &Audience) -> Result<Vec<NodeId>, Void> {
+        let rollout = self.rollouts.get_mut(id).ok_or_else(|| Void::Unknown(id.clone()))?;
+        if rollout.retire(audience) { Ok(Vec::new()) } else { Err(Void::Stage(id.clone())) }
     }
 
     fn release(&mut self, members: &[NodeId]) {
@@ -340,10 +375,11 @@ impl Rollouts {
         }
     }
 
-    fn report(&mut self, reports: &[NodeReport], at_ms: UnixMs) -> Vec<NodeId> {
+    fn report(&mut self, reports: &[NodeReport]) -> Vec<NodeId> {
         let (mut again, mut counted) = (Vec::new(), BTreeSet::new());
         for report in reports {
-            let Some(node) = self.nodes.get(&report.node) else { continue };
+            let Some(node) = self.nodes.get_mut(&report.node) else { continue };
+            node.hear(report);
             if report.number == node.number {
                 self.outstanding.remove(&report.node);
             } else if report.number < node.number {
@@ -354,19 +390,19 @@ impl Rollouts {
                 counted.extend(node.rollout.clone());
             }
         }
-        self.count_soaks(&counted, at_ms);
+        self.count_soaks(&counted);
         again
     }
 
-    fn count_soaks(&mut self, ids: &BTreeSet<RolloutId>, at_ms: UnixMs) {
+    fn count_soaks(&mut self, ids: &BTreeSet<RolloutId>) {
         for id in ids {
             if let Some(rollout) = self.rollouts.get_mut(id) {
-                rollout.count_soak(at_ms);
+                rollout.count_soak();
             }
         }
     }
 
-    fn depart(&mut self, nodes: &[NodeId], at_ms: UnixMs) -> Vec<NodeId> {
+    fn depart(&mut self, nodes: &[NodeId]) -> Vec<NodeId> {
         let mut counted = BTreeSet::new();
         for name in nodes {
             self.outstanding.remove(name);
@@ -376,7 +412,7 @@ impl Rollouts {
                 counted.insert(id);
             }
         }
-        self.count_soaks(&counted, at_ms);
+        self.count_soaks(&counted);
         Vec::new()
     }
 
@@ -394,7 +430,8 @@ impl Rollouts {
 
     fn set(&mut self, name: &NodeId, target: Option<Digest>, origin: Option<&RolloutId>) {
         if let Some(node) = self.nodes.get_mut(name) {
-            (node.number, node.target) = (self.index, target);
+            node.passes();
+            (node.number, node.target, node.verdict) = (self.index, target, None);
             (node.at_ms, node.origin) = (self.at_ms, origin.cloned());
             self.outstanding.insert(name.clone());
         }
@@ -414,19 +451,19 @@ impl Rollouts {
 
     /// Whether appending the report would change anything: what comes again need not lie in the log again.
     pub fn is_news(&self, report: &NodeReport) -> bool {
-        let Some(node) = self.nodes.get(&report.node).filter(|node| node.number == report.number) else { return false };
+        let Some(node) = self.nodes.get(&report.node) else { return false };
         let counts =
             || node.rollout.as_ref().and_then(|id| self.rollouts.get(id)).is_some_and(|r| r.would_count(report));
-        self.outstanding.contains(&report.node) || counts()
+        node.is_news(report) || (node.number == report.number && counts())
     }
 
     /// What a roll-out was created as.
     pub fn created(&self, id: &RolloutId) -> Option<Created<'_>> {
-        let Rollout { created, target, plan, reason, audience, .. } = self.rollouts.get(id)?;
-        Some(Created { index: *created, target: *target, plan, reason, audience })
+        let Rollout { created, target, plan, reason, audience, retired, rollback, .. } = self.rollouts.get(id)?;
+        Some(Created { index: *created, target: *target, plan, reason, audience, retired, rollback: *rollback })
     }
 
-    /// The newest roll-out that stands, or is not over, for nodes of these groups, if this node has nothing from it or
+    /// The newest roll-out that stands, or runs, for nodes of these groups, if this node has nothing from it or
     /// anything newer, and is in no other.
     pub fn to_join(&self, node: &NodeId, groups: &[String]) -> Option<&RolloutId> {
         let known = self.nodes.get(node);
@@ -434,14 +471,13 @@ impl Rollouts {
             return None;
         }
         let number = known.map_or(0, |node| node.number);
-        let for_it = |r: &Rollout| r.audience.includes(groups) && !matches!(r.stage, Stage::Aborted { .. });
-        let newest = self.rollouts.iter().filter(|(_, r)| for_it(r)).max_by_key(|(_, r)| r.created);
+        let newest = self.rollouts.iter().filter(|(_, r)| r.takes(groups)).max_by_key(|(_, r)| r.created);
         newest.filter(|(_, r)| number < r.created).map(|(id, _)| id)
     }
 
     /// Whether any roll-out takes nodes that turn up later.
     pub fn has_audience(&self) -> bool {
-        self.rollouts.values().any(|r| !r.audience.is_empty() && !matches!(r.stage, Stage::Aborted { .. }))
+        self.rollouts.values().any(|r| !r.audience.is_empty() && matches!(r.stage, Stage::Running | Stage::Completed))
     }
 
     /// Nodes that have not reported on their assignment: what a new controller sends again.

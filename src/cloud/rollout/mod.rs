@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! operator                                 controller (one at a time)                       nodes
-//!    │ Created, Enrolled…, Started             │ Claimed (epoch)                              │
+//!    │ Created, Enrolled…, Started             │ Claimed (epoch), Soaking                     │
 //!    │ Approved, Paused, Resumed, Aborted      │ Advanced, Completed, Aborted, Absent         │ reports
 //!    ▼                                         ▼ Reported ◄───────────────────────────────────┘
 //! ═══╧═════════════════════════════════════════╧═══ one log, `rollouts/config`: its order decides ═════►
@@ -43,17 +43,24 @@
 //!
 //! **Stop** when more than `failures_max` nodes, or more than `failures_share_max` of the exposed ones, have failed, or so
 //! many that enough cannot succeed any more: aborted with revert, or paused, as the plan says. An operator who resumes
-//! accepts the failures so far. Abort puts every exposed node back to what it had, under a higher number.
+//! accepts the failures so far. Abort puts every exposed node back, under a higher number, to what
+//! it ran well before, or was to run and has not spoken of; never to what has failed on it.
 //!
 //! **Overlap.** A node is in at most one roll-out that is not over. A second one that enrols it passes it over and counts
 //! it ([`Progress::held`]); it can be enrolled again when the first one is over. To supersede a roll-out, abort it first.
 //! A roll-out that is completed stands: a node enrolled later gets its target at once, unless it has something newer.
 //!
-//! **Time** is the wall clock of whoever appends; a clock that is wrong by more than the soak shortens or holds a wave.
+//! **Room.** A draft takes nobody's place: at most [`DRAFTS_MAX`], for a day. [`ACTIVE_MAX`] roll-outs run at once, and besides
+//! them [`ROLLBACKS_MAX`] rollbacks: whatever runs or hangs, what gateways ran before can be given back to them.
+//!
+//! **Time.** A soak is measured on the clock of the lead alone, from one of its own events to another; what operators' clocks
+//! say counts for nothing. When another process takes the lead, what the log shows of the soak until the last word of the one
+//! before is added to what the new one measures: no two clocks are ever compared.
 
 mod decide;
 mod event;
 mod fold;
+mod node;
 mod plan;
 mod progress;
 mod waves;
@@ -75,10 +82,21 @@ pub const MEMBERS_MAX: usize = 100_000;
 /// Most nodes in all roll-outs together.
 pub const NODES_MAX: usize = 400_000;
 
-/// Most roll-outs of a kind that are not over.
+/// Most roll-outs of a kind that run at once, rollbacks not counted: more than that nobody watches.
 pub const ACTIVE_MAX: usize = 8;
 
-/// Most roll-outs that are remembered; one more forgets the oldest that is over.
+/// Most rollbacks that run at once: they have places of their own, so that nothing that is under way keeps gateways from
+/// going back. One command makes as many as there are documents to go back to.
+pub const ROLLBACKS_MAX: usize = 32;
+
+/// Most drafts; one more ends the oldest.
+pub const DRAFTS_MAX: usize = 8;
+
+/// How long a draft waits to be started; the lead ends it then: whoever made it died in the middle, or forgot it.
+pub const DRAFT_MS_MAX: UnixMs = 24 * 3_600_000;
+
+/// Most roll-outs that are remembered, more than can be drafts or running; one more forgets the oldest that is over, those
+/// that stand for gateways which turn up later at last.
 pub const ROLLOUTS_MAX: usize = 64;
 
 /// Most nodes or reports in one event: with the longest names and reasons it fits a message of 1 MiB.

@@ -46,6 +46,9 @@ pub struct Plan {
     pub successes_share_min_ppm: Ppm,
     /// Past either.
     pub on_failure: OnFailure,
+    /// A wave waits until every exposed node that is not absent has answered, whatever share has succeeded.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wait_for_all: bool,
 }
 
 impl Default for Plan {
@@ -58,6 +61,7 @@ impl Default for Plan {
             failures_share_max_ppm: 50_000,
             successes_share_min_ppm: 900_000,
             on_failure: OnFailure::Abort,
+            wait_for_all: false,
         }
     }
 }

@@ -55,8 +55,8 @@ pub struct Progress {
     pub absent: usize,
     /// Successes that the wave needs.
     pub needed: usize,
-    /// Since when it has them.
-    pub enough_since_ms: Option<u64>,
+    /// It has them, and the wave is over at this time on the lead's clock unless something changes; 0: at once.
+    pub soaks_until_ms: Option<u64>,
     /// The next wave waits for an operator's approval.
     pub waits_for_approval: bool,
     /// The first failures and their reasons.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::event::{Audience, Digest, NodeId, NodeReport, RolloutId, Verdict};
 use super::plan::{Plan, Wave, share_of};
 use super::progress::{Progress, Stage};
-use super::{ALL_PPM, FAILURES_KEPT, UnixMs};
+use super::{ALL_PPM, FAILURES_KEPT, GROUPS_MAX, UnixMs};
 
 /// A node's place in the line.
 pub(super) type Place = (u64, NodeId);
@@ -14,10 +14,19 @@ pub(super) type Place = (u64, NodeId);
 struct Member {
     /// Its assignment's; 0: it waits in the line.
     number: u64,
-    /// What it had before.
-    base: Option<Digest>,
     verdict: Option<Verdict>,
     absent: bool,
+}
+
+/// How long a wave has had enough successes without a break. Each lead measures on its own clock and adds to what those
+/// before it have measured: clocks are never compared with one another.
+#[derive(Clone, Copy, Debug, Default)]
+struct Soak {
+    enough: bool,
+    /// What leads before this one have measured.
+    before_ms: UnixMs,
+    /// Since when this lead measures, on its clock.
+    since_ms: Option<UnixMs>,
 }
 
 #[derive(Clone, Debug)]
@@ -29,6 +38,11 @@ pub(super) struct Rollout {
     pub plan: Plan,
     pub reason: String,
     pub audience: Audience,
+    /// Those of the audience for whom it does not stand any more.
+    pub retired: Audience,
+    pub rollback: bool,
+    /// On the lead's clock.
+    pub created_ms: UnixMs,
     pub stage: Stage,
     pub paused: Option<String>,
     pub wave: usize,
@@ -44,7 +58,7 @@ pub(super) struct Rollout {
     /// Failures that an operator has accepted by resuming.
     accepted: usize,
     absent: usize,
-    enough_since_ms: Option<UnixMs>,
+    soak: Soak,
     failures: Vec<(NodeId, String)>,
 }
 
@@ -57,6 +71,9 @@ impl Rollout {
             plan,
             reason: String::new(),
             audience: Audience::default(),
+            retired: Audience::default(),
+            rollback: false,
+            created_ms: 0,
             stage: Stage::Draft,
             paused: None,
             wave: 0,
@@ -71,7 +88,7 @@ impl Rollout {
             failed: 0,
             accepted: 0,
             absent: 0,
-            enough_since_ms: None,
+            soak: Soak::default(),
             failures: Vec::new(),
         }
     }
@@ -99,15 +116,15 @@ impl Rollout {
     /// Puts a node into the line.
     pub fn enrol(&mut self, node: &NodeId) {
         let place = self.place(node);
-        let member = Member { number: 0, base: None, verdict: None, absent: false };
+        let member = Member { number: 0, verdict: None, absent: false };
         if self.members.insert(place.clone(), member).is_none() {
             self.waiting.insert(place);
             self.member_count += 1;
         }
     }
 
-    /// The next nodes of the line that the wave allows; `base` tells what a node has.
-    pub fn expose(&mut self, number: u64, base: impl Fn(&NodeId) -> Option<Digest>) -> Vec<NodeId> {
+    /// The next nodes of the line that the wave allows.
+    pub fn expose(&mut self, number: u64) -> Vec<NodeId> {
         let mut nodes = Vec::new();
         if self.stage != Stage::Running || self.paused.is_some() {
             return nodes;
@@ -116,7 +133,7 @@ impl Rollout {
         while self.exposed < allowed {
             let Some(place) = self.waiting.pop_first() else { break };
             if let Some(member) = self.members.get_mut(&place) {
-                (member.number, member.base) = (number, base(&place.1));
+                member.number = number;
                 self.exposed += 1;
                 nodes.push(place.1);
             }
@@ -178,6 +195,32 @@ impl Rollout {
         }
     }
 
+    /// Whether nodes of these groups that turn up now join it.
+    pub fn takes(&self, groups: &[String]) -> bool {
+        matches!(self.stage, Stage::Running | Stage::Completed)
+            && self.audience.includes(groups)
+            && !self.retired.includes(groups)
+    }
+
+    /// It stands no more for these; for an empty audience, for nobody. `false`: it was so already.
+    pub fn retire(&mut self, from: &Audience) -> bool {
+        if matches!(self.stage, Stage::Aborted { .. }) || self.audience.is_empty() || self.retired.all {
+            return false;
+        }
+        if from.all || from.is_empty() {
+            self.retired = Audience { all: true, groups: Vec::new() };
+            return true;
+        }
+        let before = self.retired.groups.len();
+        let groups =
+            from.groups.iter().filter(|group| !self.retired.groups.contains(group)).cloned().collect::<Vec<_>>();
+        self.retired.groups.extend(groups);
+        if self.retired.groups.len() > GROUPS_MAX {
+            self.retired = Audience { all: true, groups: Vec::new() };
+        }
+        self.retired.all || self.retired.groups.len() > before
+    }
+
     pub fn approve(&mut self, wave: usize) -> bool {
         wave < self.plan.waves.len() && self.approved.insert(wave)
     }
@@ -194,17 +237,45 @@ impl Rollout {
 
     /// The wave begins; its soak as well.
     pub fn begin(&mut self, wave: usize) {
-        (self.stage, self.wave, self.enough_since_ms) = (Stage::Running, wave, None);
+        (self.stage, self.wave, self.soak) = (Stage::Running, wave, Soak::default());
     }
 
-    /// To be called after every change of the counts.
-    pub fn count_soak(&mut self, at_ms: UnixMs) {
+    /// To be called after every change of the counts. The soak goes on from the lead's next event.
+    pub fn count_soak(&mut self) {
         let enough = self.stage == Stage::Running && self.succeeded >= self.needed();
-        self.enough_since_ms = enough.then(|| self.enough_since_ms.unwrap_or(at_ms));
+        if !enough {
+            self.soak = Soak::default();
+        }
+        self.soak.enough = enough;
+    }
+
+    /// The lead has said something, whatever it was, at this time on its clock.
+    pub fn lead_spoke(&mut self, at_ms: UnixMs) {
+        if self.soak.enough && self.soak.since_ms.is_none() {
+            self.soak.since_ms = Some(at_ms);
+        }
+    }
+
+    /// Another lead with another clock follows: what the one before, who spoke last at `at_ms`, has seen of the soak stays.
+    pub fn lead_ends(&mut self, at_ms: UnixMs) {
+        if let Some(since_ms) = self.soak.since_ms.take() {
+            self.soak.before_ms = self.soak.before_ms.saturating_add(at_ms.saturating_sub(since_ms));
+        }
+    }
+
+    /// Enough have succeeded, and no word of the lead says yet since when.
+    pub fn soak_begins(&self) -> bool {
+        self.soak.enough && self.soak.since_ms.is_none() && self.stage == Stage::Running
     }
 
     fn needed(&self) -> usize {
-        share_of(self.plan.successes_share_min_ppm, self.exposed.saturating_sub(self.absent + self.accepted)).max(1)
+        let all = match self.plan.wait_for_all {
+            true => self.exposed.saturating_sub(self.absent + self.failed),
+            false => 0,
+        };
+        let share =
+            share_of(self.plan.successes_share_min_ppm, self.exposed.saturating_sub(self.absent + self.accepted));
+        share.max(all).max(1)
     }
 
     /// Whether too many nodes have failed, or so many that enough cannot succeed any more.
@@ -219,12 +290,17 @@ impl Rollout {
             || share > exposed.saturating_mul(self.plan.failures_share_max_ppm.into())
     }
 
-    /// When the wave has soaked; `None`: it is not known yet.
+    /// When the wave has soaked, on the lead's clock; `None`: it is not known yet.
     pub fn soaked_at_ms(&self) -> Option<UnixMs> {
         if self.passed == Some(self.wave) {
             return Some(0);
         }
-        Some(self.enough_since_ms?.saturating_add(self.plan.waves.get(self.wave)?.soak_ms))
+        let left_ms = self.plan.waves.get(self.wave)?.soak_ms.saturating_sub(self.soak.before_ms);
+        match self.soak {
+            Soak { enough: false, .. } => None,
+            _ if left_ms == 0 => Some(0),
+            Soak { since_ms, .. } => Some(since_ms?.saturating_add(left_ms)),
+        }
     }
 
     /// Whether the wave after this one may begin, or the roll-out end, but for the soak.
@@ -241,13 +317,12 @@ impl Rollout {
         self.next_wave().is_some_and(|(next, wave)| wave.approval && !self.approved.contains(&next))
     }
 
-    /// Lets all members go; gives the exposed ones and what they had.
-    pub fn end(&mut self, stage: Stage) -> (Vec<NodeId>, Vec<(NodeId, Option<Digest>)>) {
+    /// Lets all members go; gives them, and the exposed ones.
+    pub fn end(&mut self, stage: Stage) -> (Vec<NodeId>, Vec<NodeId>) {
         (self.stage, self.paused) = (stage, None);
         self.waiting.clear();
         let members = std::mem::take(&mut self.members);
-        let exposed =
-            members.iter().filter(|(_, m)| m.number != 0).map(|((_, node), m)| (node.clone(), m.base)).collect();
+        let exposed = members.iter().filter(|(_, m)| m.number != 0).map(|((_, node), _)| node.clone()).collect();
         (members.into_keys().map(|(_, node)| node).collect(), exposed)
     }
 
@@ -271,7 +346,7 @@ impl Rollout {
             failed: self.failed,
             absent: self.absent,
             needed: self.needed(),
-            enough_since_ms: self.enough_since_ms,
+            soaks_until_ms: self.soaked_at_ms().filter(|_| self.stage == Stage::Running),
             waits_for_approval: self.stage == Stage::Running && self.waits_for_approval(),
             failures: self.failures.clone(),
         }

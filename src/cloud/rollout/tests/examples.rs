@@ -2,8 +2,8 @@
 
 use super::world::{node, rollout, target};
 use crate::cloud::rollout::{
-    ACTIVE_MAX, Audience, Author, BATCH_MAX, Event, NodeReport, OnFailure, Plan, PlanError, Progress, ROLLOUTS_MAX,
-    Rollouts, Verdict, Void, Wave, What,
+    ACTIVE_MAX, Audience, Author, BATCH_MAX, DRAFT_MS_MAX, DRAFTS_MAX, Event, NodeReport, OnFailure, Plan, PlanError,
+    Progress, ROLLBACKS_MAX, ROLLOUTS_MAX, Rollouts, Stage, Verdict, Void, Wave, What,
 };
 
 const MINUTE: u64 = 60_000;
@@ -32,6 +32,7 @@ fn draft(nodes: u8, plan: Plan) -> Rollouts {
             plan,
             reason: String::new(),
             audience: Audience::default(),
+            rollback: false,
         },
     )
     .unwrap();
@@ -93,6 +94,7 @@ fn the_line_is_the_same_for_ever_and_another_one_for_every_roll_out() {
                 plan: Plan::default(),
                 reason: String::new(),
                 audience: Audience::default(),
+                rollback: false,
             },
         )
         .unwrap();
@@ -202,6 +204,7 @@ fn a_node_is_in_one_roll_out_at_a_time() {
         plan: Plan::default(),
         reason: String::new(),
         audience: Audience::default(),
+        rollback: false,
     };
     operator(&mut state, second).unwrap();
     let enrol = What::Enrolled { rollout: rollout(1), nodes: (5..15).map(node).collect() };
@@ -239,11 +242,14 @@ fn limits_are_kept() {
         plan: Plan::default(),
         reason: String::new(),
         audience: Audience::default(),
+        rollback: false,
     };
-    for n in 0..ACTIVE_MAX as u8 {
+    for n in 0..=DRAFTS_MAX as u8 {
         operator(&mut state, create(n)).unwrap();
     }
-    assert_eq!(operator(&mut state, create(99)), Err(Void::TooMany));
+    let ended = Stage::Aborted { reason: "it was the oldest of too many drafts".to_owned() };
+    assert_eq!(state.progress(&rollout(0)).unwrap().stage, ended);
+    assert_eq!(state.progress(&rollout(1)).unwrap().stage, Stage::Draft);
     let mut state = Rollouts::default();
     for n in 0..=ROLLOUTS_MAX as u8 {
         operator(&mut state, create(n)).unwrap();
@@ -256,6 +262,120 @@ fn limits_are_kept() {
     assert!(matches!(operator(&mut state, What::Departed { nodes: vec!["".into()] }), Err(Void::Malformed(_))));
     let reason = "x".repeat(513);
     assert!(matches!(operator(&mut state, What::Aborted { rollout: rollout(1), reason }), Err(Void::Malformed(_))));
+}
+
+/// A roll-out to one node, begun.
+fn run(state: &mut Rollouts, n: u8, rollback: bool) -> Result<usize, Void> {
+    let (reason, audience) = (String::new(), Audience::default());
+    let target = (!rollback).then(|| target(0, 1));
+    let created = What::Created { rollout: rollout(n), target, plan: Plan::default(), reason, audience, rollback };
+    operator(state, created)?;
+    operator(state, What::Enrolled { rollout: rollout(n), nodes: vec![node(n)] })?;
+    operator(state, What::Started { rollout: rollout(n) })
+}
+
+#[test]
+fn a_rollback_has_a_place_whatever_runs_and_however_many_drafts_were_left() {
+    let mut state = Rollouts::default();
+    for n in 0..ACTIVE_MAX as u8 {
+        assert_eq!(run(&mut state, n, false), Ok(1));
+    }
+    for n in 10..30 {
+        assert_eq!(run(&mut state, n, false), Err(Void::TooMany(ACTIVE_MAX)));
+    }
+    for n in 30..30 + ROLLBACKS_MAX as u8 {
+        assert_eq!((state.expect_room(true), run(&mut state, n, true)), (Ok(()), Ok(1)));
+    }
+    assert_eq!(state.expect_room(true), Err(Void::TooMany(ROLLBACKS_MAX)));
+    operator(&mut state, What::Aborted { rollout: rollout(0), reason: String::new() }).unwrap();
+    assert_eq!(run(&mut state, 100, false), Ok(1));
+}
+
+#[test]
+fn a_draft_that_nobody_starts_is_ended_after_a_day_and_nobody_joins_it() {
+    let mut state = Rollouts::default();
+    lead(&mut state, MINUTE, What::Claimed).unwrap();
+    let audience = Audience { all: true, groups: Vec::new() };
+    let (reason, plan) = (String::new(), Plan::default());
+    let created = What::Created { rollout: rollout(0), target: None, plan, reason, audience, rollback: false };
+    operator(&mut state, created).unwrap();
+    assert_eq!((state.to_join(&node(1), &[]), state.has_audience()), (None, false));
+    assert_eq!(state.decide(MINUTE + DRAFT_MS_MAX - 1), []);
+    assert_eq!(state.next_decision_ms(), Some(MINUTE + DRAFT_MS_MAX));
+    let decided = state.decide(MINUTE + DRAFT_MS_MAX).remove(0);
+    assert!(matches!(decided, What::Aborted { .. }));
+    assert_eq!(lead(&mut state, MINUTE + DRAFT_MS_MAX, decided), Ok(0));
+}
+
+#[test]
+fn what_stands_for_those_that_come_later_is_remembered_longest() {
+    let mut state = Rollouts::default();
+    lead(&mut state, 0, What::Claimed).unwrap();
+    let audience = Audience { all: true, groups: Vec::new() };
+    let (reason, plan) = (String::new(), Plan::default());
+    let created = What::Created { rollout: rollout(0), target: None, plan, reason, audience, rollback: false };
+    operator(&mut state, created).unwrap();
+    operator(&mut state, What::Enrolled { rollout: rollout(0), nodes: vec![node(0)] }).unwrap();
+    operator(&mut state, What::Started { rollout: rollout(0) }).unwrap();
+    for wave in 0..4 {
+        operator(&mut state, What::Passed { rollout: rollout(0), wave }).unwrap();
+        let decided = state.decide(0).remove(0);
+        lead(&mut state, 0, decided).unwrap();
+    }
+    for n in 1..=(2 * ROLLOUTS_MAX) as u8 {
+        run(&mut state, n, false).unwrap();
+        operator(&mut state, What::Aborted { rollout: rollout(n), reason: String::new() }).unwrap();
+    }
+    assert_eq!((state.to_join(&node(200), &[]), state.ids().count()), (Some(&rollout(0)), ROLLOUTS_MAX));
+}
+
+/// One node says this of its assignment.
+fn says(state: &mut Rollouts, number: u64, verdict: Verdict) {
+    let report = NodeReport { node: node(1), number, verdict, reason: String::new() };
+    assert!(state.is_news(&report), "{number} {verdict:?}");
+    lead(state, 0, What::Reported { reports: vec![report.clone()] }).unwrap();
+    assert!(!state.is_news(&report));
+}
+
+#[test]
+fn an_abort_puts_back_what_the_node_ran_well_and_not_what_failed_there() {
+    let mut state = Rollouts::default();
+    lead(&mut state, 0, What::Claimed).unwrap();
+    let assign = |state: &mut Rollouts, n: u8| {
+        operator(state, What::Assigned { nodes: vec![node(1)], target: Some(target(0, n)) }).unwrap();
+        state.assignment(&node(1)).unwrap().number
+    };
+    let push_and_abort = |state: &mut Rollouts, n: u8| {
+        let (reason, audience, plan) = (String::new(), Audience::default(), Plan::default());
+        let target = Some(target(0, 100 + n));
+        let created = What::Created { rollout: rollout(n), target, plan, reason, audience, rollback: false };
+        operator(state, created).unwrap();
+        operator(state, What::Enrolled { rollout: rollout(n), nodes: vec![node(1)] }).unwrap();
+        operator(state, What::Started { rollout: rollout(n) }).unwrap();
+        operator(state, What::Aborted { rollout: rollout(n), reason: String::new() }).unwrap();
+        state.assignment(&node(1)).unwrap().target
+    };
+    let number = assign(&mut state, 1);
+    says(&mut state, number, Verdict::Success);
+    let number = assign(&mut state, 2);
+    says(&mut state, number, Verdict::Failure);
+    assert_eq!(push_and_abort(&mut state, 1), Some(target(0, 1)), "2 failed there");
+    // It is put back and aborted again before it could say anything: the first roll-out's document does not come back.
+    assert_eq!(push_and_abort(&mut state, 2), Some(target(0, 1)));
+    // What it was to run and has not spoken of stands: it was away.
+    let number = assign(&mut state, 3);
+    assert_eq!(push_and_abort(&mut state, 3), Some(target(0, 3)));
+    says(&mut state, number, Verdict::Success);
+    assert_eq!(push_and_abort(&mut state, 4), Some(target(0, 3)));
+    // What ran well and fails later is nothing to go back to, nor what is told late to have failed.
+    let number = state.assignment(&node(1)).unwrap().number;
+    says(&mut state, number, Verdict::Success);
+    let number = assign(&mut state, 4);
+    let last = assign(&mut state, 5);
+    says(&mut state, number, Verdict::Failure);
+    says(&mut state, last, Verdict::Success);
+    says(&mut state, last, Verdict::Failure);
+    assert_eq!(push_and_abort(&mut state, 5), Some(target(0, 3)));
 }
 
 #[test]
@@ -292,7 +412,11 @@ fn the_golden_events_are_read() {
         r#"{"at_ms":5,"by":{"operator":{"name":"ada"}},"what":{"advanced":{"rollout":"r","wave":1}}}"#,
         r#"{"at_ms":6,"by":{"operator":{"name":"ada"}},"what":{"assigned":{"nodes":["press-7"],"target":null}}}"#,
     ];
-    for text in golden {
+    let since_then = [
+        r#"{"at_ms":7,"by":{"controller":{"epoch":1,"name":"cloud-a"}},"what":{"soaking":{"rollout":"r"}}}"#,
+        r#"{"at_ms":8,"by":{"operator":{"name":"ada"}},"what":{"created":{"rollout":"r","target":null,"plan":{"waves":[{"share_ppm":1000000,"soak_ms":5,"approval":true}],"failures_max":1,"failures_share_max_ppm":2,"successes_share_min_ppm":3,"on_failure":"abort"},"rollback":true}}}"#,
+    ];
+    for text in golden.into_iter().chain(since_then) {
         let event: Event = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&event).unwrap(), text);
     }

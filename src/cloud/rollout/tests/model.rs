@@ -2,16 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cloud::rollout::{ALL_PPM, Author, Digest, Event, NodeId, RolloutId, Rollouts, Stage, Void, What};
+use crate::cloud::rollout::{
+    ALL_PPM, Author, Digest, Event, NodeId, NodeReport, RolloutId, Rollouts, Stage, Verdict, Void, What,
+};
+
+struct Had {
+    number: u64,
+    target: Option<Digest>,
+    said: Option<Verdict>,
+}
 
 #[derive(Default)]
 pub struct Model {
-    /// What every node was assigned last.
-    has: BTreeMap<NodeId, Option<Digest>>,
+    /// What every node was assigned, oldest first, and what it said of it. Of those it never spoke of the newest is kept.
+    has: BTreeMap<NodeId, Vec<Had>>,
     /// What every number means.
     meaning: BTreeMap<(NodeId, u64), Option<Digest>>,
-    /// By roll-out: its exposed nodes and what they had before.
-    exposed: BTreeMap<RolloutId, BTreeMap<NodeId, Option<Digest>>>,
+    /// By roll-out: its exposed nodes.
+    exposed: BTreeMap<RolloutId, BTreeSet<NodeId>>,
     pub members: BTreeMap<RolloutId, BTreeSet<NodeId>>,
     waves: BTreeMap<RolloutId, usize>,
     lead: (u64, String),
@@ -70,11 +78,11 @@ impl Model {
                 for node in nodes {
                     self.has.remove(node);
                     self.members.values_mut().for_each(|m| m.retain(|n| n != node));
-                    self.exposed.values_mut().for_each(|e| e.retain(|n, _| n != node));
+                    self.exposed.values_mut().for_each(|e| e.retain(|n| n != node));
                 }
             }
             // What is sent again means what it meant.
-            What::Reported { .. } => {}
+            What::Reported { reports } => reports.iter().for_each(|report| self.said(report)),
             _ => assert!(changed.is_empty(), "{event:?} changes {changed:?}"),
         }
     }
@@ -85,7 +93,29 @@ impl Model {
         let newest = self.meaning.keys().filter(|(n, _)| n == node).map(|(_, number)| *number).max();
         assert!(newest.is_none_or(|n| n < assignment.number), "the numbers of {node} grow");
         self.meaning.insert((node.clone(), assignment.number), target);
-        self.has.insert(node.clone(), target);
+        let had = self.has.entry(node.clone()).or_default();
+        if had.last().is_some_and(|last| last.said.is_none()) {
+            let last = had.len() - 1;
+            let mut i = 0;
+            had.retain(|had| (i == last || had.said.is_some(), i += 1).0);
+        }
+        had.push(Had { number: assignment.number, target, said: None });
+    }
+
+    /// Of the newest all counts, a failure more than a success; of others the first word.
+    fn said(&mut self, report: &NodeReport) {
+        let Some(had) = self.has.get_mut(&report.node) else { return };
+        let newest = had.len().saturating_sub(1);
+        let Some((i, had)) = had.iter_mut().enumerate().find(|(_, had)| had.number == report.number) else { return };
+        if i == newest || had.said.is_none() {
+            had.said = had.said.max(Some(report.verdict));
+        }
+    }
+
+    /// Where a node goes back to: the newest before its last assignment that has not failed.
+    fn base(&self, node: &NodeId) -> Option<Digest> {
+        let before = self.has.get(node).into_iter().flat_map(|had| had.iter().rev().skip(1));
+        before.filter(|had| had.said != Some(Verdict::Failure)).map(|had| had.target).next().flatten()
     }
 
     fn enrolled(&mut self, id: &RolloutId, nodes: &[NodeId], changed: &[NodeId], state: &Rollouts) {
@@ -112,13 +142,12 @@ impl Model {
         assert!(changed.is_empty() || progress.paused.is_none(), "a paused roll-out exposes nobody");
         for node in changed {
             assert!(self.members.get(id).is_some_and(|m| m.contains(node)));
-            let base = self.has.get(node).copied().flatten();
-            let before = self.exposed.entry(id.clone()).or_default().insert(node.clone(), base);
-            assert_eq!(before, None, "{node} is exposed twice");
+            let is_new = self.exposed.entry(id.clone()).or_default().insert(node.clone());
+            assert!(is_new, "{node} is exposed twice");
             self.gets(node, progress.target, state);
         }
         let members = self.members.get(id).map_or(0, BTreeSet::len);
-        let exposed = self.exposed.get(id).map_or(0, BTreeMap::len);
+        let exposed = self.exposed.get(id).map_or(0, BTreeSet::len);
         let share = u64::from(state.plan_of(id).waves[wave].share_ppm) as f64 / f64::from(ALL_PPM);
         let most = ((members as f64 * share).ceil() as usize).max(1);
         assert!(
@@ -131,8 +160,12 @@ impl Model {
     fn aborted(&mut self, id: &RolloutId, changed: &[NodeId], state: &Rollouts) {
         let exposed = self.exposed.remove(id).unwrap_or_default();
         let put_back: BTreeSet<_> = changed.iter().collect();
-        assert!(exposed.keys().collect::<BTreeSet<_>>() == put_back, "every exposed node is put back, and no other");
-        for (node, base) in exposed {
+        assert!(exposed.iter().collect::<BTreeSet<_>>() == put_back, "every exposed node is put back, and no other");
+        for node in exposed {
+            let base = self.base(&node);
+            if let Some(taken_back) = self.has.get_mut(&node).and_then(|had| had.last_mut()) {
+                taken_back.said = Some(Verdict::Failure);
+            }
             self.gets(&node, base, state);
         }
         self.members.remove(id);
@@ -140,7 +173,7 @@ impl Model {
 
     /// How many nodes a roll-out that is not over has exposed.
     pub fn exposed(&self, id: &RolloutId) -> usize {
-        self.exposed.get(id).map_or(0, BTreeMap::len)
+        self.exposed.get(id).map_or(0, BTreeSet::len)
     }
 
     /// Nodes that something was assigned to.

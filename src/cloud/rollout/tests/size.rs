@@ -39,6 +39,7 @@ fn a_hundred_thousand_nodes_are_rolled_out_report_by_report() {
             plan: Plan::default(),
             reason: String::new(),
             audience: Audience::default(),
+            rollback: false,
         },
     );
     let names: Vec<NodeId> = (0..=MEMBERS_MAX).map(|n| NodeId::from(format!("gateway-{n:06}"))).collect();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::model::Model;
 use crate::cloud::rollout::{
-    Assignment, Audience, Author, Digest, Event, NodeId, NodeReport, Plan, RolloutId, Rollouts, Verdict, What,
+    Assignment, Audience, Author, Digest, Event, NodeId, NodeReport, Plan, RolloutId, Rollouts, Stage, Verdict, What,
 };
 
 #[derive(Default)]
@@ -35,8 +35,17 @@ pub struct World {
     /// Newest wins, even when it is old news.
     inbox: BTreeMap<NodeId, Assignment>,
     reports: Vec<NodeReport>,
+    /// The right time.
     pub now: u64,
+    /// By how much the clocks of the operators and of the two controllers are wrong.
+    pub skews: [i64; 3],
+    /// Since when, by the right time, a wave has had enough successes without a break.
+    enough: BTreeMap<RolloutId, u64>,
+    passed: BTreeMap<RolloutId, usize>,
 }
+
+/// Every clock shows more than this: none can be so wrong that it shows less than 0.
+const EPOCH_MS: u64 = 1 << 41;
 
 pub fn node(n: u8) -> NodeId {
     NodeId::from(format!("gateway-{n}"))
@@ -62,12 +71,51 @@ pub fn target(failing: u8, variant: u8) -> Digest {
 
 impl World {
     pub fn append(&mut self, by: Author, what: What) {
-        let event = Event { at_ms: self.now, by, what };
+        let clock = match &by {
+            Author::Operator { .. } => 0,
+            Author::Controller { name, .. } => 1 + usize::from(name.starts_with("cloud-1")),
+        };
+        let event = Event { at_ms: self.clock(clock), by, what };
         // Through its text, as the log has it.
         let event: Event = serde_json::from_str(&serde_json::to_string(&event).unwrap()).unwrap();
+        let ends = self.ends(&event.what);
         let result = self.truth.apply(&event);
         self.model.check(&event, &result, &self.truth);
+        if result.is_ok() {
+            self.check_soak(&event.what, ends);
+        }
         self.log.push(event);
+    }
+
+    fn clock(&self, which: usize) -> u64 {
+        (EPOCH_MS + self.now).saturating_add_signed(self.skews[which])
+    }
+
+    /// The wave that ends with it, and how long that soaks.
+    fn ends(&self, what: &What) -> Option<(RolloutId, usize, u64)> {
+        let (What::Advanced { rollout, .. } | What::Completed { rollout }) = what else { return None };
+        let wave = self.truth.progress(rollout)?.wave;
+        Some((rollout.clone(), wave, self.truth.plan_of(rollout).waves[wave].soak_ms))
+    }
+
+    /// No wave ends before it has soaked by the right time, whatever the clocks show.
+    fn check_soak(&mut self, what: &What, ends: Option<(RolloutId, usize, u64)>) {
+        if let Some((rollout, wave, soak_ms)) = ends {
+            let is_passed = self.passed.get(&rollout) == Some(&wave);
+            let soaked = self.enough.remove(&rollout).map(|since| self.now - since);
+            assert!(is_passed || soaked >= Some(soak_ms), "{rollout}: {soaked:?} of {soak_ms} ms");
+        }
+        if let What::Passed { rollout, wave } = what {
+            self.passed.insert(rollout.clone(), *wave);
+        }
+        for id in self.truth.ids() {
+            let progress = self.truth.progress(id).unwrap();
+            if progress.stage == Stage::Running && progress.succeeded >= progress.needed {
+                self.enough.entry(id.clone()).or_insert(self.now);
+            } else {
+                self.enough.remove(id);
+            }
+        }
     }
 
     pub fn operator(&mut self, what: What) {
@@ -81,6 +129,7 @@ impl World {
             plan,
             reason: String::new(),
             audience: Audience::default(),
+            rollback: false,
         });
     }
 
@@ -146,7 +195,7 @@ impl World {
         }
         let Controller { state, claimed, .. } = &self.controllers[c];
         let Some((epoch, name)) = claimed.clone() else { return };
-        for what in state.decide(self.now) {
+        for what in state.decide(self.clock(1 + c)) {
             self.append(Author::Controller { epoch, name: name.clone() }, what);
         }
     }
