@@ -16,13 +16,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use support::broker::Broker;
-use support::mqtt::{Client, Options};
+use support::mqtt::{Client, Options, split};
 use support::mqtt_fleet::{DeviceLedger, Fleet, Ledger, Plan, name, payload, qos};
 use support::mqtt_subscriber::{Received, Subscriber};
 use support::process::{Tidegate, free_port};
 use support::random::Random;
 use support::system;
 use support::witness::{Seen, Witness};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_tidegate");
 const TOPIC: &str = "persistent://tidegate/telemetry/telemetry";
@@ -174,6 +176,7 @@ struct Summary {
     offered: u64,
     acknowledged: u64,
     connections: u64,
+    renewals_unheard: u64,
     repeated: u64,
     sessions_lost: u64,
     answers_out_of_order: u64,
@@ -186,6 +189,7 @@ impl Summary {
             sum.offered += u64::from(known.offered);
             sum.acknowledged += known.acknowledged.iter().filter(|a| **a).count() as u64;
             sum.connections += known.connections;
+            sum.renewals_unheard += known.renewals_unheard;
             sum.repeated += known.repeated;
             sum.sessions_lost += known.sessions_lost;
             sum.answers_out_of_order += known.answers_out_of_order;
@@ -322,6 +326,47 @@ fn missing_downstream(ledger: &Ledger, received: &BTreeMap<usize, Vec<u32>>) -> 
         acknowledged.into_iter().filter(|a| *a).count()
     });
     missing.sum()
+}
+
+/// The gateway may be killed between the new session and the answer that tells of it: a device that then went on with the old one
+/// would double messages itself.
+#[tokio::test]
+async fn a_device_asks_for_a_new_session_until_it_hears_of_one_and_forgets_the_old_one() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let plan = Plan { address, devices: 1, window: 4, forgetful: 1, rate: 10_000, seed: 1, refusable: false };
+    let _fleet = Fleet::start(plan, |_| false);
+    let (mut published, mut unheard) = (false, 0);
+    for _ in 0..1000 {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut read = Vec::new();
+        let (_, connect) = sent(&mut stream, &mut read).await;
+        let clean = connect[7] & 2 != 0;
+        assert!(clean || unheard == 0, "it takes a session that it never heard of for the old one");
+        if clean && published && unheard < 3 {
+            unheard += 1;
+            continue;
+        }
+        stream.write_all(&[0x20, 3, u8::from(!clean), 0, 0]).await.unwrap();
+        let (publish, _) = sent(&mut stream, &mut read).await;
+        if unheard == 3 {
+            assert_eq!(publish & 0xF8, 0x30, "it sends again what is gone with the old session");
+            return;
+        }
+        published = true;
+    }
+    panic!("it never asks for a new session");
+}
+
+/// The next packet of a client.
+async fn sent(stream: &mut TcpStream, read: &mut Vec<u8>) -> (u8, Vec<u8>) {
+    loop {
+        if let Some((first, body, used)) = split(read) {
+            read.drain(..used);
+            return (first, body);
+        }
+        assert!(stream.read_buf(read).await.unwrap() > 0, "it closes the connection");
+    }
 }
 
 #[test]

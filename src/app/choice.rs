@@ -12,6 +12,7 @@ use super::{AppError, Source};
 use crate::config::OwnFile;
 use crate::downlink::artefact::Digest;
 use crate::downlink::commands::Commands;
+use crate::downlink::keeper::key::report_key;
 use crate::downlink::keeper::meters::Meters;
 use crate::downlink::keeper::store::StoreError;
 use crate::downlink::keeper::{Begun, Inbox, Status, Store, begin, open_inbox};
@@ -110,6 +111,9 @@ impl Choice {
         let Source { own, again, .. } = source;
         let Self { begun, store, local_only, origin } = self;
         let meters = Meters::new(metrics);
+        if let Some(key) = report_key(&own.alone().node.data_dir) {
+            link.sign_with(key);
+        }
         let parts = Parts {
             live,
             tasks: tasks.clone(),

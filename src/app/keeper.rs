@@ -2,6 +2,7 @@
 //! running gateway. It also follows changes of the gateway's own file.
 
 mod apply;
+pub mod doors;
 pub mod gateway;
 mod hear;
 mod look;
@@ -103,6 +104,8 @@ pub struct Keeper<G: Gateway> {
     clock: Clock,
     origin: Instant,
     running: Running<G>,
+    /// Events that were accepted in the last confirm time.
+    before: doors::Before,
     connection: Connection,
     /// The newest offer's document, until its slot is written.
     offered: Option<(trial::Digest, Bytes)>,
@@ -126,6 +129,8 @@ struct Running<G: Gateway> {
     trial: Option<Number>,
     /// What receipts count from.
     marks: Option<G::Marks>,
+    /// What devices had done when it was put on trial, if they must get in.
+    visits: Option<doors::Visits>,
     /// Ends what is asked of it: it runs no more.
     over: CancellationToken,
     /// Ends the last probe.
@@ -206,6 +211,7 @@ impl<G: Gateway> Keeper<G> {
             clock,
             origin,
             running,
+            before: doors::Before::default(),
             connection: Connection::default(),
             offered: None,
             versions: VecDeque::new(),
@@ -233,7 +239,11 @@ impl<G: Gateway> Keeper<G> {
         let (generation, actions, inputs) = ears.begun;
         let applied = match self.running.trial {
             // The committed one was started.
-            Some(_) => self.apply(generation, self.running.place).await,
+            Some(_) => {
+                let applied = self.apply(generation, self.running.place).await;
+                self.mark_doors(true);
+                applied
+            }
             None => {
                 self.prove_from_here().await;
                 self.connect(generation);
@@ -263,6 +273,7 @@ impl<G: Gateway> Keeper<G> {
                         self.read(letter).await;
                     }
                 }
+                () = sleep_until(self.next_sample()) => self.sample(),
                 () = sleep_until(reopen.unwrap_or_else(Instant::now)), if reopen.is_some() => self.reopen().await,
                 () = sleep_until(present.unwrap_or_else(Instant::now)), if present.is_some() => self.present(),
             }
@@ -383,7 +394,7 @@ impl<G: Gateway> Keeper<G> {
 impl<G: Gateway> Running<G> {
     fn new(place: Place, generation: u64, trial: Option<Number>) -> Self {
         let over = CancellationToken::new();
-        Self { place, generation, trial, marks: None, probe_over: over.child_token(), over }
+        Self { place, generation, trial, marks: None, visits: None, probe_over: over.child_token(), over }
     }
 }
 
@@ -398,7 +409,8 @@ pub fn policy(own: &EdgeConfig) -> Policy {
     let downlink = &own.downlink;
     let confirm_ms = Millis::try_from(downlink.confirm.as_millis()).unwrap_or(Millis::MAX);
     let away_ms = Millis::try_from(downlink.lost_after.as_millis()).unwrap_or(Millis::MAX);
-    Policy { confirm_ms, health: !downlink.health_command.is_empty(), away_ms, ..Policy::default() }
+    // Whether devices get in is always asked; the operator's own check comes after it.
+    Policy { confirm_ms, health: true, away_ms, ..Policy::default() }
 }
 
 /// As it is told.

@@ -6,6 +6,8 @@ mod support;
 
 mod commands;
 mod fleet;
+mod forged;
+mod inboxes;
 mod orders;
 mod real;
 mod rollouts;

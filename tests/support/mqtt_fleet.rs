@@ -45,6 +45,8 @@ pub struct DeviceLedger {
     /// Answers to a message before those to an earlier one of the same QoS [MQTT-4.6.0-2], [MQTT-4.6.0-3].
     pub answers_out_of_order: u64,
     pub connections: u64,
+    /// It asked for a new session and had to ask again.
+    pub renewals_unheard: u64,
     /// Messages sent again.
     pub repeated: u64,
 }
@@ -128,6 +130,8 @@ struct Device {
     released: VecDeque<u16>,
     last_id: u16,
     has_session: bool,
+    /// It asked for a new session and has not heard that there is one.
+    renews: bool,
     /// When the next message is due.
     next: Instant,
 }
@@ -144,6 +148,7 @@ impl Device {
             released: VecDeque::new(),
             last_id: 0,
             has_session: false,
+            renews: false,
             next: Instant::now(),
         }
     }
@@ -165,25 +170,29 @@ impl Device {
 
     async fn connection(&mut self, shared: &Shared) -> std::io::Result<()> {
         let mut stream = TcpStream::connect(self.plan.address).await?;
-        let forgets = self.number.is_multiple_of(self.plan.forgetful) && self.random.below(4) == 0;
+        self.known.renewals_unheard += u64::from(self.renews);
+        self.renews |= self.number.is_multiple_of(self.plan.forgetful) && self.random.below(4) == 0;
+        let clean = self.renews;
+        if clean {
+            // Now, not with CONNACK: the server may have done so although its answer is lost, and what it had of the old
+            // session it would then take for new [MQTT-3.1.2-4].
+            self.published.clear();
+            self.released.clear();
+        }
         let options = Options::new(&name(self.number)).stays();
-        stream.write_all(&Options { v5: self.v5, clean: forgets, keep_alive: 60, ..options }.bytes()).await?;
+        stream.write_all(&Options { v5: self.v5, clean, keep_alive: 60, ..options }.bytes()).await?;
         let mut read = Vec::new();
         match next(&mut stream, &mut read, self.v5).await? {
             Reply::Connack { present, reason: 0 } => {
-                assert!(!(forgets && present), "a session although a new one was asked for [MQTT-3.1.2-4]");
-                self.known.sessions_lost += u64::from(self.has_session && !forgets && !present);
+                assert!(!(clean && present), "a session although a new one was asked for [MQTT-3.1.2-4]");
+                self.known.sessions_lost += u64::from(self.has_session && !clean && !present);
             }
             // It goes down.
             Reply::Connack { reason, .. } => return Err(std::io::Error::other(format!("refused: {reason:#x}"))),
             other => panic!("not a CONNACK: {other:?}"),
         }
-        self.has_session = true;
+        (self.has_session, self.renews) = (true, false);
         self.known.connections += 1;
-        if forgets {
-            self.published.clear();
-            self.released.clear();
-        }
         stream.write_all(&self.again()).await?;
         while !self.is_done(shared) {
             let more = self.more(shared);

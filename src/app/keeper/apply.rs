@@ -32,9 +32,12 @@ impl<G: Gateway> Keeper<G> {
         };
         match applied {
             Ok(_) => {
-                if trial.is_none() {
-                    self.prove_from_here().await;
-                    self.keep_proven().await;
+                match trial {
+                    Some(_) => self.mark_doors(false),
+                    None => {
+                        self.prove_from_here().await;
+                        self.keep_proven().await;
+                    }
                 }
                 self.connect(generation);
                 Input::Applied { generation }

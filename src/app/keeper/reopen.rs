@@ -60,9 +60,8 @@ impl<G: Gateway> Keeper<G> {
         for input in inputs.into_iter().chain([applied]) {
             self.feed(input).await;
         }
-        match self.unread.take() {
-            Some((_, letter)) => self.read(letter).await,
-            None => {}
+        if let Some((_, letter)) = self.unread.take() {
+            self.read(letter).await;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! GET  /v1/nodes?group=&after=&limit=     GET /v1/nodes/{node}     DELETE /v1/nodes/{node}
+//! DELETE /v1/nodes/{node}/key             the next key that speaks for it is its own: its disk was replaced
 //! GET  /v1/documents?after=&limit=        GET /v1/documents/{sha256}
 //! POST /v1/documents                      a signed document (DSSE)  → 201, or 200 when it was there
 //! POST /v1/keyrings                       a signed keyring
@@ -236,11 +237,17 @@ impl Control {
                 tracing::info!(by, node, "a gateway was taken out");
                 Ok(json(StatusCode::OK, &json!({ "node": node })))
             }
+            (&Method::DELETE, ["nodes", node, "key"]) if is_node(node) => {
+                self.release(node, by).await.map_err(problem)?;
+                tracing::info!(by, node, "the key of a gateway was reset");
+                Ok(json(StatusCode::OK, &json!({ "node": node })))
+            }
             (_, ["rollouts", _, _]) => {
                 Err(unknown(format!("a roll-out takes POST of {}", ACTIONS.map(|a| format!("/{a}")).join(", "))))
             }
             (_, ["documents" | "rollouts" | "keyrings"]) => Err(not_allowed(asked.path, "POST")),
             (_, ["nodes" | "history"] | ["documents" | "rollouts", _]) => Err(not_allowed(asked.path, "GET, HEAD")),
+            (_, ["nodes", _, "key"]) => Err(not_allowed(asked.path, "DELETE")),
             (_, ["nodes", _]) => Err(not_allowed(asked.path, "GET, HEAD, DELETE")),
             _ => Err(unknown(format!("there is no {}; there are {}", asked.path, PATHS.join(", ")))),
         }

@@ -121,6 +121,7 @@ impl State {
 mod tests {
     use super::*;
     use crate::cloud::control::documents::{Origin, Position};
+    use crate::cloud::control::fleet::Log;
     use crate::cloud::rollout::{Author, Event, What};
     use crate::config::edge::Downlink;
     use crate::downlink::artefact::{Keyring, SecretKey, Trust};
@@ -144,7 +145,7 @@ mod tests {
             let text = format!(
                 r#"{{"node":"{node}","incarnation":"0","software":"1","committed":{{"number":{committed}}},{accepted}"what":"leaving"}}"#
             );
-            let _ = self.0.report(Some(node), Some(text.as_bytes()), 0);
+            self.0.fleet.apply(serde_json::from_str(&text).unwrap(), 0, Log::default()).unwrap();
         }
 
         fn keyring(&mut self, version: u64, epoch: u64) {

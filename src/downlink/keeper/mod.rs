@@ -9,6 +9,7 @@
 pub mod begin;
 pub mod health;
 pub mod inbox;
+pub mod key;
 pub mod meters;
 pub mod orders;
 pub mod status;

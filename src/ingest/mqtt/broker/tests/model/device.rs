@@ -24,6 +24,8 @@ pub struct Device {
     pub handed: BTreeSet<Payload>,
     /// Counts sessions, as this client sees them.
     pub session: u32,
+    /// It asked for a new session and has not heard of one.
+    pub renews: bool,
 }
 
 /// One connection.
@@ -97,7 +99,16 @@ impl Device {
             held: BTreeMap::new(),
             handed: BTreeSet::new(),
             session: 0,
+            renews: false,
         }
+    }
+
+    /// Asks for a new session, and goes on asking until it hears of one. What it kept of the old one is gone when it has asked,
+    /// for so it may be at the server [MQTT-3.1.2-4].
+    pub fn renew(&mut self) {
+        self.renews = true;
+        self.unacked.clear();
+        self.held.clear();
     }
 
     pub fn connect(&self, clean: bool, expiry_s: u32) -> Connect {
@@ -135,6 +146,7 @@ impl Device {
         match packet {
             Packet::Connack(connack) => {
                 link.welcome = true;
+                self.renews = false;
                 if !connack.session_present {
                     self.session += 1;
                     self.unacked.clear();

@@ -36,11 +36,13 @@ pub enum Fault {
     MovedFromForgotten,
     /// That a QoS 2 message was sent is not on disk: after a crash it goes to another member of the group.
     SentForgotten,
+    /// A client that asked for a new session and did not hear of it goes on as if it had the old one.
+    KeptAfterCleanStart,
     /// An unsubscription is not on disk; harmless to what is promised, but not the same state.
     UnsubscribedLost,
 }
 
-pub const PLANTED: [Fault; 15] = [
+pub const PLANTED: [Fault; 16] = [
     Fault::AnswerBeforeRecord,
     Fault::PacketIdReused,
     Fault::ReleasedLost,
@@ -55,6 +57,7 @@ pub const PLANTED: [Fault; 15] = [
     Fault::WakeLost,
     Fault::MovedFromForgotten,
     Fault::SentForgotten,
+    Fault::KeptAfterCleanStart,
     Fault::UnsubscribedLost,
 ];
 

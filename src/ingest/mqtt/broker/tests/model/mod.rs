@@ -194,6 +194,24 @@ fn a_message_that_may_be_stored_is_not_refused() {
     assert_eq!(run(Site::Mixed, false, Fault::None, &ops), Ok(()));
 }
 
+/// It is in the outbox, its client asks for a new session, and the gateway is killed before the answer leaves. Whoever then goes
+/// on with what the old session had under way sends a new message; [MQTT-3.1.2-4] has the client forget it too.
+#[test]
+fn a_kill_before_the_answer_to_a_clean_start_doubles_nothing() {
+    let qos = QoS::ExactlyOnce;
+    let ops = [
+        Op::Publish { device: 0, topic: 0, qos, retain: false, empty: false },
+        Op::Server { device: 0, packets: 2 },
+        Op::Store { device: 0, pick: 0, count: 1, ok: true, tell: false },
+        Op::Connect { device: 0, clean: true, expiry_s: 1_000 },
+        Op::Crash { part: 4 },
+        Op::Connect { device: 0, clean: false, expiry_s: 1_000 },
+    ];
+    assert_eq!(run(Site::Mixed, false, Fault::None, &ops), Ok(()));
+    let doubled = Err("1 is 2 times in the outbox".to_owned());
+    assert_eq!(run(Site::Mixed, false, Fault::KeptAfterCleanStart, &ops), doubled);
+}
+
 /// The random cases prove something only if they find mistakes.
 #[test]
 fn each_planted_mistake_is_found() {

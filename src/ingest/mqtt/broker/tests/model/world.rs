@@ -148,6 +148,10 @@ impl World {
     fn connect(&mut self, device: usize, clean: bool, expiry_s: u32) -> Outcome {
         self.connections += 1;
         let id = ConnectionId(self.connections);
+        if clean && self.fault != Fault::KeptAfterCleanStart {
+            self.devices[device].renew();
+        }
+        let clean = clean || self.devices[device].renews;
         let connect = self.devices[device].connect(clean, expiry_s);
         let expiry_s = connect.session_expiry_s.unwrap_or(0).min(self.limits.session_expiry_max_s);
         if self.devices[device].link.is_some() {
@@ -167,9 +171,9 @@ impl World {
             }
         }
         self.oracle.connected(device, self.now, clean, expiry_s, present, self.log.len())?;
-        if !present {
-            // It arrives: a client that never hears of its new session takes it for the old one the next time, and
-            // there is nothing in the standard against that.
+        if !present && !clean {
+            // It arrives: a client that did not ask for a new session and never hears of it takes it for the old one the next
+            // time, and there is nothing in the standard against that.
             self.on_disk = self.log.len();
             self.client(device, 1, false)?;
         }
