@@ -91,6 +91,7 @@ const PURE: &[&str] = &[
     "src/cloud/control/keys.rs",
     "src/cloud/control/later.rs",
     "src/cloud/control/reports.rs",
+    "src/cloud/control/numbers.rs",
     "src/cloud/control/state.rs",
     "src/cloud/rollout/decide.rs",
     "src/cloud/rollout/event.rs",

@@ -92,5 +92,13 @@ pub fn state(node: &Value) -> String {
             (false, None) => "not yet".to_owned(),
         });
     }
+    // What it says of itself, so it may be forged: the cloud's status and roll-outs tell the way out.
+    if let Some(how) = node["ahead"].as_str() {
+        let taken = &node["accepted"];
+        let epoch = taken["epoch"].as_u64().map(|epoch| format!(" of epoch {epoch}")).unwrap_or_default();
+        let taken = taken["number"].as_u64().map(|n| format!(" {n}{epoch}")).unwrap_or_default();
+        let way_out = if how == "log" { "tidegate rollout raise --help" } else { "tidegate config keyring --help" };
+        parts.push(format!("has taken assignment{taken}, which this cloud never gave: {way_out}"));
+    }
     if parts.is_empty() { "ok".to_owned() } else { parts.join(", ") }
 }

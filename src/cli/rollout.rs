@@ -32,6 +32,20 @@ paused; 2 with --wait: it is over and stands, and some of its gateways were pass
 answered (they are named); 64 refused; 75 the cloud cannot be reached, or --timeout has passed; 130 Ctrl-C while it waited: the
 roll-out goes on.";
 
+const AFTER_RAISE: &str = "\
+The number of an assignment is its place in the log of roll-outs (the topic rollouts/config), and a gateway takes only a number
+above all that it took before. A log that was lost, trimmed or begun anew counts from 1 again: gateways refuse what it assigns as
+older. \"tidegate nodes\" and /v1/status tell of gateways that have taken more than the log gives.
+
+This leaves a mark in the log, above which it goes on counting; what gateways have not spoken of is sent again under a new number.
+Nothing else is changed. Do it when you know why they are ahead: reports could be forged, and numbers cannot be taken back.
+
+  tidegate rollout raise               above the highest number that a gateway says it has taken
+  tidegate rollout raise --to 1200     above 1200
+
+A number that no log gets to (above 1099511627776) is not raised to: somebody has had a controller key, or forged a report. Then a
+keyring of a higher epoch leaves all numbers behind: tidegate config keyring --help";
+
 /// Commands on roll-outs.
 #[derive(Subcommand, Clone, Debug)]
 #[command(after_long_help = AFTER)]
@@ -54,6 +68,19 @@ pub enum RolloutCommand {
     Pass(ActArgs),
     /// Gateways that turn up later do not get it any more
     Retire(ActArgs),
+    /// Let the numbers of assignments go on above what gateways have taken, after the log of roll-outs was lost
+    #[command(after_long_help = AFTER_RAISE)]
+    Raise(RaiseArgs),
+}
+
+/// How far.
+#[derive(Args, Clone, Debug)]
+pub struct RaiseArgs {
+    /// Numbers go on above this; without it, above the highest that a gateway says it has taken
+    #[arg(long, value_name = "NUMBER")]
+    to: Option<u64>,
+    #[command(flatten)]
+    at: CloudArgs,
 }
 
 /// What to list.
@@ -107,6 +134,7 @@ pub fn run(command: &RolloutCommand) -> Result<String, CliError> {
         RolloutCommand::Approve(args) => act(args, "approve"),
         RolloutCommand::Pass(args) => act(args, "pass"),
         RolloutCommand::Retire(args) => act(args, "retire"),
+        RolloutCommand::Raise(args) => raise(args),
     }
 }
 
@@ -155,6 +183,11 @@ fn act(args: &ActArgs, action: &str) -> Result<String, CliError> {
     let path = format!("/v1/rollouts/{}/{action}", encode(&args.id));
     let answer = args.at.client()?.post(&path, &order.to_string())?;
     Ok(described(&answer["rollout"]))
+}
+
+fn raise(args: &RaiseArgs) -> Result<String, CliError> {
+    let answer = args.at.client()?.post("/v1/log/raise", &json!({ "to": args.to }).to_string())?;
+    Ok(format!("numbers go on above {}\n", answer["log"]))
 }
 
 fn text(value: &Value, key: &str) -> String {
@@ -223,6 +256,9 @@ pub fn described(rollout: &Value) -> String {
     let more = rollout["waiting_for"].as_u64().unwrap_or(0).saturating_sub(waiting.len().min(FAILURES_SHOWN) as u64);
     if more > 0 {
         add(format!("waited for: {more} more"));
+    }
+    for problem in rollout["problems"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        add(problem.to_owned());
     }
     if rollout["waits_for_approval"] == true {
         add(format!("the next wave needs approval: tidegate rollout approve {}", text(rollout, "id")));

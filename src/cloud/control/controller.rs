@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::fleet::Seen;
+use super::numbers::Ahead;
 use super::state::State;
 use super::wire::Held;
 use super::{AppendError, Control, LOG, REPORTS, Reign, Shared};
@@ -18,7 +19,7 @@ use crate::downlink::number::Number;
 /// How often it looks. A wave of nodes answers within this time, so that many reports are one event.
 const TICK: Duration = Duration::from_millis(250);
 
-/// How often it looks for nodes that are absent.
+/// How often it looks for nodes that are absent, and for those whose numbers are ahead of the log.
 const ABSENT_TICK: Duration = Duration::from_secs(5);
 
 /// The wait after something failed.
@@ -145,8 +146,11 @@ struct Watch {
     /// Since when all reports have been read: nobody is absent before its absence could have been seen.
     reports_since: Option<Instant>,
     absent_looked: Option<Instant>,
+    ahead_looked: Option<Instant>,
     /// Nodes that were sent their assignment again.
     again: BTreeMap<NodeId, Again>,
+    /// How gateways were ahead when that was said last.
+    ahead: Vec<Ahead>,
     /// Nodes that are there and refuse.
     refusing: BTreeMap<NodeId, Refusing>,
     /// Enrolments that were tried.
@@ -248,6 +252,10 @@ impl Control {
                 let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
                 due.extend(absent(state, now_ms, patience_ms));
             }
+            if watch.ahead_looked.is_none_or(|at| at.elapsed() >= ABSENT_TICK) {
+                watch.ahead_looked = Some(Instant::now());
+                tell_ahead(state, &mut watch.ahead, now_ms);
+            }
         }
         due
     }
@@ -290,6 +298,15 @@ fn reported(state: &mut State, watch: &mut Watch, patience: Duration) -> Vec<Wha
         due.extend(nodes.chunks(BATCH_MAX).map(|n| What::Enrolled { rollout: rollout.clone(), nodes: n.to_vec() }));
     }
     due
+}
+
+/// Says once that gateways have taken numbers that this log has not given.
+fn tell_ahead(state: &State, told: &mut Vec<Ahead>, now_ms: UnixMs) {
+    let groups = state.all_ahead(now_ms);
+    for group in groups.iter().filter(|group| !told.contains(&group.how)) {
+        tracing::warn!(nodes = group.nodes, "{}", state.explain(group));
+    }
+    *told = groups.iter().map(|group| group.how).collect();
 }
 
 /// Exposed nodes that have not been heard for long.

@@ -163,6 +163,7 @@ impl Line {
     fn describe(&mut self, what: &What) {
         let mut name = |word, rollout: Option<&RolloutId>| (self.what, self.rollout) = (word, rollout.cloned());
         match what {
+            What::Begun { .. } => name("begun", None),
             What::Claimed => name("claimed", None),
             What::Created { rollout, .. } => name("created", Some(rollout)),
             What::Enrolled { rollout, .. } => name("enrolled", Some(rollout)),

@@ -10,6 +10,7 @@
 //! POST /v1/rollouts      {id, document, nodes, groups, all, plan, reason, start, rollback, skip_busy} → 201, or 200
 //! POST /v1/rollouts/{id}/{start,pause,resume,abort,approve,pass}      {reason, wave}
 //! GET  /v1/history?node=&limit=
+//! POST /v1/log/raise                      {to}: numbers go on above it; see `numbers`
 //! POST /v1/nodes/{node}/devices/{device}/commands     {name, id, data | data_base64, datacontenttype, expires_in}
 //! ```
 //! An answer to an order tells what it came to in the log. 202: it is stored, and was not read back yet; 409: it does not fit
@@ -25,7 +26,7 @@ use warp::reply::Response;
 
 use super::commands::CommandOrder;
 use super::operators::{self, Denied};
-use super::orders::{ACTIONS, Act, Order, OrderError};
+use super::orders::{ACTIONS, Act, Order, OrderError, Raise};
 use super::state::is_node;
 use super::views::{PAGE, PAGE_MAX};
 use super::{Control, DOCUMENTS, LOG, REPORTS, TopicState};
@@ -41,7 +42,7 @@ pub const BODY_BYTES_MAX: usize = 8 << 20;
 const ACT_BYTES_MAX: usize = 64 << 10;
 
 /// The paths of this part, for the message about one that is none.
-pub const PATHS: [&str; 5] = ["/v1/nodes", "/v1/documents", "/v1/keyrings", "/v1/rollouts", "/v1/history"];
+pub const PATHS: [&str; 6] = ["/v1/nodes", "/v1/documents", "/v1/keyrings", "/v1/rollouts", "/v1/history", "/v1/log"];
 
 /// The header in which a client says who it is; only a claim, and marked so.
 const AUTHOR: &str = "x-tidegate-author";
@@ -182,7 +183,7 @@ impl Control {
                 self.expect(LOG)?;
                 Ok(json(StatusCode::OK, &self.history(query.get("node"), limit(query)?)))
             }
-            ["keyrings"] => Err(not_allowed(asked.path, "POST")),
+            ["keyrings"] | ["log", "raise"] => Err(not_allowed(asked.path, "POST")),
             _ => Err(unknown(format!("there is no {}; there are {}", asked.path, PATHS.join(", ")))),
         }
     }
@@ -217,6 +218,13 @@ impl Control {
                 self.act(id, action, &act, by).await.map_err(problem)?;
                 tracing::info!(by, rollout = id, action, "a roll-out was changed");
                 Ok(json(StatusCode::OK, &json!({ "rollout": self.rollout(id, usize::MAX) })))
+            }
+            (&Method::POST, ["log", "raise"]) => {
+                expect_json(asked)?;
+                let raise: Raise = if body.is_empty() { Raise::default() } else { read(body)? };
+                let index = self.raise(raise.to, by).await.map_err(problem)?;
+                tracing::warn!(by, index, "the numbers of assignments were raised");
+                Ok(json(StatusCode::OK, &json!({ "log": index })))
             }
             (&Method::POST, ["nodes", node, "devices", device, "commands"]) => {
                 let order: CommandOrder = read(body)?;

@@ -25,6 +25,7 @@ pub mod http;
 pub mod keys;
 mod later;
 mod meters;
+pub mod numbers;
 mod operators;
 mod orders;
 mod pins;
@@ -239,7 +240,7 @@ impl Control {
             let heard = move |heard| match heard {
                 Heard::Message(entry) => take(&this, entry),
                 Heard::CaughtUp => {
-                    this.topic(which, |topic| *topic = Topic { is_read: true, problem: None });
+                    this.caught_up(which);
                     match which {
                         LOG => log_is_read.cancel(),
                         KEYS => keys_are_read.cancel(),
@@ -339,6 +340,20 @@ impl Control {
         }
     }
 
+    fn caught_up(&self, which: usize) {
+        let mut shared = self.lock();
+        let rollouts = &shared.state.rollouts;
+        let is_headless = which == LOG && rollouts.index() > 0 && rollouts.log().is_none();
+        let Some(topic) = shared.topics.get_mut(which) else { return };
+        let was_read = std::mem::replace(topic, Topic { is_read: true, problem: None }).is_read;
+        if is_headless && !was_read {
+            tracing::warn!(
+                "the log of roll-outs does not begin with its beginning: a version before this one began it, or its beginning was \
+                 trimmed; it counts as it is, and gateways whose numbers are above it are told of (tidegate nodes)"
+            );
+        }
+    }
+
     fn problem(&self, which: usize, why: String) {
         self.topic(which, |topic| {
             // One line for each new reason: it is tried again every few seconds.
@@ -414,7 +429,16 @@ impl Control {
         self.append_at(self.now_ms(), by, what).await
     }
 
+    /// The first event of all begins the log.
     async fn append_at(&self, at_ms: u64, by: Author, what: What) -> Result<Applied, AppendError> {
+        if self.with(|state| state.rollouts.index()) == 0 {
+            // Of two processes that do so one does; for the other it is void.
+            self.append_one(at_ms, by.clone(), What::Begun { id: random::hex16() }).await?;
+        }
+        self.append_one(at_ms, by, what).await
+    }
+
+    async fn append_one(&self, at_ms: u64, by: Author, what: What) -> Result<Applied, AppendError> {
         let event = Event { at_ms, by, what };
         let (ticket, (told, tells)) = (Ticket::new(self), oneshot::channel());
         self.lock().waiting.insert(ticket.id.clone(), told);

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::numbers::Ahead;
 use super::state::{is_node, target};
-use super::{AppendError, Control, DOCUMENTS, LOG, StoreError, TopicState};
+use super::{AppendError, Control, DOCUMENTS, LOG, REPORTS, StoreError, TopicState};
 use crate::cloud::policy::{POLICY_BYTES_MAX, Policy};
 use crate::cloud::rollout::{Audience, Author, BATCH_MAX, NodeId, Plan, RolloutId, Stage, Void, What};
 use crate::config::overlay::{Overlaid, Pushed, check_alone};
@@ -143,6 +144,15 @@ pub struct Act {
     /// With retire: for the nodes of these groups; without any, for everybody.
     #[serde(default)]
     pub groups: Vec<String>,
+}
+
+/// `POST /v1/log/raise`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Raise {
+    /// Numbers go on above this; without it, above the highest that a gateway says it has taken.
+    #[serde(default)]
+    pub to: Option<u64>,
 }
 
 /// What can be done with a roll-out.
@@ -410,6 +420,29 @@ impl Control {
         // Who comes under its name later has another key.
         self.release(node, by).await?;
         self.order(by, What::Departed { nodes }).await?.map_err(void_error)
+    }
+
+    /// Numbers go on above `to`, or without it above what gateways say that they took; gives where they stand then.
+    pub async fn raise(&self, to: Option<u64>, by: &str) -> Result<u64, OrderError> {
+        self.expect_read(LOG, "the log of roll-outs")?;
+        let to = match to {
+            Some(to) => to,
+            None => {
+                self.expect_read(REPORTS, "what gateways report")?;
+                let groups = self.with(|state| state.all_ahead(self.now_ms()));
+                let above = groups.iter().find(|group| group.how == Ahead::Log).map(|group| group.highest.n);
+                above.ok_or_else(|| {
+                    let others = groups.iter().map(|group| self.with(|state| state.explain(group)));
+                    let nobody =
+                        "no gateway says that it has taken a number that raising would leave behind".to_owned();
+                    OrderError::Conflict(std::iter::once(nobody).chain(others).collect::<Vec<_>>().join("\n"))
+                })?
+            }
+        };
+        let what = What::Raised { index: to };
+        what.check().map_err(|e| OrderError::Refused(e.to_string()))?;
+        self.order(by, what).await?.map_err(void_error)?;
+        Ok(self.with(|state| state.rollouts.index()))
     }
 
     async fn order(&self, by: &str, what: What) -> Result<Result<(), Void>, OrderError> {

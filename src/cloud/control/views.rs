@@ -6,9 +6,11 @@ use super::Control;
 use super::documents::Known;
 use super::fleet::{Refused, Seen};
 use super::history::{Change, Line};
+use super::numbers::{Ahead, Group};
 use super::state::{State, artefact};
 use crate::cloud::rollout::{Audience, Digest as Target, NodeId, Plan, Progress, RolloutId, Verdict};
 use crate::downlink::artefact::Digest;
+use crate::downlink::number::Number;
 use crate::downlink::report::{Lane, Outcome, Running};
 use crate::event::Timestamp;
 
@@ -79,6 +81,10 @@ pub struct NodeView {
     key: Option<String>,
     /// Somebody else speaks for it as well: its reports do not count.
     stranger: Option<StrangerView>,
+    /// The last assignment that it took, if it tells.
+    accepted: Option<Number>,
+    /// It has taken what this cloud never gave: what is assigned to it is refused as older.
+    ahead: Option<Ahead>,
 }
 
 #[derive(Debug, Serialize)]
@@ -126,6 +132,8 @@ impl NodeView {
         let assigned = state.rollouts.assignment(node);
         let running =
             |running: &Running| RunningView { number: running.number, document: Named::running(state, running) };
+        let accepted = seen.and_then(|seen| seen.accepted).map(|(accepted, _)| accepted);
+        let is_past = accepted.is_some_and(|accepted| accepted.epoch < state.documents.trust().epoch());
         let text = |of: fn(&Seen) -> &String| seen.map(|seen| of(seen).clone());
         Self {
             node: node.as_str().to_owned(),
@@ -144,7 +152,8 @@ impl NodeView {
                 document: Named::of(state, assigned.target),
                 at: time(assigned.at_ms),
                 rollout: assigned.rollout.map(String::from),
-                outstanding: state.rollouts.is_outstanding(node),
+                // After the epoch was raised it has to be taken once more.
+                outstanding: state.rollouts.is_outstanding(node) || is_past,
             }),
             rollout: state.rollouts.rollout_of(node).cloned().map(String::from),
             previous: state.history.previous(node).map(|target| Named::of(state, target)),
@@ -161,6 +170,8 @@ impl NodeView {
                 reports: s.reports,
                 at: time(s.heard_ms),
             }),
+            accepted,
+            ahead: state.ahead(node, now_ms).map(|(how, _)| how),
         }
     }
 }
@@ -229,6 +240,8 @@ pub struct RolloutView {
     waiting: Vec<WaitingView>,
     /// How many are waited for.
     waiting_for: usize,
+    /// Why those that are shown cannot take it, and the way out.
+    problems: Vec<String>,
 }
 
 /// A node that has its assignment and has not said what became of it.
@@ -305,8 +318,14 @@ pub struct StatusView {
     nodes: usize,
     documents: usize,
     keyring: u64,
-    /// Events of the log that were read.
+    /// Events of the log that were read: no number is above it.
     log: u64,
+    /// Names the log; null: it does not begin with its beginning.
+    log_id: Option<String>,
+    /// The epoch of the keyring.
+    keyring_epoch: u64,
+    /// Gateways that have taken what this cloud never gave.
+    ahead: Vec<Group>,
     /// Inboxes that are to be written.
     to_send: usize,
     problems: Vec<String>,
@@ -392,6 +411,8 @@ impl Control {
                     refused: refused.map(|refused| refused.reason.clone()),
                 }
             };
+            let silent = || state.rollouts.silent(&id);
+            let shown = shown.min(WAITING_SHOWN);
             Some(RolloutView {
                 id: id.as_str().to_owned(),
                 document: Named::of(state, created.target),
@@ -402,8 +423,9 @@ impl Control {
                 plan: created.plan.clone(),
                 number: created.index,
                 progress: state.rollouts.progress(&id)?,
-                waiting: state.rollouts.silent(&id).take(shown.min(WAITING_SHOWN)).map(waiting).collect(),
-                waiting_for: state.rollouts.silent(&id).count(),
+                waiting: silent().take(shown).map(waiting).collect(),
+                waiting_for: silent().count(),
+                problems: state.explain_all(silent().take(shown), now),
             })
         })
     }
@@ -440,7 +462,10 @@ impl Control {
     pub fn status(&self) -> StatusView {
         let shared = self.lock();
         let (epoch, lead) = shared.state.rollouts.lead();
+        let is_read = shared.topics.iter().all(|topic| topic.is_read);
+        let ahead = if is_read { shared.state.all_ahead(self.now_ms()) } else { Vec::new() };
         let problems = shared.topics.iter().filter_map(|topic| topic.problem.clone());
+        let problems = problems.chain(shared.lead_problem.clone());
         StatusView {
             sends: self.0.key.is_some(),
             leads: shared.leads,
@@ -451,8 +476,11 @@ impl Control {
             keyring: shared.state.documents.trust().keyring_version(),
             log: shared.state.rollouts.index(),
             to_send: shared.state.to_send.len(),
-            problems: problems.chain(shared.lead_problem.clone()).collect(),
-            reading: !shared.topics.iter().all(|topic| topic.is_read),
+            log_id: shared.state.rollouts.log().map(str::to_owned),
+            keyring_epoch: shared.state.documents.trust().epoch(),
+            problems: problems.chain(ahead.iter().map(|group| shared.state.explain(group))).collect(),
+            ahead,
+            reading: !is_read,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BATCH_MAX, GROUPS_MAX, ID_BYTES_MAX, Plan, PlanError, REASON_BYTES_MAX, UnixMs};
+use super::{BATCH_MAX, GROUPS_MAX, ID_BYTES_MAX, Plan, PlanError, RAISED_MAX, REASON_BYTES_MAX, UnixMs};
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -176,6 +176,8 @@ impl Audience {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[allow(missing_docs)] // `rollout`, `nodes`, `wave`, `reason` say what they are
 pub enum What {
+    /// The log begins, and this names it. The first event, and void anywhere else.
+    Begun { id: String },
     /// A controller takes the lead with its author's epoch.
     Claimed,
     /// A roll-out of `target` (`None`: what the node has by itself) is drafted. `audience` says who joins it later.
@@ -225,7 +227,8 @@ pub enum What {
     Departed { nodes: Vec<NodeId> },
     /// Nodes get something outside of any roll-out. One that is in a roll-out that is not over is passed over.
     Assigned { nodes: Vec<NodeId>, target: Option<Digest> },
-    /// Numbers go on above this: for a log that was lost and begins anew while nodes remember.
+    /// Numbers go on above this, also those of assignments that nodes have not spoken of: for a log that was lost, trimmed or
+    /// begun anew while nodes remember. An operator says so: what nodes report could be forged.
     Raised { index: u64 },
 }
 
@@ -244,6 +247,11 @@ pub enum Malformed {
     /// Too many groups.
     #[error("a roll-out is for at most {GROUPS_MAX} groups, not {0}")]
     Groups(usize),
+    /// No log gets that far.
+    #[error(
+        "numbers can be raised to {RAISED_MAX} at most, not to {0}, which no log reaches by itself: leave them behind with a keyring of a higher epoch"
+    )]
+    Raised(u64),
     /// The plan.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -281,6 +289,8 @@ impl What {
             Self::Reported { reports } if reports.len() > BATCH_MAX => Err(Malformed::Batch(reports.len())),
             Self::Reported { reports } => reports.iter().try_for_each(|r| reason(&r.reason)),
             Self::Paused { reason: text, .. } | Self::Aborted { reason: text, .. } => reason(text),
+            Self::Begun { id } if id.is_empty() || id.len() > ID_BYTES_MAX => Err(Malformed::Id),
+            Self::Raised { index } if *index > RAISED_MAX => Err(Malformed::Raised(*index)),
             _ => Ok(()),
         }
     }

@@ -77,6 +77,9 @@ pub enum Void {
     /// It has no members.
     #[error("roll-out {0} has no nodes: enrol some")]
     Empty(RolloutId),
+    /// It has an event before this one.
+    #[error("the log has begun")]
+    Begun,
     /// Too many run.
     #[error("{0} roll-outs are running, which is the most: abort one, or wait (\"tidegate rollout list\" shows them)")]
     TooMany(usize),
@@ -87,6 +90,8 @@ pub enum Void {
 pub struct Rollouts {
     /// Events read, and the number of the last one's assignments.
     index: u64,
+    /// Names the log; `None`: its first event was another one.
+    log: Option<String>,
     /// When that event was appended.
     at_ms: UnixMs,
     epoch: u64,
@@ -120,6 +125,7 @@ impl Rollouts {
 
     fn carry_out(&mut self, event: &Event) -> Result<Vec<NodeId>, Void> {
         match &event.what {
+            What::Begun { id } => self.begun(id),
             What::Claimed => Ok(self.claim(event)),
             What::Created { .. } => self.create(&event.what),
             What::Enrolled { rollout, nodes } => self.enrol(rollout, nodes),
@@ -155,21 +161,18 @@ impl Rollouts {
             }),
             What::Departed { nodes } => Ok(self.depart(nodes)),
             What::Assigned { nodes, target } => Ok(self.assign(nodes, *target)),
-            What::Raised { index } => {
-                self.index = self.index.max(*index);
-                Ok(Vec::new())
-            }
+            What::Raised { index } => Ok(self.raise(*index)),
         }
     }
 
     fn check_author(&self, event: &Event) -> Result<(), Void> {
         use What::{
-            Aborted, Absent, Advanced, Approved, Assigned, Claimed, Completed, Created, Departed, Enrolled, Passed,
-            Paused, Raised, Reported, Resumed, Retired, Soaking, Started,
+            Aborted, Absent, Advanced, Approved, Assigned, Begun, Claimed, Completed, Created, Departed, Enrolled,
+            Passed, Paused, Raised, Reported, Resumed, Retired, Soaking, Started,
         };
         match (&event.by, &event.what) {
             // Facts and orders need no lead.
-            (_, Reported { .. } | Enrolled { .. } | Departed { .. }) => Ok(()),
+            (_, Begun { .. } | Reported { .. } | Enrolled { .. } | Departed { .. }) => Ok(()),
             (Author::Controller { epoch, .. }, Claimed) if *epoch > self.epoch => Ok(()),
             (Author::Controller { epoch, name }, _) if *epoch != self.epoch || *name != self.lead => {
                 let (lead, lead_name) = (self.epoch, self.lead.clone());
@@ -194,6 +197,30 @@ impl Rollouts {
             ) => Ok(()),
             _ => Err(Void::Author),
         }
+    }
+
+    fn begun(&mut self, id: &str) -> Result<Vec<NodeId>, Void> {
+        if self.index != 1 {
+            return Err(Void::Begun);
+        }
+        self.log = Some(id.to_owned());
+        Ok(Vec::new())
+    }
+
+    /// What nodes have spoken of is decided, and keeps its number.
+    fn raise(&mut self, above: u64) -> Vec<NodeId> {
+        self.index = self.index.max(above.saturating_add(1));
+        let mut changed = Vec::new();
+        for name in &self.outstanding {
+            let Some(node) = self.nodes.get_mut(name).filter(|node| node.number <= above) else { continue };
+            changed.push(name.clone());
+            let before = std::mem::replace(&mut node.number, self.index);
+            node.at_ms = self.at_ms;
+            if let Some(rollout) = node.rollout.as_ref().and_then(|id| self.rollouts.get_mut(id)) {
+                rollout.renumber(name, before, self.index);
+            }
+        }
+        changed
     }
 
     /// Whether the lead says it, or whoever takes the lead with it.
@@ -497,7 +524,12 @@ impl Rollouts {
         nodes.filter(|(_, node)| node.number != 0).map(|(name, _)| name)
     }
 
-    /// Events read, void ones included.
+    /// Names the log; `None`: it is empty, or does not begin with its beginning.
+    pub fn log(&self) -> Option<&str> {
+        self.log.as_deref()
+    }
+
+    /// Events read, void ones included, and what numbers were raised by: no assignment has a higher number.
     pub fn index(&self) -> u64 {
         self.index
     }

@@ -28,6 +28,12 @@
 //! the log, grows for every node, and never means two things. A new controller sends what [`Rollouts::outstanding`]
 //! names; sending again is harmless. A stale controller can only send what the log once said, with a lower number.
 //!
+//! **A log that is lost**, trimmed, or begun anew counts from 1 again, and nodes refuse what follows as older than what they
+//! took. A log begins with [`What::Begun`], so that the beginning of a new one can be told from a rest; a log whose first event
+//! is another one (trimmed, or begun by a version before there was this event) is taken as it is, and a process says so when it
+//! starts. What counts is what nodes say that they took: above [`Rollouts::index`], an operator raises the numbers
+//! ([`What::Raised`]), or a root key the epoch, which stands above them (`downlink::number`).
+//!
 //! **Fencing.** [`What::Claimed`] takes the lead with a higher epoch. Decisions of any other controller are void from there
 //! on. Facts (reports) and operators' orders need no lead.
 //!
@@ -101,6 +107,10 @@ pub const ROLLOUTS_MAX: usize = 64;
 
 /// Most nodes or reports in one event: with the longest names and reasons it fits a message of 1 MiB.
 pub const BATCH_MAX: usize = 1_000;
+
+/// Highest index that numbers can be raised to: thirty years of a thousand events a second. What is said to be above it comes
+/// from somebody who chose it (the highest number of all would leave no other), and is left behind with an epoch.
+pub const RAISED_MAX: u64 = 1 << 40;
 
 /// Longest id of a node or roll-out, in bytes.
 pub const ID_BYTES_MAX: usize = 128;

@@ -141,6 +141,14 @@ impl Rollout {
         nodes
     }
 
+    /// The assignment of an exposed node has another number.
+    pub fn renumber(&mut self, node: &NodeId, before: u64, number: u64) {
+        let place = self.place(node);
+        if let Some(member) = self.members.get_mut(&place).filter(|member| member.number == before) {
+            member.number = number;
+        }
+    }
+
     /// Most nodes that the wave exposes.
     fn allowed(&self) -> usize {
         let share = self.plan.waves.get(self.wave).map_or(ALL_PPM, |w| w.share_ppm);

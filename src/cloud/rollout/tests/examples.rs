@@ -2,8 +2,8 @@
 
 use super::world::{node, rollout, target};
 use crate::cloud::rollout::{
-    ACTIVE_MAX, Audience, Author, BATCH_MAX, DRAFT_MS_MAX, DRAFTS_MAX, Event, NodeReport, OnFailure, Plan, PlanError,
-    Progress, ROLLBACKS_MAX, ROLLOUTS_MAX, Rollouts, Stage, Verdict, Void, Wave, What,
+    ACTIVE_MAX, Audience, Author, BATCH_MAX, DRAFT_MS_MAX, DRAFTS_MAX, Event, NodeId, NodeReport, OnFailure, Plan,
+    PlanError, Progress, RAISED_MAX, ROLLBACKS_MAX, ROLLOUTS_MAX, Rollouts, Stage, Verdict, Void, Wave, What,
 };
 
 const MINUTE: u64 = 60_000;
@@ -381,9 +381,33 @@ fn an_abort_puts_back_what_the_node_ran_well_and_not_what_failed_there() {
 #[test]
 fn numbers_go_on_above_what_nodes_remember_of_a_log_that_was_lost() {
     let mut state = Rollouts::default();
-    operator(&mut state, What::Raised { index: 5_000 }).unwrap();
+    operator(&mut state, What::Begun { id: "after the fire".into() }).unwrap();
+    assert_eq!(operator(&mut state, What::Begun { id: "again".into() }), Err(Void::Begun));
+    assert_eq!(state.log(), Some("after the fire"));
+    let (one, two) = (node(1), node(2));
+    operator(&mut state, What::Assigned { nodes: vec![one.clone(), two.clone()], target: None }).unwrap();
+    let report = NodeReport { node: two.clone(), number: 3, verdict: Verdict::Success, reason: String::new() };
+    operator(&mut state, What::Reported { reports: vec![report] }).unwrap();
+    let number = |state: &Rollouts, of: &NodeId| state.assignment(of).unwrap().number;
+    // What was not spoken of is refused as older: it goes out again under a new number. What was is decided.
+    assert_eq!(operator(&mut state, What::Raised { index: 5_000 }), Ok(1));
+    assert_eq!((number(&state, &one), number(&state, &two), state.index()), (5_001, 3, 5_001));
+    operator(&mut state, What::Assigned { nodes: vec![two.clone()], target: None }).unwrap();
+    assert_eq!(number(&state, &two), 5_002);
+    // The log is past what a node took, its assignment is not.
+    assert_eq!(operator(&mut state, What::Raised { index: 5_001 }), Ok(1));
+    assert_eq!((number(&state, &one), number(&state, &two), state.index()), (5_003, 5_002, 5_003));
+    let too_far = operator(&mut state, What::Raised { index: RAISED_MAX + 1 }).unwrap_err();
+    assert!(too_far.to_string().contains("keyring of a higher epoch"), "{too_far}");
+}
+
+/// The log of a version before has no beginning, and begins as it did.
+#[test]
+fn a_log_that_does_not_begin_with_its_beginning_is_taken_and_says_so() {
+    let mut state = Rollouts::default();
     operator(&mut state, What::Assigned { nodes: vec![node(1)], target: None }).unwrap();
-    assert_eq!(state.assignment(&node(1)).unwrap().number, 5_001);
+    assert_eq!(operator(&mut state, What::Begun { id: "late".into() }), Err(Void::Begun));
+    assert_eq!((state.log(), state.assignment(&node(1)).unwrap().number), (None, 1));
 }
 
 #[test]

@@ -21,6 +21,7 @@ enum Step {
     Abort(u8),
     Depart(u8),
     Assign(u8, u8),
+    Raise(u8),
     Read(usize, usize),
     Claim(usize),
     Decide(usize, bool),
@@ -74,6 +75,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => r2.prop_map(Step::Abort),
         1 => n.clone().prop_map(Step::Depart),
         1 => (n.clone(), 0..3u8).prop_map(|(n, t)| Step::Assign(n, t)),
+        1 => (0..20u8).prop_map(Step::Raise),
     ];
     let controllers = prop_oneof![
         6 => (c.clone(), 1..12usize).prop_map(|(c, k)| Step::Read(c, k)),
@@ -113,6 +115,9 @@ fn play(world: &mut World, step: &Step) {
         Step::Assign(n, t) => {
             let nodes = world.install(std::iter::once(*n));
             world.operator(What::Assigned { nodes, target: (*t > 0).then(|| target(0, 100 + t)) });
+        }
+        Step::Raise(by) => {
+            world.operator(What::Raised { index: (world.truth.index() + u64::from(*by)).saturating_sub(5) })
         }
         Step::Read(c, most) => world.read(*c, *most),
         Step::Claim(c) => world.claim(*c),

@@ -81,6 +81,10 @@ impl Model {
                     self.exposed.values_mut().for_each(|e| e.retain(|n| n != node));
                 }
             }
+            // The same under a higher number.
+            What::Raised { .. } => {
+                changed.iter().for_each(|node| self.renumbered(node, state));
+            }
             // What is sent again means what it meant.
             What::Reported { reports } => reports.iter().for_each(|report| self.said(report)),
             _ => assert!(changed.is_empty(), "{event:?} changes {changed:?}"),
@@ -100,6 +104,15 @@ impl Model {
             had.retain(|had| (i == last || had.said.is_some(), i += 1).0);
         }
         had.push(Had { number: assignment.number, target, said: None });
+    }
+
+    fn renumbered(&mut self, node: &NodeId, state: &Rollouts) {
+        let assignment = state.assignment(node).unwrap();
+        let last = self.has.get_mut(node).and_then(|had| had.last_mut()).expect("it has an assignment");
+        assert_eq!((last.said, assignment.number), (None, state.index()), "{node}");
+        assert!(last.target == assignment.target && last.number < assignment.number, "{node}");
+        last.number = assignment.number;
+        self.meaning.insert((node.clone(), assignment.number), assignment.target);
     }
 
     /// Of the newest all counts, a failure more than a success; of others the first word.
