@@ -115,6 +115,7 @@ async fn run_edge(source: Source, choice: Choice, ports: Ports, logs: Logs) -> R
         config: config.clone(),
         allowed: choice.allowed(&source.own),
         on_trial: None,
+        probes: Arc::default(),
         unsure: false,
     };
     commands.start(&ingest);

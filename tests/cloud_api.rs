@@ -139,3 +139,27 @@ fn a_taken_port_is_named_with_the_way_out() {
     let error = cloud::api::Listener::bind(&http).unwrap_err().to_string();
     assert!(error.contains(&http.listen.to_string()) && error.contains("choose another"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_is_not_waited_for_before_it_is_known_who_sends_it_and_what_for() {
+    let running = running();
+    // None of them sends its body.
+    let ask = |method: &str, path: &str, more: &str| {
+        let mut stream = TcpStream::connect(running.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(25))).unwrap();
+        let head = "host: localhost\r\ncontent-length: 8000000\r\nconnection: close";
+        write!(stream, "{method} {path} HTTP/1.1\r\n{head}\r\n{more}\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text.split(' ').nth(1).unwrap().parse::<u16>().unwrap()
+    };
+    let json = "content-type: application/json\r\n";
+    assert_eq!(ask("POST", "/v1/rollouts", "via: 1.1 proxy\r\ncontent-type: application/json\r\n"), 403);
+    assert_eq!(ask("POST", "/v1/rollouts", ""), 415);
+    assert_eq!(ask("POST", "/v1/documents", json), 413);
+    assert_eq!(ask("POST", "/v1/rollouts/x/dance", json), 404);
+    assert_eq!(ask("POST", "/v1/history", json), 405);
+    assert_eq!(ask("GET", "/v1/rollouts", ""), 503, "the log cannot be read");
+    assert_eq!(ask("DELETE", "/v1/nodes/press-7", ""), 503);
+    assert_eq!(ask("GET", "/healthz", ""), 200);
+}

@@ -281,3 +281,31 @@ async fn a_command_reaches_its_device_and_its_answer_comes_back() {
     site.node.power_cut();
     assert_eq!(site.node.process.get("/v1/status").unwrap()["commands"]["waiting"], 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_that_shuts_out_every_device_is_undone_where_there_are_any() {
+    let dir = tempfile::tempdir().unwrap();
+    let nobody = dir.path().join("nobody.toml");
+    std::fs::write(&nobody, "").unwrap();
+    let mut site = Site::start("trial-shut", "8s", "").await;
+    let device = site.node.device();
+    // Samples of what was accepted before.
+    support::eventually("events", SOON, || device.accepted(), |n| *n > 20).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let shut = format!("[identity]\nmode = \"required\"\ndevices_file = {nobody:?}\n");
+    let number = site.push(&shut).await;
+    let (outcome, reason, detail) = site.outcome(number).await;
+    assert_eq!((outcome, reason.as_str()), (Outcome::Reverted, "unhealthy"), "{detail}");
+    assert!(detail.contains("all are refused: ") && detail.contains("no-credential"), "{detail}");
+    let before = device.accepted();
+    support::eventually("events again", SOON, || device.accepted(), |n| *n > before).await;
+    // What lets them in is kept, and so is anything where nobody sends.
+    let good = site.push("[http]\nmax_batch = 7\n").await;
+    assert_eq!(site.outcome(good).await.0, Outcome::Committed);
+    let accepted = device.stop();
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    let quiet = site.push(&shut).await;
+    let (outcome, _, detail) = site.outcome(quiet).await;
+    assert_eq!(outcome, Outcome::Committed, "{detail}");
+    site.all_arrived(accepted);
+}

@@ -42,6 +42,7 @@ fn a_second_run_finds_nothing_to_do() {
     assert_eq!(policies("rollouts")["retention_policies"], kept(-1, -1));
     assert_eq!(policies("reports")["retention_policies"], kept(3 * 1440, 2048));
     assert_eq!(policies("control")["retention_policies"], kept(-1, 1024));
+    assert_eq!(policies("control")["bundles"]["numBundles"], 64);
     assert_eq!(policies("rollouts")["autoTopicCreationOverride"]["topicType"], "non-partitioned");
 
     let second = provision(&config, false).unwrap();

@@ -69,7 +69,7 @@ async fn tls_and_tokens_are_named_when_wrong_and_work_once_right() {
     std::fs::write(&token_file, "not.a.token").unwrap();
     says(&edge, "check uplink.token or uplink.token_file").await;
     std::fs::write(&token_file, token("gateway", 3600)).unwrap();
-    says(&edge, "`tidegate provision` grants it").await;
+    says(&edge, "grant it (docs/security.md)").await;
     std::fs::write(&token_file, token("gateway", 5)).unwrap();
     broker.admin("POST", "namespaces/secure/telemetry/permissions/gateway", r#"["produce"]"#);
     eventually("all confirmed", WITHIN, || (edge.confirmed(), edge.link()), |s| s.0 == 100).await;

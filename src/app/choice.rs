@@ -12,9 +12,10 @@ use super::{AppError, Source};
 use crate::config::OwnFile;
 use crate::downlink::artefact::Digest;
 use crate::downlink::commands::Commands;
+use crate::downlink::keeper::key::report_key;
 use crate::downlink::keeper::meters::Meters;
 use crate::downlink::keeper::store::StoreError;
-use crate::downlink::keeper::{Begun, Inbox, Status, Store, begin, inbox};
+use crate::downlink::keeper::{Begun, Inbox, Status, Store, begin, open_inbox};
 use crate::downlink::link::{Heard, Link};
 use crate::downlink::trial::{Found, Machine, Place, Policy};
 use crate::observe::metrics::Metrics;
@@ -42,15 +43,17 @@ pub struct Kept<G> {
 pub struct Choice {
     /// What runs.
     pub begun: Begun,
-    /// `None`: started with --local, or it cannot be used.
+    /// `None`: started with --local, or it cannot be used now.
     pub store: Option<Arc<Store>>,
+    /// Started with --local.
+    pub local_only: bool,
     /// When the time of the trial's machine began.
     pub origin: Instant,
 }
 
 /// What follows when the files of pushed configuration cannot be used.
 const ALONE: &str =
-    "the gateway's own file runs alone, and nothing pushed is taken until a start at which they can be used";
+    "the gateway's own file runs alone, and nothing pushed is taken until they can be used; that is tried every minute";
 
 impl Choice {
     /// Takes up what is on disk.
@@ -73,7 +76,7 @@ impl Choice {
             }
         };
         match begin(own, &store, policy, G::check) {
-            Ok(begun) => Ok(Self { begun, store: Some(Arc::new(store)), origin }),
+            Ok(begun) => Ok(Self { begun, store: Some(Arc::new(store)), local_only: false, origin }),
             Err(error) => {
                 tracing::error!(%error, dir = %store.dir().display(), "it cannot be told what is to run; {ALONE}");
                 Ok(Self::alone(source, policy, origin))
@@ -85,7 +88,7 @@ impl Choice {
     fn alone(source: &Source, policy: Policy, origin: Instant) -> Self {
         let nothing = Found { record: Ok(None), slots: [None, None] };
         let (machine, _) = Machine::start(policy, &nothing, 0);
-        Self { begun: Begun::local(machine, &source.own), store: None, origin }
+        Self { begun: Begun::local(machine, &source.own), store: None, local_only: source.local_only, origin }
     }
 
     /// Where the events of what is started may go: where its assignment was found before.
@@ -106,8 +109,11 @@ impl Choice {
         let inbox = self.inbox(&source.own)?;
         let Kept { live, tasks, link: (link, heard), status, clock, commands } = kept;
         let Source { own, again, .. } = source;
-        let Self { begun, store, origin } = self;
+        let Self { begun, store, local_only, origin } = self;
         let meters = Meters::new(metrics);
+        if let Some(key) = report_key(&own.alone().node.data_dir) {
+            link.sign_with(key);
+        }
         let parts = Parts {
             live,
             tasks: tasks.clone(),
@@ -115,6 +121,7 @@ impl Choice {
             again,
             begun,
             store,
+            local_only,
             inbox,
             link,
             status,
@@ -131,18 +138,7 @@ impl Choice {
     /// Whom it believes, and what it took before.
     fn inbox(&self, own: &OwnFile) -> Result<Inbox, AppError> {
         let settled = self.begun.machine.record().settled;
-        let (accepted, keyring) = match &self.store {
-            Some(store) => (store.accepted(), store.keyring()),
-            None => (None, None),
-        };
-        let accepted = accepted.unwrap_or_else(|| inbox::accepted_after_loss(settled));
-        let node = &own.alone().node.id;
-        let (inbox, refused) = Inbox::new(node, &own.alone().downlink, keyring, accepted)
-            .map_err(|e| AppError::Setup(format!("downlink: {e}")))?;
-        if let Some(refusal) = refused {
-            tracing::warn!(%refusal, "the stored keyring does not count any more");
-        }
-        Ok(inbox)
+        open_inbox(own.alone(), self.store.as_deref(), settled).map_err(|e| AppError::Setup(format!("downlink: {e}")))
     }
 
     /// For the log.

@@ -2,10 +2,13 @@
 //! running gateway. It also follows changes of the gateway's own file.
 
 mod apply;
+pub mod doors;
 pub mod gateway;
 mod hear;
+mod look;
 mod probe;
 pub mod proven;
+mod reopen;
 mod tell;
 mod work;
 
@@ -57,8 +60,10 @@ pub struct Parts<G> {
     pub again: Reread,
     /// What runs, and what follows from the record.
     pub begun: Begun,
-    /// The files; `None`: started with --local, nothing pushed is looked at.
+    /// The files; `None`: nothing pushed is looked at.
     pub store: Option<Arc<Store>>,
+    /// Started with --local: so it stays.
+    pub local_only: bool,
     /// Whom it believes.
     pub inbox: Inbox,
     /// The way to the cloud.
@@ -83,17 +88,24 @@ pub struct Keeper<G: Gateway> {
     again: Reread,
     machine: trial::Machine,
     store: Option<Arc<Store>>,
+    local_only: bool,
+    /// When it is looked again whether there can be files, and the wait before.
+    reopen: Option<(Instant, Duration)>,
     inbox: Inbox,
     trust: watch::Sender<Arc<Trust>>,
     link: Link,
     settings: Option<link::Settings>,
-    /// Those of their addresses at which the assignment was found.
+    /// Those of what runs at which the assignment was found.
     proven: Vec<Address>,
+    /// What runs has lost its link, which looks elsewhere.
+    looking: Option<look::Looking>,
     status: Status,
     meters: Meters,
     clock: Clock,
     origin: Instant,
     running: Running<G>,
+    /// Events that were accepted in the last confirm time.
+    before: doors::Before,
     connection: Connection,
     /// The newest offer's document, until its slot is written.
     offered: Option<(trial::Digest, Bytes)>,
@@ -117,6 +129,8 @@ struct Running<G: Gateway> {
     trial: Option<Number>,
     /// What receipts count from.
     marks: Option<G::Marks>,
+    /// What devices had done when it was put on trial, if they must get in.
+    visits: Option<doors::Visits>,
     /// Ends what is asked of it: it runs no more.
     over: CancellationToken,
     /// Ends the last probe.
@@ -126,7 +140,9 @@ struct Running<G: Gateway> {
 /// The control link as it was heard of last.
 #[derive(Default)]
 struct Connection {
-    /// The settings in use came with this generation.
+    /// What it is called now.
+    generation: u64,
+    /// The settings in use came with this one.
     since: u64,
     up: bool,
     /// Newest authentic assignment that was read over this connection.
@@ -146,8 +162,22 @@ pub struct Ears {
 impl<G: Gateway> Keeper<G> {
     /// Starts what works in the background.
     pub fn new(parts: Parts<G>) -> (Self, Ears) {
-        let Parts { live, tasks, own, again, begun, store, inbox, link, status, meters, clock, commands, origin } =
-            parts;
+        let Parts {
+            live,
+            tasks,
+            own,
+            again,
+            begun,
+            store,
+            local_only,
+            inbox,
+            link,
+            status,
+            meters,
+            clock,
+            commands,
+            origin,
+        } = parts;
         let (answers, answered) = mpsc::channel(ANSWERS_MAX);
         let jobs = work::start(&tasks, store.clone(), answers.clone());
         let (trust, trusted) = watch::channel(Arc::new(inbox.trust().clone()));
@@ -167,17 +197,21 @@ impl<G: Gateway> Keeper<G> {
             own,
             again,
             machine,
+            reopen: (store.is_none() && !local_only).then(reopen::first),
             store,
+            local_only,
             inbox,
             trust,
             link,
             settings: None,
             proven: Vec::new(),
+            looking: None,
             status,
             meters,
             clock,
             origin,
             running,
+            before: doors::Before::default(),
             connection: Connection::default(),
             offered: None,
             versions: VecDeque::new(),
@@ -205,7 +239,11 @@ impl<G: Gateway> Keeper<G> {
         let (generation, actions, inputs) = ears.begun;
         let applied = match self.running.trial {
             // The committed one was started.
-            Some(_) => self.apply(generation, self.running.place).await,
+            Some(_) => {
+                let applied = self.apply(generation, self.running.place).await;
+                self.mark_doors(true);
+                applied
+            }
             None => {
                 self.prove_from_here().await;
                 self.connect(generation);
@@ -221,6 +259,7 @@ impl<G: Gateway> Keeper<G> {
             let tick = self.machine.deadline().map(|at| self.origin + Duration::from_millis(at));
             let present = self.teller.next_presence();
             let unread = self.unread.clone();
+            let reopen = self.reopen.map(|(at, _)| at);
             tokio::select! {
                 () = stopping.cancelled() => break,
                 Some(input) = ears.answers.recv() => self.feed(input).await,
@@ -234,6 +273,8 @@ impl<G: Gateway> Keeper<G> {
                         self.read(letter).await;
                     }
                 }
+                () = sleep_until(self.next_sample()) => self.sample(),
+                () = sleep_until(reopen.unwrap_or_else(Instant::now)), if reopen.is_some() => self.reopen().await,
                 () = sleep_until(present.unwrap_or_else(Instant::now)), if present.is_some() => self.present(),
             }
         }
@@ -272,6 +313,7 @@ impl<G: Gateway> Keeper<G> {
                     self.work(work::Job::WriteSlot { slot, number, digest, document }, &mut answers);
                 }
                 Action::Apply { generation, place } => answers.push(self.apply(generation, place).await),
+                Action::Look { generation, place } => answers.extend(self.look(generation, place).await),
                 Action::Probe { probe } => self.probe(probe),
                 Action::CheckHealth { check } => self.check_health(check),
                 Action::Report(report) => {
@@ -319,7 +361,7 @@ impl<G: Gateway> Keeper<G> {
         let version = |digest: &trial::Digest| self.versions.iter().find(|(of, _)| of == digest).map(|(_, v)| *v);
         let mut snapshot = status::of(&self.machine, self.now(), &self.inbox, version);
         snapshot.refused = self.refused.clone();
-        snapshot.local_only = self.store.is_none();
+        snapshot.local_only = self.local_only;
         snapshot.open &= self.store.is_some();
         self.status.set(snapshot);
     }
@@ -352,7 +394,7 @@ impl<G: Gateway> Keeper<G> {
 impl<G: Gateway> Running<G> {
     fn new(place: Place, generation: u64, trial: Option<Number>) -> Self {
         let over = CancellationToken::new();
-        Self { place, generation, trial, marks: None, probe_over: over.child_token(), over }
+        Self { place, generation, trial, marks: None, visits: None, probe_over: over.child_token(), over }
     }
 }
 
@@ -366,7 +408,9 @@ fn trial_of(machine: &trial::Machine, place: Place) -> Option<Number> {
 pub fn policy(own: &EdgeConfig) -> Policy {
     let downlink = &own.downlink;
     let confirm_ms = Millis::try_from(downlink.confirm.as_millis()).unwrap_or(Millis::MAX);
-    Policy { confirm_ms, health: !downlink.health_command.is_empty(), ..Policy::default() }
+    let away_ms = Millis::try_from(downlink.lost_after.as_millis()).unwrap_or(Millis::MAX);
+    // Whether devices get in is always asked; the operator's own check comes after it.
+    Policy { confirm_ms, health: true, away_ms, ..Policy::default() }
 }
 
 /// As it is told.

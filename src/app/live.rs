@@ -3,6 +3,9 @@
 
 mod gateway;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
 use crate::config::edge::{Identity, Mqtt};
 use crate::config::{Changes, EdgeConfig};
 use crate::ingest::bridge::Bridging;
@@ -60,6 +63,8 @@ pub struct Live {
     pub allowed: Allowed,
     /// What is on trial, when a part of it waits: see [`Live::try_out`].
     pub on_trial: Option<EdgeConfig>,
+    /// Events that were appended as probes.
+    pub probes: Arc<AtomicU64>,
     /// An attempt failed half-way: what is in effect is not `config` alone.
     pub unsure: bool,
 }

@@ -83,6 +83,11 @@ impl Cloud {
         self.call("GET", path, "")
     }
 
+    /// Takes something away.
+    pub fn delete(&self, path: &str) -> Result<Value, CliError> {
+        self.call("DELETE", path, "")
+    }
+
     /// Gives an order, again when it is not answered: it must be one that counts once.
     pub fn post(&self, path: &str, body: &str) -> Result<Value, CliError> {
         let mut tries = 1;

@@ -10,6 +10,7 @@ pub const AFTER: &str = "\
   tidegate nodes
   tidegate nodes --group plant-7
   tidegate nodes press-7 --json
+  tidegate nodes press-7 --reset-key
 
 STATE is \"ok\" when the gateway runs what it is to run. \"own file\" is a gateway's own configuration, without any document.
 
@@ -24,6 +25,9 @@ pub struct NodesArgs {
     /// Only those of this group (node.groups)
     #[arg(long)]
     group: Option<String>,
+    /// Its disk was replaced: believe the key with which it signs its reports now
+    #[arg(long, requires = "node")]
+    reset_key: bool,
     /// Print JSON, one line each
     #[arg(long)]
     json: bool,
@@ -34,6 +38,10 @@ pub struct NodesArgs {
 /// Runs it; gives what is to be printed.
 pub fn run(args: &NodesArgs) -> Result<String, CliError> {
     let cloud = args.at.client()?;
+    if let (Some(node), true) = (&args.node, args.reset_key) {
+        cloud.delete(&format!("/v1/nodes/{}/key", encode(node)))?;
+        return Ok(format!("{node}: the next key that speaks for it is its own\n"));
+    }
     let nodes = match &args.node {
         Some(node) => vec![cloud.get(&format!("/v1/nodes/{}", encode(node)))?],
         None => {
@@ -66,6 +74,9 @@ pub fn state(node: &Value) -> String {
     let assigned = &node["assignment"];
     let (number, decided) = (assigned["number"].as_u64(), &node["decided"]);
     let mut parts = Vec::new();
+    if let Some(key) = node["stranger"]["key"].as_str() {
+        parts.push(format!("key {key} speaks for it too and is not believed (was its disk replaced? --reset-key)"));
+    }
     if node["present"] != true {
         parts.push(if node["left"] == true { "stopped".to_owned() } else { "away".to_owned() });
     }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Buf;
-use futures_util::{Stream, StreamExt as _};
+use futures_util::Stream;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -26,6 +26,7 @@ use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use warp::reply::Reply;
 
 use self::answer::{Problem, Query, json, typed};
+use self::body::{Bodies, Body};
 use super::board::{LaneBoard, LaneStatus};
 use super::control::views::StatusView;
 use super::control::{Control, http};
@@ -36,6 +37,7 @@ use crate::sys::tasks::Tasks;
 
 pub(super) mod answer;
 mod audit;
+pub(super) mod body;
 
 /// Most connections at once; further ones wait in the kernel's queue. Operators and their dashboards, no devices.
 const CONNECTIONS_MAX: usize = 512;
@@ -45,9 +47,6 @@ const LISTENERS_MAX: usize = 256;
 
 /// Time for a request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Time for a request's body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A peer that takes none of our bytes for so long is given up by the kernel: a listener that stopped reading.
 const PEER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -90,6 +89,7 @@ pub(super) struct Shared {
     pub metrics: Metrics,
     pub stopping: CancellationToken,
     pub control: Control,
+    pub bodies: Bodies,
 }
 
 /// Answers on `listener` until the group stops.
@@ -192,9 +192,14 @@ async fn respond<B: Buf>(
     let Request { method, headers, from, .. } = request;
     let (path, query) = (request.path.as_str(), Query::parse(&request.query)?);
     if http::is_here(path) {
-        let body = gather(body, http::body_bytes_max(path)).await?;
         let asked = http::Asked { method, path, query: &query, headers, from: *from };
-        return shared.control.answer(asked, &body).await;
+        // Who asks, and for what, is looked at before anything is read for him.
+        let admitted = shared.control.admit(&asked)?;
+        let body = match admitted.bytes_max {
+            0 => Body::default(),
+            bytes_max => shared.bodies.gather(body, bytes_max).await?,
+        };
+        return shared.control.answer(&asked, &admitted, &body.bytes).await;
     }
     match (path, method) {
         (path, &(Method::GET | Method::HEAD)) => get(shared, path, &query),
@@ -204,35 +209,6 @@ async fn respond<B: Buf>(
         }
         (path, _) => Err(no_such(path)),
     }
-}
-
-/// A request's body, of at most `bytes_max`.
-async fn gather<B: Buf>(
-    body: impl Stream<Item = Result<B, warp::Error>>,
-    bytes_max: usize,
-) -> Result<Vec<u8>, Problem> {
-    let mut body = std::pin::pin!(body);
-    let whole = async {
-        let mut bytes = Vec::new();
-        while let Some(chunk) = body.next().await {
-            let mut chunk =
-                chunk.map_err(|e| Problem::new(StatusCode::BAD_REQUEST, format!("the body broke off: {e}")))?;
-            if bytes.len() + chunk.remaining() > bytes_max {
-                let text = format!("the body has more than {bytes_max} bytes");
-                return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, text));
-            }
-            while chunk.has_remaining() {
-                let part = chunk.chunk();
-                bytes.extend_from_slice(part);
-                let read = part.len();
-                chunk.advance(read);
-            }
-        }
-        Ok(bytes)
-    };
-    let slow =
-        || Problem::new(StatusCode::REQUEST_TIMEOUT, format!("the body took more than {} s", BODY_TIMEOUT.as_secs()));
-    tokio::time::timeout(BODY_TIMEOUT, whole).await.unwrap_or_else(|_| Err(slow()))
 }
 
 const PATHS: [&str; 6] = ["/v1/audit", "/v1/stream", "/v1/status", "/healthz", "/readyz", "/metrics"];

@@ -77,7 +77,7 @@ pub fn start(
 ) -> Result<(), StartError> {
     let sink = the_sink(config)?;
     let owner = Arc::new(own(sink)?);
-    let control = Control::start(tasks, config, &clock)?;
+    let control = Control::start(tasks, config, &clock, metrics)?;
     let (meters, live) = (AllMeters::new(metrics), Live::default());
     let mut boards = Vec::with_capacity(config.lanes.len());
     for configured in &config.lanes {
@@ -112,6 +112,7 @@ pub fn start(
             metrics: metrics.clone(),
             stopping: tasks.stopping().clone(),
             control,
+            bodies: Default::default(),
         },
     );
     Ok(())

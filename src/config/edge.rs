@@ -214,6 +214,10 @@ section! {
         /// How long a pushed configuration has to prove itself: to reach Pulsar, and to get an event acknowledged. Else it is
         /// undone.
         confirm: Duration = Duration::from_secs(85), key(Time(Duration::from_secs(1), Duration::from_secs(3600)));
+        /// While a pushed document runs: how long the control link may be without a connection before the settings of the
+        /// document before, and then this file's, are tried for the time `confirm`; in vain, again after twice the time, at
+        /// most a day. Where this gateway's assignment is found it goes on with those.
+        lost_after: Duration = Duration::from_secs(3600), key(Time(Duration::from_secs(5), Duration::from_secs(86_400)));
         /// Program and arguments that must also succeed (exit code 0) before a pushed configuration is kept. Run as it
         /// stands here, without a shell; again every 5 s while it fails.
         health_command: Vec<String> = Vec::new(),

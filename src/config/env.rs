@@ -8,7 +8,10 @@ use std::fmt;
 pub const PREFIX: &str = "TIDEGATE_";
 
 /// Variables that belong to the command line, the build and the scripts, not to the configuration.
-const NOT_CONFIGURATION: [&str; 5] = [
+const NOT_CONFIGURATION: [&str; 8] = [
+    "TIDEGATE_CLOUD",
+    "TIDEGATE_CLOUD_TOKEN",
+    "TIDEGATE_CLOUD_TOKEN_FILE",
     "TIDEGATE_CONFIG",
     "TIDEGATE_LOG",
     "TIDEGATE_REWRITE_CONFIG",

@@ -1,10 +1,25 @@
-//! What a node tells the cloud about itself and its assignments: one JSON object a message. [pure]
+//! What a node tells the cloud about itself and its assignments. [pure]
+//!
+//! ```text
+//! {"node":"press-7","incarnation":"…","what":{"present":{…}}}                             the report
+//! {"key":"tidegate-pub-ed25519:…","sig":"…"}                                              its proof
+//! ```
+//! A message is these two lines. The signature is the node's (Ed25519, RFC 8032) over DSSE's pre-authentication encoding of
+//! [`MEDIA_TYPE`] and the first line as it stands: nothing that a node signs can be taken for anything else. Not an envelope
+//! as documents have it: base64 would make each of many reports twice as large.
 
 use serde::{Deserialize, Serialize};
 
-use super::artefact::Digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::artefact::envelope::pae;
+use super::artefact::{Digest, PublicKey, SecretKey};
 use super::number::{Number, is_zero};
 use super::trial;
+
+/// What a node's signature says that it is under.
+pub const MEDIA_TYPE: &str = "application/vnd.tidegate.report.v1+json";
 
 /// Largest report: names, a reason, and a few numbers for each lane.
 pub const REPORT_BYTES_MAX: usize = 64 * 1024;
@@ -54,6 +69,53 @@ impl Running {
     /// The assignment's place.
     pub fn at(&self) -> Number {
         Number::new(self.epoch, self.number)
+    }
+}
+
+/// The second line of a message.
+#[derive(Serialize, Deserialize)]
+struct Proof {
+    key: PublicKey,
+    /// Base64.
+    sig: String,
+}
+
+/// A message, taken apart; nothing of it is verified.
+#[derive(Clone, Debug)]
+pub struct Claim<'m> {
+    /// The report's line.
+    pub report: &'m [u8],
+    /// Whose it says that it is.
+    pub key: PublicKey,
+    signature: Vec<u8>,
+}
+
+impl<'m> Claim<'m> {
+    /// Takes a message apart; `None`: it has no proof.
+    pub fn of(message: &'m [u8]) -> Option<Self> {
+        let end = message.iter().position(|byte| *byte == b'\n')?;
+        let (report, proof) = (message.get(..end)?, message.get(end + 1..)?);
+        let Proof { key, sig } = serde_json::from_slice(proof).ok()?;
+        Some(Self { report, key, signature: STANDARD.decode(sig).ok()? })
+    }
+
+    /// Whether whoever has the key has signed the report.
+    pub fn is_proven(&self) -> bool {
+        self.key.verifies(&pae(MEDIA_TYPE, self.report), &self.signature)
+    }
+}
+
+impl NodeReport {
+    /// The message of it, signed by the node's `key`. Without one nobody counts it.
+    pub fn message(&self, key: Option<&SecretKey>) -> Vec<u8> {
+        let mut message = serde_json::to_vec(self).unwrap_or_default(); // strings and numbers can be written
+        if let Some(key) = key {
+            let sig = STANDARD.encode(key.sign(&pae(MEDIA_TYPE, &message)));
+            let proof = serde_json::to_vec(&Proof { key: key.public().clone(), sig }).unwrap_or_default();
+            message.push(b'\n');
+            message.extend_from_slice(&proof);
+        }
+        message
     }
 }
 
@@ -194,5 +256,39 @@ mod tests {
         assert_eq!(serde_json::from_str::<NodeReport>(&text).unwrap(), report);
         let later = text.replacen('{', "{\"later\":{},", 1);
         assert_eq!(serde_json::from_str::<NodeReport>(&later).unwrap(), report);
+    }
+
+    #[test]
+    fn what_a_node_says_is_proven_by_its_key_and_by_no_other() {
+        let report = NodeReport {
+            node: "press-7".into(),
+            incarnation: "00ff".into(),
+            at_ms: None,
+            software: "0.1.0\n".into(),
+            groups: Vec::new(),
+            committed: Running { epoch: 0, number: 0, sha256: None },
+            trial: None,
+            accepted: None,
+            what: What::Leaving,
+        };
+        let [key, other] = [1, 2].map(|n| SecretKey::from_seed(&[n; 32]).unwrap());
+        let message = report.message(Some(&key));
+        let claim = Claim::of(&message).unwrap();
+        assert_eq!(serde_json::from_slice::<NodeReport>(claim.report).unwrap(), report);
+        assert!(claim.is_proven() && claim.key == *key.public());
+        assert!(!Claim { key: other.public().clone(), ..claim.clone() }.is_proven());
+        assert!(
+            Claim::of(&report.message(None)).is_none() && Claim::of(b"").is_none() && Claim::of(b"{}\n{}").is_none()
+        );
+        // Any byte of what is said.
+        for i in 0..claim.report.len() {
+            let mut forged = message.clone();
+            forged[i] ^= 1;
+            assert!(Claim::of(&forged).is_none_or(|claim| !claim.is_proven()), "byte {i}");
+        }
+        // What was signed for another purpose.
+        let sig = STANDARD.encode(key.sign(&pae("application/vnd.tidegate.command.v1+json", claim.report)));
+        let proof = serde_json::to_vec(&Proof { key: key.public().clone(), sig }).unwrap();
+        assert!(!Claim::of(&[claim.report, b"\n", &proof].concat()).unwrap().is_proven());
     }
 }

@@ -69,6 +69,11 @@ pub fn rollouts_topic(tenant: &str) -> String {
     format!("persistent://{tenant}/{ROLLOUTS}/config")
 }
 
+/// Topic with the keys of gateways that the cloud has pinned: whose reports count.
+pub fn keys_topic(tenant: &str) -> String {
+    format!("persistent://{tenant}/{ROLLOUTS}/keys")
+}
+
 /// Topic with the signed documents and keyrings.
 pub fn documents_topic(tenant: &str) -> String {
     format!("persistent://{tenant}/{ROLLOUTS}/documents")

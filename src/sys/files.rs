@@ -41,6 +41,22 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_dir(&parent_of(path))
 }
 
+/// Makes a file of `bytes` bytes that are really taken from the disk, or none.
+pub fn allocate(path: &Path, bytes: u64) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
+    let allocated = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes);
+    if let Err(reason) = allocated {
+        let _ = fs::remove_file(path);
+        return Err(reason.into());
+    }
+    Ok(())
+}
+
+/// Whether the disk, or what this user may have of it, is full.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Like [`replace`], for what not everybody may read: a new file gets `mode` and belongs to whom its directory belongs to, an
 /// old one keeps what it has. At no time can anybody read more than in the end.
 pub fn replace_private(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {

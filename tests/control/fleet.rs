@@ -1,11 +1,11 @@
 //! Gateways, as far as the cloud sees them: each reads its inbox, judges it with the real code, and says what came of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tidegate::cloud::control::wire::{Cluster, Heard, Outgoing, Writer, follow};
-use tidegate::downlink::artefact::{Accepted, Offer, Situation, Trust, judge};
+use tidegate::downlink::artefact::{Accepted, Digest, Offer, SecretKey, Situation, Trust, judge};
 use tidegate::downlink::report::{NodeReport, Outcome, Running, What};
 use tidegate::pulsar::names;
 use tidegate::sys::clock::Clock;
@@ -21,6 +21,8 @@ const PRESENT_EVERY: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, Default)]
 pub struct Gateway {
     pub online: bool,
+    /// It has nobody's keys.
+    pub distrusts: bool,
     pub groups: Vec<String>,
     pub accepted: Accepted,
     pub committed: Running0,
@@ -46,7 +48,14 @@ pub struct Fleet {
     tenant: String,
     gateways: Arc<Mutex<BTreeMap<String, Gateway>>>,
     reports: mpsc::UnboundedSender<NodeReport>,
+    /// Disks that were replaced: gateways that speak with another key than at first.
+    replaced: Arc<Mutex<BTreeSet<String>>>,
     cluster: Cluster,
+}
+
+/// The key of a gateway, or of the one whose disk was replaced.
+pub fn key_of(node: &str, is_replaced: bool) -> SecretKey {
+    SecretKey::from_seed(&Digest::of(format!("{node} {is_replaced}").as_bytes()).bytes()).unwrap()
 }
 
 impl Fleet {
@@ -56,9 +65,12 @@ impl Fleet {
         let (writer, work) = Writer::new(cluster.clone(), topic, Clock::system(), tasks.stopping().clone());
         tasks.spawn_contained("reports", work);
         let (reports, mut sends) = mpsc::unbounded_channel::<NodeReport>();
+        let replaced = Arc::new(Mutex::new(BTreeSet::<String>::new()));
+        let of = replaced.clone();
         tasks.spawn_contained("reporter", async move {
             while let Some(report) = sends.recv().await {
-                let payload = serde_json::to_vec(&report).unwrap();
+                let is_replaced = of.lock().unwrap().contains(&report.node);
+                let payload = report.message(Some(&key_of(&report.node, is_replaced)));
                 let message = Outgoing { key: report.node, properties: Vec::new(), payload: payload.into() };
                 // A gateway repeats it until it has the receipt.
                 while writer.write(message.clone()).await.is_err() {
@@ -67,7 +79,7 @@ impl Fleet {
             }
         });
         let gateways = Arc::new(Mutex::new(BTreeMap::new()));
-        Self { tasks, trust, tenant: tenant.to_owned(), gateways, reports, cluster: cluster.clone() }
+        Self { tasks, trust, tenant: tenant.to_owned(), gateways, reports, replaced, cluster: cluster.clone() }
     }
 
     /// Gateways of this group appear.
@@ -116,6 +128,16 @@ impl Fleet {
         }
     }
 
+    /// Another disk: the gateway makes another key.
+    pub fn replace_disk(&self, name: &str) {
+        self.replaced.lock().unwrap().insert(name.to_owned());
+    }
+
+    /// This gateway's keys are not those of the others.
+    pub fn distrusts(&self, name: &str) {
+        self.gateways.lock().unwrap().get_mut(name).unwrap().distrusts = true;
+    }
+
     pub fn all(&self) -> BTreeMap<String, Gateway> {
         self.gateways.lock().unwrap().clone()
     }
@@ -137,6 +159,8 @@ fn take(gateway: &mut Gateway, name: &str, trust: &Trust, reports: &mpsc::Unboun
         return;
     }
     let Some(bytes) = gateway.waiting.take() else { return };
+    let nobody = Trust::default();
+    let trust = if gateway.distrusts { &nobody } else { trust };
     let situation = Situation { node: name, trust, accepted: gateway.accepted, now: None };
     let offer = match judge(&bytes, &situation).state {
         Ok(offer) => offer,
@@ -168,7 +192,7 @@ fn take(gateway: &mut Gateway, name: &str, trust: &Trust, reports: &mpsc::Unboun
     let _ = reports.send(report(name, gateway, what));
 }
 
-fn report(name: &str, gateway: &Gateway, what: What) -> NodeReport {
+pub fn report(name: &str, gateway: &Gateway, what: What) -> NodeReport {
     NodeReport {
         node: name.to_owned(),
         incarnation: "00ff".into(),

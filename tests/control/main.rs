@@ -6,8 +6,11 @@ mod support;
 
 mod commands;
 mod fleet;
+mod forged;
+mod inboxes;
 mod orders;
 mod real;
 mod rollouts;
 mod site;
+mod waits;
 mod wire;

@@ -4,26 +4,26 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::support::broker::Broker;
+use crate::support::eventually;
 use crate::support::provision::{config_for, provision};
-use crate::support::{eventually, setting};
-use tidegate::cloud::control::wire::{Cluster, Entry, Heard, Inboxes, Lead, Outgoing, Writer, batch_of, fetch, follow};
+use tidegate::cloud::control::wire::{Cluster, Entry, Heard, Lead, Outgoing, Writer, fetch, follow};
 use tidegate::config::CloudConfig;
 use tidegate::pulsar::names;
 use tidegate::sys::clock::Clock;
 use tidegate::sys::tasks::Tasks;
 
-fn ready(broker: &Broker, tenant: &str) -> (CloudConfig, Cluster) {
+pub fn ready(broker: &Broker, tenant: &str) -> (CloudConfig, Cluster) {
     let config = config_for(broker, tenant);
     provision(&config, false).unwrap();
     let cluster = Cluster::of(&config.pulsar).unwrap();
     (config, cluster)
 }
 
-fn message(payload: &str) -> Outgoing {
+pub fn message(payload: &str) -> Outgoing {
     Outgoing { key: "k".into(), properties: vec![("p", payload.to_owned())], payload: payload.to_owned().into() }
 }
 
-fn reader(tasks: &Tasks, cluster: &Cluster, topic: &str) -> mpsc::Receiver<Heard> {
+pub fn reader(tasks: &Tasks, cluster: &Cluster, topic: &str) -> mpsc::Receiver<Heard> {
     let (heard, hears) = mpsc::channel();
     let work = follow(cluster.clone(), topic.to_owned(), tasks.stopping().clone(), move |h| drop(heard.send(h)));
     tasks.spawn_contained("reader", work);
@@ -37,7 +37,7 @@ fn writer(tasks: &Tasks, cluster: &Cluster, topic: &str) -> Writer {
 }
 
 /// All messages that come until the reader has caught up and `n` are there.
-fn take(hears: &mpsc::Receiver<Heard>, n: usize) -> Vec<Entry> {
+pub fn take(hears: &mpsc::Receiver<Heard>, n: usize) -> Vec<Entry> {
     let mut entries = Vec::new();
     let mut caught_up = false;
     while entries.len() < n || !caught_up {
@@ -50,7 +50,7 @@ fn take(hears: &mpsc::Receiver<Heard>, n: usize) -> Vec<Entry> {
     entries
 }
 
-fn texts(entries: &[Entry]) -> Vec<String> {
+pub fn texts(entries: &[Entry]) -> Vec<String> {
     entries.iter().map(|e| String::from_utf8(e.payload.clone().unwrap()).unwrap()).collect()
 }
 
@@ -116,33 +116,4 @@ async fn one_has_the_lead_and_the_next_one_gets_it_when_it_is_gone() {
     eventually("the lead is lost", Duration::from_secs(30), || next.over().is_cancelled(), |over| *over).await;
     assert!(waits.recv_timeout(Duration::from_secs(30)).is_ok(), "and asked for again");
     second.stop(Duration::from_secs(5)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn many_inboxes_get_their_messages_in_a_few_round_trips() {
-    let broker = Broker::shared();
-    let (_, cluster) = ready(&broker, "many");
-    let nodes = usize::try_from(setting("TIDEGATE_TEST_INBOXES", 300)).unwrap();
-    let mut inboxes = Inboxes::new(cluster.clone(), Clock::system());
-    for round in 0..3 {
-        let messages: Vec<(String, Outgoing)> = (0..nodes)
-            .map(|n| (names::inbox_topic("many", &format!("node-{n}")), message(&format!("{round}-{n}"))))
-            .collect();
-        let begun = Instant::now();
-        let mut rest = &messages[..];
-        while !rest.is_empty() {
-            let (batch, more) = rest.split_at(batch_of(rest.iter().map(|(_, m)| m.payload.len())));
-            let sent = inboxes.send(batch).await;
-            assert!(sent.iter().all(Result::is_ok), "{:?}", sent.iter().find(|s| s.is_err()));
-            rest = more;
-        }
-        println!("{nodes} inboxes, round {round}: {:?}", begun.elapsed());
-    }
-    let tasks = Tasks::new();
-    for n in [0, nodes / 2, nodes - 1] {
-        let heard = reader(&tasks, &cluster, &names::inbox_topic("many", &format!("node-{n}")));
-        let expected: Vec<String> = (0..3).map(|round| format!("{round}-{n}")).collect();
-        assert_eq!(texts(&take(&heard, 3)), expected);
-    }
-    tasks.stop(Duration::from_secs(5)).await;
 }

@@ -10,7 +10,7 @@ use pulsar::consumer::InitialPosition;
 use tidegate::downlink::artefact::{
     Assignment, Command, Digest, DocumentRef, Envelope, Keyring, Kind, Message, SecretKey,
 };
-use tidegate::downlink::report::{NodeReport, Outcome, What};
+use tidegate::downlink::report::{Claim, NodeReport, Outcome, What};
 use tidegate::event::Timestamp;
 use tidegate::pulsar::names;
 use tidegate::sys::clock::Clock;
@@ -107,7 +107,9 @@ impl Central {
         let stopping = tasks.stopping().clone();
         tasks.spawn_contained("reports of gateways", async move {
             while let Some(Some(Ok(message))) = stopping.run_until_cancelled(reports.next()).await {
-                let report = serde_json::from_slice(&message.payload.data).unwrap();
+                let claim = Claim::of(&message.payload.data).expect("a gateway proves what it reports");
+                assert!(claim.is_proven());
+                let report = serde_json::from_slice(claim.report).unwrap();
                 kept.lock().unwrap().push(report);
                 let _ = reports.ack(&message).await;
             }
@@ -213,12 +215,18 @@ impl Central {
 
     /// What `node` has reported of assignment `number`, repetitions left out.
     pub fn decided(&self, node: &str, number: u64) -> Option<Decided> {
-        self.reports(node).into_iter().find_map(|report| match report.what {
+        self.decisions(node, number).into_iter().next()
+    }
+
+    /// All that was decided of it, as often as it was told.
+    pub fn decisions(&self, node: &str, number: u64) -> Vec<Decided> {
+        let decided = self.reports(node).into_iter().filter_map(|report| match report.what {
             What::Decided { number: of, outcome, reason, detail, .. } if of == number => {
                 Some(Decided { number, outcome, reason, detail, committed: report.committed.number })
             }
             _ => None,
-        })
+        });
+        decided.collect()
     }
 
     /// Reasons for which `node` has refused messages and commands.

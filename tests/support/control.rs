@@ -138,10 +138,18 @@ impl Node {
         }
     }
 
-    /// Nothing comes for a moment.
+    /// Nothing comes for a moment, but perhaps the word that the inbox is empty.
     pub async fn quiet(&mut self) {
         assert!(self.early.is_empty(), "{:?}", self.early);
-        let heard = timeout(Duration::from_millis(700), self.heard.recv()).await;
+        let others = async {
+            loop {
+                match self.heard.recv().await {
+                    Some(Heard::Empty { .. }) => {}
+                    other => break other,
+                }
+            }
+        };
+        let heard = timeout(Duration::from_millis(700), others).await;
         assert!(heard.is_err(), "{heard:?}");
     }
 

@@ -22,6 +22,7 @@ struct State {
     /// Of the next connections: whether they are let through.
     fates: Mutex<VecDeque<bool>>,
     refused: AtomicU64,
+    closed: AtomicBool,
 }
 
 impl Proxy {
@@ -35,7 +36,8 @@ impl Proxy {
                 if shared.ended.load(Ordering::Relaxed) {
                     return;
                 }
-                if shared.fates.lock().unwrap().pop_front() == Some(false) {
+                let fate = shared.fates.lock().unwrap().pop_front();
+                if fate == Some(false) || shared.closed.load(Ordering::Relaxed) {
                     shared.refused.fetch_add(1, Ordering::Relaxed);
                     continue;
                 }
@@ -68,6 +70,12 @@ impl Proxy {
     /// Whether the next connections are let through or closed at once; those after them are.
     pub fn let_through(&self, fates: &[bool]) {
         *self.state.fates.lock().unwrap() = fates.iter().copied().collect();
+    }
+
+    /// Nobody is let through any more, and who is cut off.
+    pub fn close(&self) {
+        self.state.closed.store(true, Ordering::Relaxed);
+        self.cut();
     }
 
     /// Connections that were not let through.

@@ -12,6 +12,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tidegate::app::Source;
 use tidegate::app::choice::{Choice, Kept};
+use tidegate::app::keeper::doors::{Doors, Visits};
 use tidegate::app::keeper::gateway::{Gateway, Probe};
 use tidegate::config::edge::Downlink;
 use tidegate::config::{Changes, EdgeConfig, Env, OwnFile};
@@ -247,6 +248,10 @@ impl Gateway for Devices {
     }
 
     fn marks(&self, _: Option<&EdgeConfig>) -> Self::Marks {}
+
+    fn doors(&self) -> Doors {
+        Doors::new(Visits::default)
+    }
 
     fn probe(&self, (): &(), probe: Probe) -> impl Future<Output = ()> + Send + 'static {
         let (link, pushed, count) = (self.link.clone(), self.pushed.clone(), self.probes.clone());

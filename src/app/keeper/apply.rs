@@ -21,14 +21,23 @@ impl<G: Gateway> Keeper<G> {
         let applied = match self.load(self.own.clone(), place).await {
             Ok((config, warnings)) => {
                 warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-                self.put(config, place, trial.is_some()).await
+                let same = self.settings == self.settings_of(&config);
+                // What the link has found with these settings counts.
+                if let Some(looked) = self.looking.take().filter(|_| same) {
+                    self.proven = looked.proven;
+                }
+                self.put(config, place, trial.is_some(), same).await
             }
             Err(reason) => Err(reason),
         };
         match applied {
             Ok(_) => {
-                if trial.is_none() {
-                    self.prove_from_here().await;
+                match trial {
+                    Some(_) => self.mark_doors(false),
+                    None => {
+                        self.prove_from_here().await;
+                        self.keep_proven().await;
+                    }
                 }
                 self.connect(generation);
                 Input::Applied { generation }
@@ -40,9 +49,9 @@ impl<G: Gateway> Keeper<G> {
         }
     }
 
-    /// Puts `config` into effect, or on trial. What was found at the addresses of other settings says nothing about these.
-    async fn put(&mut self, config: EdgeConfig, place: Place, on_trial: bool) -> Result<Changes, String> {
-        if self.settings != self.settings_of(&config) {
+    /// Puts `config` into effect, or on trial. What was found at the addresses of other settings says nothing about it.
+    async fn put(&mut self, config: EdgeConfig, place: Place, on_trial: bool, same: bool) -> Result<Changes, String> {
+        if !same {
             self.proven = if on_trial { Vec::new() } else { self.proven_before(place) };
         }
         if on_trial {
@@ -53,7 +62,7 @@ impl<G: Gateway> Keeper<G> {
     }
 
     /// The control link's.
-    fn settings_of(&self, config: &EdgeConfig) -> Option<Settings> {
+    pub(super) fn settings_of(&self, config: &EdgeConfig) -> Option<Settings> {
         // Its addresses were read when it was checked.
         Settings::of(config, self.live.incarnation()).unwrap_or_default()
     }
@@ -81,9 +90,13 @@ impl<G: Gateway> Keeper<G> {
 
     /// The control link uses what is in effect.
     pub(super) fn connect(&mut self, generation: u64) {
-        let settings = self.settings_of(self.live.wanted());
+        self.set_link(self.settings_of(self.live.wanted()), generation);
+    }
+
+    /// The control link uses these.
+    pub(super) fn set_link(&mut self, settings: Option<Settings>, generation: u64) {
         let connection = &mut self.connection;
-        (connection.up, connection.told) = (false, false);
+        (connection.generation, connection.up, connection.told) = (generation, false, false);
         if self.settings != settings {
             (connection.since, connection.seen) = (generation, Number::default());
             self.settings.clone_from(&settings);
@@ -114,7 +127,8 @@ impl<G: Gateway> Keeper<G> {
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let before = std::mem::replace(&mut self.own, own);
         let (place, on_trial) = (self.running.place, self.running.trial.is_some());
-        match self.put(config, place, on_trial).await {
+        let same = self.settings_of(self.live.wanted()) == self.settings_of(&config);
+        match self.put(config, place, on_trial, same).await {
             Ok(changes) => {
                 self.follow(&changes);
                 let now = changes.at_once().join(", ");
@@ -146,7 +160,7 @@ impl<G: Gateway> Keeper<G> {
             self.publish_trust(self.inbox.trust().clone());
             self.machine.set_policy(policy(self.own.alone()));
         }
-        if changes.uplink {
+        if changes.uplink && self.looking.is_none() {
             self.connect(self.running.generation);
         }
     }

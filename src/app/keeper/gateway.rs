@@ -2,6 +2,7 @@
 
 use tokio::sync::mpsc;
 
+use super::doors::Doors;
 use crate::config::edge::Downlink;
 use crate::config::{Changes, EdgeConfig};
 use crate::downlink::keeper::health;
@@ -51,6 +52,9 @@ pub trait Gateway: Send + Sync + 'static {
 
     /// Answers `probe` once Pulsar has acknowledged enough since `from`; dropped when nobody asks any more.
     fn probe(&self, from: &Self::Marks, probe: Probe) -> impl Future<Output = ()> + Send + 'static;
+
+    /// What devices do.
+    fn doors(&self) -> Doors;
 
     /// The operator's own check. The error says how it failed.
     fn health(&self, own: &Downlink) -> impl Future<Output = Result<(), String>> + Send + 'static {

@@ -18,6 +18,9 @@ use crate::downlink::link::Heard;
 use crate::downlink::trial::{Assigned, Input, Number};
 use crate::pulsar::wire::Address;
 
+/// The reason of a refusal that will be none once the disk has room.
+const NOT_STORED: &str = "not-stored";
+
 /// What the disk does not take now is tried again after this: room on a full one comes with what the uplink delivers.
 const READ_AGAIN: Duration = Duration::from_secs(30);
 
@@ -35,12 +38,12 @@ pub(super) struct Letter {
 impl<G: Gateway> Keeper<G> {
     pub(super) async fn hear(&mut self, heard: Heard) {
         match heard {
-            Heard::Connected { generation } if generation == self.running.generation => {
+            Heard::Connected { generation } if generation == self.connection.generation => {
                 self.connection.up = true;
                 self.teller.up();
                 self.consider_connection().await;
             }
-            Heard::Disconnected { generation, why } if generation == self.running.generation => {
+            Heard::Disconnected { generation, why } if generation == self.connection.generation => {
                 (self.connection.up, self.connection.told, self.connection.seen) = (false, false, Number::default());
                 self.teller.down();
                 self.feed(Input::Disconnected { generation, detail: why }).await;
@@ -64,7 +67,7 @@ impl<G: Gateway> Keeper<G> {
     /// The machine hears that Pulsar is connected. On trial that is not enough, nor where a document says what Pulsar is: it
     /// must be the one that has the assignment, or no other one would ever come.
     pub(super) async fn consider_connection(&mut self) {
-        let generation = self.running.generation;
+        let generation = self.connection.generation;
         if !self.connection.up || self.connection.told {
             return;
         }
@@ -76,7 +79,7 @@ impl<G: Gateway> Keeper<G> {
             }
             _ => {
                 self.connection.told = true;
-                let input = match self.running.trial.is_some() {
+                let input = match self.running.trial.is_some() && self.looking.is_none() {
                     true => self.deliver(generation).await,
                     false => Input::Connected { generation },
                 };
@@ -101,6 +104,11 @@ impl<G: Gateway> Keeper<G> {
     /// Looks at an inbox message; what cannot be stored now is looked at again later.
     pub(super) async fn read(&mut self, letter: Letter) {
         self.unread = None;
+        if self.reopen.is_some() {
+            // Kept for the moment from which on there are files.
+            self.unread = Some((Instant::now() + READ_AGAIN, letter));
+            return;
+        }
         if !self.inbox.is_open() || self.store.is_none() {
             return;
         }
@@ -108,9 +116,9 @@ impl<G: Gateway> Keeper<G> {
         let Reading { keyring, asks, refused } = self.inbox.read(&letter.bytes, settled, trusted_now(&self.clock));
         if let Some((envelope, trust)) = keyring {
             let version = trust.keyring_version();
-            if !self.on_disk("the keyring", move |store| store.keep_keyring(&envelope)).await {
+            if let Err(reason) = self.on_disk("the keyring", move |store| store.keep_keyring(&envelope)).await {
                 // What stands on it does not count either.
-                return self.read_later(letter);
+                return self.read_later(letter, format!("keyring {version}: {reason}"));
             }
             tracing::info!(version, "a newer keyring is in force");
             self.publish_trust(trust.clone());
@@ -120,29 +128,32 @@ impl<G: Gateway> Keeper<G> {
         // First, so that what is new begins on a link that is known to be there.
         self.found(letter.generation, letter.at.clone(), asks.number()).await;
         let stored = match asks {
-            Asks::Try(offer) => self.offered(*offer).await,
+            Asks::Try(offer) => {
+                let number = offer.assignment.at();
+                self.offered(*offer).await.map_err(|reason| format!("assignment {number}: {reason}"))
+            }
             Asks::Again(number) => {
                 self.feed(Input::Offered(Assigned { number, digest: None })).await;
-                true
+                Ok(())
             }
-            Asks::Nothing => true,
+            Asks::Nothing => Ok(()),
         };
-        if !stored {
-            self.read_later(letter);
+        if let Err(reason) = stored {
+            self.read_later(letter, reason);
         }
     }
 
-    fn read_later(&mut self, letter: Letter) {
+    /// The cloud hears once of each message that waits for the disk; it is no decision.
+    fn read_later(&mut self, letter: Letter, reason: String) {
+        self.refuse(&letter.bytes, NOT_STORED, format!("{reason}; it is tried again every {READ_AGAIN:?}"));
         self.unread = Some((Instant::now() + READ_AGAIN, letter));
     }
 
-    /// An authentic assignment that is new. `false`: it cannot be stored.
-    async fn offered(&mut self, offer: Offer) -> bool {
+    /// An authentic assignment that is new. The error says why it cannot be stored.
+    async fn offered(&mut self, offer: Offer) -> Result<(), String> {
         let Offer { assignment, document, accepted } = offer;
         let number = assignment.at();
-        if !self.on_disk("what was assigned", move |store| store.keep_accepted(&accepted)).await {
-            return false;
-        }
+        self.on_disk("what was assigned", move |store| store.keep_accepted(&accepted)).await?;
         self.inbox.took(accepted);
         let digest = document.as_ref().map(|document| document.sha256.bytes());
         tracing::info!(%number, reason = assignment.reason, by = assignment.by, "a configuration is assigned");
@@ -154,32 +165,26 @@ impl<G: Gateway> Keeper<G> {
             let checked = check.await.unwrap_or_else(|e| Err(format!("it cannot be checked: {e}")));
             if let Err(detail) = checked {
                 self.feed(Input::Rejected { number, detail }).await;
-                return true;
+                return Ok(());
             }
             self.offered = Some((digest, text));
         }
         self.feed(Input::Offered(Assigned { number, digest })).await;
-        true
+        Ok(())
     }
 
-    /// Stores something before it counts. `false`: it cannot be.
+    /// Stores something before it counts. The error says why it cannot be.
     async fn on_disk(
         &self,
         what: &str,
         write: impl FnOnce(&store::Store) -> std::io::Result<()> + Send + 'static,
-    ) -> bool {
-        let Some(store) = self.store.clone() else { return false };
+    ) -> Result<(), String> {
+        let Some(store) = self.store.clone() else { return Err("there is nowhere to store it".to_owned()) };
         let written = tokio::task::spawn_blocking(move || write(&store)).await;
-        match written.map_err(|e| e.to_string()).and_then(|written| written.map_err(|e| e.to_string())) {
-            Ok(()) => true,
-            Err(reason) => {
-                tracing::error!(
-                    reason,
-                    "{what} cannot be stored, and does not count yet; trying again in {READ_AGAIN:?}"
-                );
-                false
-            }
-        }
+        let written = written.map_err(|e| e.to_string()).and_then(|written| written.map_err(|e| e.to_string()));
+        written.inspect_err(|reason| {
+            tracing::error!(reason, "{what} cannot be stored, and does not count yet; trying again in {READ_AGAIN:?}");
+        })
     }
 }
 

@@ -16,6 +16,7 @@
 //!   holds the assignment on trial or a newer one. Any Pulsar can be connected to; only the one that central operations
 //!   write to has that (`hear`). This comes first: another Pulsar would take events as well as ours does, and then they
 //!   would be there (`live`).
+//! - *In.* Devices that sent events before are not all refused (`doors`).
 
 use super::gateway::{Gateway, PROBE_TYPE, Probe};
 use super::{Keeper, Running};
@@ -57,11 +58,15 @@ impl<G: Gateway> Keeper<G> {
         });
     }
 
-    /// Asks for the operator's own check.
+    /// Asks whether devices get in, and for the operator's own check.
     pub(super) fn check_health(&mut self, check: u64) {
-        let run = self.live.health(&self.own.alone().downlink);
+        let (doors, command) = (self.doors_open(), self.live.health(&self.own.alone().downlink));
+        let run = async move {
+            doors.await?;
+            command.await
+        };
         let (over, answers) = (self.running.over.clone(), self.answers.clone());
-        self.tasks.spawn_contained("health command", async move {
+        self.tasks.spawn_contained("health check", async move {
             let Some(result) = over.run_until_cancelled(run).await else { return };
             let answer = match result {
                 Ok(()) => Input::Healthy { check },

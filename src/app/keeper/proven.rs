@@ -34,6 +34,9 @@ impl<G: Gateway> Keeper<G> {
 
     /// The assignment that must be found before events go anywhere; `None`: none.
     pub(super) fn needed(&self) -> Option<Number> {
+        if self.looking.is_some() {
+            return Some(self.machine.record().settled);
+        }
         let restricted = matches!(self.allowed(), Allowed::Only(_));
         self.running.trial.or_else(|| restricted.then_some(self.machine.record().committed.number))
     }
@@ -45,13 +48,17 @@ impl<G: Gateway> Keeper<G> {
         }
         let needed = self.needed();
         let Some(number) = number.filter(|number| *number >= needed.unwrap_or_default()) else {
-            if needed.is_some() && !self.proven.contains(&at) {
+            if needed.is_some() && (self.looking.is_some() || !self.proven.contains(&at)) {
                 tracing::debug!(address = %at, "nothing is assigned to this gateway there");
                 self.link.elsewhere();
             }
             return;
         };
         self.connection.seen = self.connection.seen.max(number);
+        if let Some(looking) = &mut self.looking {
+            looking.proven.push(at);
+            return self.consider_connection().await;
+        }
         let is_new = !self.proven.contains(&at);
         if is_new {
             self.proven.push(at);

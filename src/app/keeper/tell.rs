@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::Keeper;
 use super::gateway::Gateway;
+use crate::downlink::keeper::key::report_key;
 use crate::downlink::keeper::{status, trusted_now};
 use crate::downlink::link::{Link, NotSent};
 use crate::downlink::report::{NodeReport, What};
@@ -134,9 +135,23 @@ impl<G: Gateway> Keeper<G> {
         let (uptime_s, next_s) = (self.origin.elapsed().as_secs(), PRESENT_EVERY.as_secs());
         let report = self.report(What::Present { uptime_s, next_s, lanes: self.live.waiting() });
         self.teller.tell(report, Kind::Passing);
+        self.have_key();
         // A fleet that came up together does not speak together for ever.
         let share = (random::bits() % 1024) as f64 / 1024.0;
         self.teller.present_at = Some(Instant::now() + PRESENT_EVERY.mul_f64(0.75 + 0.25 * share));
+    }
+
+    /// A disk that was full at the start has room by now.
+    fn have_key(&self) {
+        if self.link.signs() {
+            return;
+        }
+        let (link, data_dir) = (self.link.clone(), self.own.alone().node.data_dir.clone());
+        self.tasks.spawn_contained("report key", async move {
+            if let Ok(Some(key)) = tokio::task::spawn_blocking(move || report_key(&data_dir)).await {
+                link.sign_with(key);
+            }
+        });
     }
 
     /// What became of a report.

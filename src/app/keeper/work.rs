@@ -40,11 +40,11 @@ impl Job {
 
     fn run(&self, store: &Store) -> io::Result<()> {
         match self {
-            Self::Persist { record, .. } => store.slots().persist(record),
+            Self::Persist { record, .. } => store.persist(record),
             Self::WriteSlot { slot, number, digest, document } => {
                 let document =
                     document.as_ref().ok_or_else(|| io::Error::other("its document is not held any more"))?;
-                store.slots().write(*slot, *number, *digest, document)
+                store.write_slot(*slot, *number, *digest, document)
             }
         }
     }

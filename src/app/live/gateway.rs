@@ -1,8 +1,11 @@
 //! The running edge as the keeper knows it: what takes effect when, and receipts on the real path.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::{Live, check};
+use crate::app::keeper::doors::{Doors, Visits};
 use crate::app::keeper::gateway::{Gateway, PROBE_TYPE, Probe};
 use crate::config::{Changes, EdgeConfig};
 use crate::downlink::report;
@@ -85,6 +88,15 @@ impl Gateway for Live {
         names.into_iter().map(mark).collect()
     }
 
+    fn doors(&self) -> Doors {
+        let (outbox, gate, probes) = (self.outbox.clone(), self.gate.clone(), self.probes.clone());
+        Doors::new(move || {
+            let stored: u64 = outbox.status().iter().map(|lane| lane.last).sum();
+            let accepted = stored.saturating_sub(probes.load(Ordering::Relaxed));
+            Visits { accepted, refused: gate.refusals() }
+        })
+    }
+
     fn probe(&self, from: &Self::Marks, probe: Probe) -> impl Future<Output = ()> + Send + 'static {
         let lane = |mark: &Mark| {
             let writer = self.outbox.writer(&mark.lane)?;
@@ -92,8 +104,13 @@ impl Gateway for Live {
             let event = Some(Event { id: random::uuid_v7(), ..probe.event.clone() });
             Some(Lane { writer, acknowledged: mark.acknowledged.clone(), from: mark.from, event })
         };
-        let lanes = from.iter().filter_map(lane).collect();
-        let asked = Asked { lanes, outbox: self.outbox.clone(), links: self.uplink.links().clone() };
+        let lanes: Vec<Lane> = from.iter().filter_map(lane).collect();
+        let asked = Asked {
+            lanes,
+            probes: self.probes.clone(),
+            outbox: self.outbox.clone(),
+            links: self.uplink.links().clone(),
+        };
         asked.until_acknowledged(probe)
     }
 }
@@ -101,6 +118,8 @@ impl Gateway for Live {
 /// A probe.
 struct Asked {
     lanes: Vec<Lane>,
+    /// See [`Live::probes`].
+    probes: Arc<AtomicU64>,
     outbox: Outbox,
     links: Links,
 }
@@ -144,6 +163,8 @@ impl Asked {
                 && is_up(lane.writer.lane())
                 && let Some(event) = lane.event.take()
             {
+                // Before it is stored: it must never look like a device's.
+                self.probes.fetch_add(1, Ordering::Relaxed);
                 lane.writer.append(vec![event]).await.map_err(|e| e.to_string())?;
             }
         }

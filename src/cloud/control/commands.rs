@@ -8,10 +8,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::Control;
 use super::orders::OrderError;
 use super::state::is_node;
 use super::wire::Outgoing;
+use super::{Control, TURNS};
 use crate::config::units::parse_duration;
 use crate::downlink::artefact::{Command, Kind, Trust};
 use crate::event::Timestamp;
@@ -101,11 +101,11 @@ impl Control {
         }
         let message = Outgoing { key: node.to_owned(), properties: Vec::new(), payload: envelope.encode().into() };
         let topic = names::commands_topic(&self.0.tenant, node);
-        let sent = self.0.to_devices.lock().await.send(&[(topic, message)]).await;
-        match sent.into_iter().next() {
-            Some(Ok(())) => Ok((command.id, command.expires_at)),
-            Some(Err(why)) => Err(OrderError::Unavailable(why)),
-            None => Err(OrderError::Unavailable("it was not sent".to_owned())),
+        let turn = node.bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
+        let _turn = self.0.turns[turn % TURNS].lock().await;
+        match self.0.inboxes.send(&topic, &message, || true).await {
+            Ok(()) => Ok((command.id, command.expires_at)),
+            Err(why) => Err(OrderError::Unavailable(why.to_string())),
         }
     }
 }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::fleet::Seen;
 use super::state::State;
 use super::wire::Held;
-use super::{AppendError, Control, LOG, REPORTS, Shared};
+use super::{AppendError, Control, LOG, REPORTS, Reign, Shared};
 use crate::cloud::rollout::{
     Assignment, Author, BATCH_MAX, NodeId, NodeReport, RolloutId, UnixMs, Verdict, Void, What,
 };
@@ -26,6 +26,13 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// A node that speaks, and has still not got its assignment, gets it again after this time.
 const SEND_AGAIN: Duration = Duration::from_secs(60);
+
+/// The same of one that had said what became of it, and runs something older all the same: its disk and its inbox are lost. The
+/// wait doubles: it may be one that refuses it for ever.
+const LOST_AGAIN: Duration = Duration::from_secs(120);
+
+/// The longest of these waits.
+const LOST_AGAIN_MAX: Duration = Duration::from_secs(3600);
 
 /// A node that refuses its assignment for so long has failed; or for as long as one that is away is waited for, if that is
 /// shorter. A gateway tells of a message that it refuses once, not whenever it reads it.
@@ -51,7 +58,7 @@ pub async fn run(control: Control, mut holds: watch::Receiver<Option<Held>>, sto
         let held = holds.borrow_and_update().clone();
         if let Some(held) = held.filter(|held| !held.over().is_cancelled()) {
             // Dropped in the middle at once when the lead is lost: what was appended is in the log, nothing else matters.
-            let over = held.over().run_until_cancelled(reign(&control)).await;
+            let over = held.over().run_until_cancelled(reign(&control, &held)).await;
             control.lock().resign();
             match over {
                 Some(Ok(())) | None => tracing::info!("the lead is lost"),
@@ -69,13 +76,13 @@ pub async fn run(control: Control, mut holds: watch::Receiver<Option<Held>>, sto
 
 impl Shared {
     fn resign(&mut self) {
-        self.leads = false;
+        (self.leads, self.reign) = (false, None);
         self.state.to_send.clear();
     }
 }
 
 /// One lead, from its claim to its end.
-async fn reign(control: &Control) -> Result<(), Over> {
+async fn reign(control: &Control, held: &Held) -> Result<(), Over> {
     while !control.lock().topics[LOG].is_read {
         tokio::time::sleep(TICK).await;
     }
@@ -88,8 +95,8 @@ async fn reign(control: &Control) -> Result<(), Over> {
     control.append_at(me.now_ms(), me.author(), What::Claimed).await?.result.map_err(Over::Fenced)?;
     {
         let mut shared = control.lock();
-        let Shared { state, leads, .. } = &mut *shared;
-        *leads = true;
+        let Shared { state, leads, reign, .. } = &mut *shared;
+        (*leads, *reign) = (true, Some(Reign { held: held.clone(), epoch: me.epoch, name: me.name.clone() }));
         state.to_send = state.rollouts.outstanding().cloned().collect();
         state.fleet.all_fresh();
     }
@@ -139,7 +146,7 @@ struct Watch {
     reports_since: Option<Instant>,
     absent_looked: Option<Instant>,
     /// Nodes that were sent their assignment again.
-    again: BTreeMap<NodeId, (u64, Instant)>,
+    again: BTreeMap<NodeId, Again>,
     /// Nodes that are there and refuse.
     refusing: BTreeMap<NodeId, Refusing>,
     /// Enrolments that were tried.
@@ -173,7 +180,32 @@ impl Refusing {
     }
 }
 
+/// When a node was sent its assignment last, as far as this look goes.
+struct Again {
+    number: u64,
+    at: Instant,
+    /// The next wait, if it is lost.
+    lost: Duration,
+}
+
 impl Watch {
+    /// A node that speaks and has not got its assignment; `is_due`: it has never said what became of it.
+    fn is_to_be_sent_again(&mut self, node: &NodeId, number: u64, is_due: bool) -> bool {
+        let new = || Again { number, at: Instant::now(), lost: LOST_AGAIN };
+        let again = self.again.entry(node.clone()).or_insert_with(new);
+        if again.number != number {
+            *again = new();
+        }
+        let is_time = again.at.elapsed() > if is_due { SEND_AGAIN } else { again.lost };
+        if is_time {
+            again.at = Instant::now();
+            if !is_due {
+                again.lost = (again.lost * 2).min(LOST_AGAIN_MAX);
+            }
+        }
+        is_time
+    }
+
     /// A node that speaks and has not taken its assignment: whether it has refused it, and so failed.
     fn refused(
         &mut self,
@@ -238,13 +270,13 @@ fn reported(state: &mut State, watch: &mut Watch, patience: Duration) -> Vec<Wha
         // A keyring with a higher epoch makes what it has the past's, also what it had decided.
         let is_past = seen.accepted.is_some_and(|(accepted, _)| accepted.epoch < epoch);
         let is_due = state.rollouts.is_outstanding(&node) || is_past;
-        if is_due && seen.number() < Number::new(epoch, assignment.number) {
-            reports.extend(watch.refused(&node, seen, &assignment, patience));
-            let (number, at) = watch.again.entry(node.clone()).or_insert((assignment.number, Instant::now()));
-            if *number != assignment.number {
-                (*number, *at) = (assignment.number, Instant::now());
-            } else if at.elapsed() > SEND_AGAIN {
-                *at = Instant::now();
+        if seen.number() < Number::new(epoch, assignment.number) {
+            if is_due {
+                reports.extend(watch.refused(&node, seen, &assignment, patience));
+            } else {
+                watch.refusing.remove(&node);
+            }
+            if watch.is_to_be_sent_again(&node, assignment.number, is_due) {
                 state.to_send.insert(node);
             }
         } else {

@@ -13,7 +13,8 @@ pub const HELD_MAX: usize = 100;
 /// Bytes of the envelopes that are kept in memory. One at least is, whatever its size.
 pub const HELD_BYTES_MAX: usize = 64 << 20;
 
-/// Documents that are known; one more forgets the oldest. Some 300 bytes each, and a change an hour for a year.
+/// Documents that are known; one more forgets the oldest tenth of those that nobody is to run. Some 300 bytes each, and a
+/// change an hour for a year.
 pub const KNOWN_MAX: usize = 10_000;
 
 /// Where a message lies in its topic.
@@ -123,11 +124,27 @@ impl Documents {
         if self.known.insert(sha256, known).is_none() {
             self.order.push_back(sha256);
         }
-        while self.order.len() > KNOWN_MAX {
-            self.order.pop_front().map(|oldest| self.known.remove(&oldest));
-        }
         self.hold(sha256, envelope);
         Ok(Stored::Document(sha256))
+    }
+
+    /// Whether there are more than need be.
+    pub fn are_many(&self) -> bool {
+        self.order.len() > KNOWN_MAX
+    }
+
+    /// Forgets the oldest that are not in use, and some more, so that this is rare.
+    pub fn forget_oldest(&mut self, is_in_use: impl Fn(Digest) -> bool) {
+        let mut surplus = self.order.len().saturating_sub(KNOWN_MAX - KNOWN_MAX / 10);
+        let known = &mut self.known;
+        self.order.retain(|sha256| {
+            let goes = surplus > 0 && !is_in_use(*sha256);
+            if goes {
+                surplus -= 1;
+                known.remove(sha256);
+            }
+            !goes
+        });
     }
 
     /// Keeps an envelope in memory, as the newest.
@@ -265,5 +282,33 @@ mod tests {
             documents.held.iter().map(|(_, e)| e.unverified_payload().len()).sum::<usize>()
         );
         assert!(documents.find(Digest::of(b"x")).is_none());
+    }
+
+    #[test]
+    fn what_is_in_use_is_not_forgotten() {
+        let mut documents = trusting(1, 2);
+        let known = |n: usize| Known {
+            sha256: Digest::of(&n.to_le_bytes()),
+            version: n as u64,
+            expires: None,
+            bytes: 0,
+            signer: key(1).public().id(),
+            by: String::new(),
+            at_ms: 0,
+            sets: Vec::new(),
+            place: Position { ledger: 1, entry: n as u64 },
+        };
+        for n in 0..=KNOWN_MAX {
+            documents.order.push_back(known(n).sha256);
+            documents.known.insert(known(n).sha256, known(n));
+        }
+        assert!(documents.are_many());
+        let used = known(0).sha256;
+        documents.forget_oldest(|sha256| sha256 == used);
+        assert_eq!(documents.newest_first().count(), KNOWN_MAX - KNOWN_MAX / 10);
+        assert!(documents.get(used).is_some() && documents.get(known(1).sha256).is_none());
+        assert!(documents.get(known(KNOWN_MAX).sha256).is_some() && !documents.are_many());
+        documents.forget_oldest(|_| true);
+        assert_eq!(documents.known.len(), documents.order.len());
     }
 }

@@ -1,13 +1,27 @@
 //! What the nodes say of themselves: the last report of each. [pure]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::super::rollout::{self, NodeId, Verdict};
+use super::reports::Dropped;
 use crate::downlink::number::Number;
 use crate::downlink::report::{Lane, NodeReport, Outcome, Running, What};
 
 /// Nodes that are remembered: as many as roll-outs can name. Some 1 KB each.
 pub const NODES_MAX: usize = rollout::NODES_MAX;
+
+/// What they may take in memory, as [`Seen::bytes`] counts: 100,000 of the usual size several times over.
+pub const BYTES_MAX: usize = 256 << 20;
+
+/// A node without an assignment that is silent for so long is forgotten. What it said is not kept longer in Pulsar either.
+pub const SILENT_MAX: Duration = Duration::from_secs(3 * 86_400);
+
+/// The same when there is no room for others.
+const SILENT_MAX_FULL: Duration = Duration::from_secs(3600);
+
+/// Longest name of a lane or group, version or incarnation that is kept, as configuration allows them.
+const NAME_MAX: usize = 64;
 
 /// Longest text of a report that is kept.
 const TEXT_MAX: usize = rollout::REASON_BYTES_MAX;
@@ -46,10 +60,12 @@ pub struct Seen {
     pub next_s: u64,
     /// What waits in each lane.
     pub lanes: Vec<Lane>,
-    /// What it decided last.
+    /// What became of its assignment, or of the one before.
     pub decided: Option<Decided>,
     /// The last message that was no offer.
     pub refused: Option<Refused>,
+    /// What it was counted as.
+    counted: usize,
 }
 
 /// What became of an assignment.
@@ -76,26 +92,47 @@ pub struct Refused {
     pub heard_ms: u64,
 }
 
+/// What the log of roll-outs says while a report is read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Log {
+    /// The number of the node's assignment.
+    pub assigned: Option<u64>,
+    /// Events read: no assignment has a higher number.
+    pub index: u64,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Fleet {
     nodes: BTreeMap<NodeId, Seen>,
     /// Who has spoken since somebody looked.
     fresh: BTreeSet<NodeId>,
+    /// Of all of them.
+    bytes: usize,
 }
 
 impl Fleet {
-    /// Takes a report that was heard at `heard_ms`. `false`: there are too many nodes.
-    pub fn apply(&mut self, report: NodeReport, heard_ms: u64) -> bool {
+    /// Takes a report that was heard at `heard_ms`, while the log of roll-outs stands at `log`.
+    pub fn apply(&mut self, report: NodeReport, heard_ms: u64, log: Log) -> Result<(), Dropped> {
         let node = NodeId::from(report.node.as_str());
-        if !self.nodes.contains_key(&node) && self.nodes.len() >= NODES_MAX {
-            return false;
+        if let What::Decided { number, .. } = report.what
+            && number > log.index
+        {
+            return Err(Dropped::Ahead { number, index: log.index });
+        }
+        if !self.nodes.contains_key(&node) && (self.nodes.len() >= NODES_MAX || self.bytes >= BYTES_MAX) {
+            return Err(Dropped::Full);
         }
         let seen = self.nodes.entry(node.clone()).or_insert_with(|| Seen::new(&report));
+        self.bytes = self.bytes.saturating_sub(seen.counted);
+        if seen.incarnation != name(report.incarnation.clone()) {
+            // Another life: what the one before decided says nothing of it.
+            (seen.decided, seen.refused) = (None, None);
+        }
         // The backlog of a process that starts is read in order; a clock that was set back must not hide a node.
         seen.heard_ms = heard_ms;
-        (seen.incarnation, seen.software) = (cut(report.incarnation), cut(report.software));
-        seen.groups = report.groups.into_iter().take(GROUPS_MAX).map(cut).collect();
+        (seen.incarnation, seen.software) = (name(report.incarnation), name(report.software));
+        seen.groups = report.groups.into_iter().take(GROUPS_MAX).map(name).collect();
         (seen.committed, seen.trial) = (report.committed, report.trial);
         let since = seen.accepted.filter(|(before, _)| Some(*before) == report.accepted).map(|(_, since)| since);
         seen.accepted = report.accepted.map(|number| (number, since.unwrap_or(heard_ms)));
@@ -103,18 +140,19 @@ impl Fleet {
         match report.what {
             What::Present { uptime_s, next_s, lanes } => {
                 (seen.uptime_s, seen.next_s) = (uptime_s, next_s.min(NEXT_S_MAX));
-                let short = |lane: Lane| Lane { name: cut(lane.name), ..lane };
+                let short = |lane: Lane| Lane { name: name(lane.name), ..lane };
                 seen.lanes = lanes.into_iter().take(LANES_MAX).map(short).collect();
             }
             What::Leaving => {}
             What::Decided { epoch, number, outcome, reason, detail, .. } => {
                 let told = Decided { epoch, number, outcome, reason: words(reason, detail), heard_ms };
                 // Repeated ones come in any order; of one number the failure counts.
-                let is_newer = |before: &Decided| {
+                let counts = |before: &Decided| {
                     let (is, was) = (Number::new(epoch, number), before.at());
-                    was < is || (was == is && verdict(outcome) >= verdict(before.outcome))
+                    before.number != number || was < is || (was == is && verdict(outcome) >= verdict(before.outcome))
                 };
-                if seen.decided.as_ref().is_none_or(is_newer) {
+                // No other number may stand in the way of the one that is waited for.
+                if log.assigned == Some(number) && seen.decided.as_ref().is_none_or(counts) {
                     seen.decided = Some(told);
                 }
             }
@@ -122,8 +160,27 @@ impl Fleet {
                 seen.refused = Some(Refused { reason: words(reason, detail), heard_ms });
             }
         }
+        seen.counted = seen.bytes();
+        if self.bytes + seen.counted > BYTES_MAX {
+            // What is needed to lead it is kept.
+            (seen.lanes, seen.counted) = (Vec::new(), 0);
+            seen.counted = seen.bytes();
+        }
+        self.bytes += seen.counted;
         self.fresh.insert(node);
-        true
+        Ok(())
+    }
+
+    /// Forgets nodes without an assignment that have been silent for long, and gives them.
+    pub fn forget_silent(&mut self, now_ms: u64, is_assigned: impl Fn(&NodeId) -> bool) -> Vec<NodeId> {
+        let is_full = self.nodes.len() >= NODES_MAX || self.bytes >= BYTES_MAX;
+        let patience = if is_full { SILENT_MAX_FULL } else { SILENT_MAX };
+        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        let is_silent = |seen: &Seen| now_ms.saturating_sub(seen.heard_ms) > patience_ms;
+        let gone = self.nodes.iter().filter(|(node, seen)| is_silent(seen) && !is_assigned(node));
+        let gone: Vec<NodeId> = gone.map(|(node, _)| node.clone()).collect();
+        gone.iter().for_each(|node| self.forget(node));
+        gone
     }
 
     /// What a node said last.
@@ -159,7 +216,7 @@ impl Fleet {
 
     /// Forgets a node that is gone for good.
     pub fn forget(&mut self, node: &NodeId) {
-        self.nodes.remove(node);
+        self.bytes = self.bytes.saturating_sub(self.nodes.remove(node).map_or(0, |seen| seen.counted));
         self.fresh.remove(node);
     }
 }
@@ -180,7 +237,21 @@ impl Seen {
             lanes: Vec::new(),
             decided: None,
             refused: None,
+            counted: 0,
         }
+    }
+
+    /// What it takes in memory, and no less than its part of an answer.
+    pub fn bytes(&self) -> usize {
+        /// The record, its place in the map, and the words around it in an answer.
+        const RECORD: usize = 1024;
+        /// Each string of a list, and its numbers.
+        const ITEM: usize = 64;
+        let lanes: usize = self.lanes.iter().map(|lane| lane.name.len() + ITEM).sum();
+        let groups: usize = self.groups.iter().map(|group| group.len() + ITEM).sum();
+        let reasons = self.decided.as_ref().map_or(0, |d| d.reason.len())
+            + self.refused.as_ref().map_or(0, |refused| refused.reason.len());
+        RECORD + lanes + groups + reasons + self.incarnation.len() + self.software.len()
     }
 
     /// Whether it counts as there: heard within `present_ms`, or within twice the time that it said itself.
@@ -238,12 +309,26 @@ fn words(code: String, detail: String) -> String {
     }
 }
 
-/// What others said, in a bounded length.
-pub fn cut(mut text: String) -> String {
-    if text.len() > TEXT_MAX {
-        let end = (0..=TEXT_MAX).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+/// What others said, in a bounded length and on one line.
+pub fn cut(text: String) -> String {
+    cut_to(text, TEXT_MAX)
+}
+
+fn name(text: String) -> String {
+    cut_to(text, NAME_MAX)
+}
+
+fn cut_to(mut text: String, bytes_max: usize) -> String {
+    if text.len() > bytes_max {
+        let end = (0..=bytes_max).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
         text.truncate(end);
     }
+    if text.chars().any(char::is_control) {
+        // Each would be six characters of an answer.
+        text = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    }
+    // What was cut is not kept in memory.
+    text.shrink_to_fit();
     text
 }
 
@@ -265,6 +350,11 @@ mod tests {
         }
     }
 
+    /// The number is assigned, or nothing is.
+    fn at(number: u64) -> Log {
+        Log { assigned: (number > 0).then_some(number), index: 10 }
+    }
+
     fn decided(number: u64, outcome: Outcome) -> What {
         What::Decided { seq: number, epoch: 0, number, outcome, reason: "code".into(), detail: "words".into() }
     }
@@ -278,16 +368,14 @@ mod tests {
     #[test]
     fn a_decision_counts_by_its_number_and_a_failure_outweighs() {
         let mut fleet = Fleet::default();
-        assert!(fleet.apply(report(4, decided(5, Outcome::Reverted)), 10));
-        assert_eq!(
-            verdicts(&fleet),
-            [(5, Verdict::Failure, "code: words".into()), (4, Verdict::Success, String::new())]
-        );
+        assert_eq!(fleet.apply(report(4, decided(5, Outcome::Reverted)), 10, at(5)), Ok(()));
+        let failure = (5, Verdict::Failure, "code: words".into());
+        assert_eq!(verdicts(&fleet), [failure.clone(), (4, Verdict::Success, String::new())]);
         // An older one that is told again changes nothing; nor does a success of the same number.
-        fleet.apply(report(4, decided(4, Outcome::Committed)), 11);
-        fleet.apply(report(5, decided(5, Outcome::Committed)), 12);
-        assert_eq!(verdicts(&fleet), [(5, Verdict::Failure, "code: words".into())]);
-        fleet.apply(report(4, decided(6, Outcome::Superseded)), 13);
+        fleet.apply(report(4, decided(4, Outcome::Committed)), 11, at(5)).unwrap();
+        fleet.apply(report(5, decided(5, Outcome::Committed)), 12, at(5)).unwrap();
+        assert_eq!(verdicts(&fleet), [failure]);
+        fleet.apply(report(4, decided(6, Outcome::Superseded)), 13, at(6)).unwrap();
         assert_eq!(verdicts(&fleet), [(4, Verdict::Success, String::new())]);
         assert_eq!(fleet.get(&NodeId::from("press-7")).unwrap().number(), 6.into());
         assert_eq!(fleet.take_fresh().len(), 1);
@@ -295,25 +383,76 @@ mod tests {
     }
 
     #[test]
+    fn no_number_hides_the_one_that_is_assigned() {
+        let mut fleet = Fleet::default();
+        let ahead = Err(Dropped::Ahead { number: u64::MAX, index: 10 });
+        assert_eq!(fleet.apply(report(0, decided(u64::MAX, Outcome::Superseded)), 1, at(5)), ahead);
+        fleet.apply(report(0, decided(10, Outcome::Superseded)), 1, at(5)).unwrap();
+        fleet.apply(report(0, decided(5, Outcome::Reverted)), 2, at(5)).unwrap();
+        fleet.apply(report(0, decided(9, Outcome::Committed)), 3, at(5)).unwrap();
+        assert_eq!(verdicts(&fleet), [(5, Verdict::Failure, "code: words".into())]);
+        // The disk was lost: it is to be tried again, and nobody knows what becomes of it.
+        let again = NodeReport { incarnation: "0100".into(), ..report(0, What::Leaving) };
+        fleet.apply(again, 4, at(5)).unwrap();
+        assert_eq!(verdicts(&fleet), []);
+    }
+
+    #[test]
     fn a_node_is_present_while_it_is_heard() {
         let mut fleet = Fleet::default();
         let node = NodeId::from("press-7");
-        fleet.apply(report(0, What::Present { uptime_s: 1, next_s: 60, lanes: Vec::new() }), 1_000);
+        fleet.apply(report(0, What::Present { uptime_s: 1, next_s: 60, lanes: Vec::new() }), 1_000, at(0)).unwrap();
         let seen = fleet.get(&node).unwrap();
         assert!(seen.is_present(1_000 + 120_000, 30_000), "twice what it said");
         assert!(!seen.is_present(1_000 + 120_001, 30_000));
         assert!(seen.is_present(1_000 + 200_000, 200_000));
-        fleet.apply(report(0, What::Leaving), 2_000);
+        fleet.apply(report(0, What::Leaving), 2_000, at(0)).unwrap();
         assert!(!fleet.get(&node).unwrap().is_present(2_000, 200_000));
         fleet.forget(&node);
         assert!(fleet.is_empty() && fleet.take_fresh().is_empty());
     }
 
     #[test]
+    fn memory_is_bounded_and_who_was_never_assigned_anything_is_forgotten() {
+        let mut fleet = Fleet::default();
+        let lane = |n: usize| Lane { name: format!("{n}{}", "\n".repeat(60_000)), events: 1, bytes: 1 };
+        let ghost = |n: usize, lanes: usize| {
+            let what = What::Present { uptime_s: 1, next_s: u64::MAX, lanes: (0..lanes).map(lane).collect() };
+            let groups = (0..200).map(|n| format!("{n}{}", "g".repeat(1_000))).collect();
+            NodeReport { node: format!("ghost-{n}"), groups, ..report(0, what) }
+        };
+        fleet.apply(ghost(0, 100), 1_000, at(0)).unwrap();
+        let each = fleet.bytes;
+        assert!(each < 16 << 10, "{each}");
+        for n in 1..100 {
+            fleet.apply(ghost(n, 100), 1_000, at(0)).unwrap();
+            fleet.apply(ghost(n, 1), 1_000, at(0)).unwrap();
+        }
+        let sum = |fleet: &Fleet| fleet.nodes.values().map(Seen::bytes).sum::<usize>();
+        assert_eq!(fleet.bytes, sum(&fleet));
+        // Full: nobody new, and those who are there without what is not needed.
+        fleet.bytes = BYTES_MAX;
+        assert_eq!(fleet.apply(ghost(1_000, 1), 1_000, at(0)), Err(Dropped::Full));
+        fleet.apply(ghost(1, 2), 1_000, at(0)).unwrap();
+        assert_eq!(fleet.nodes[&NodeId::from("ghost-1")].lanes.len(), 0);
+        assert!(fleet.bytes <= BYTES_MAX);
+        let hour = 1_000 + 3_600_000;
+        fleet.bytes = BYTES_MAX;
+        assert!(fleet.forget_silent(hour, |_| false).is_empty());
+        let gone = fleet.forget_silent(hour + 1, |node| node.as_str() == "ghost-7");
+        assert_eq!((gone.len(), fleet.len()), (99, 1));
+        fleet.bytes = sum(&fleet);
+        fleet.apply(ghost(1_000, 1), 1_000, at(0)).unwrap();
+        assert!(fleet.forget_silent(1_000 + 3 * 86_400_000, |_| false).is_empty(), "there is room");
+        assert_eq!(fleet.forget_silent(1_001 + 3 * 86_400_000, |_| false).len(), 2);
+        assert_eq!(fleet.bytes, 0);
+    }
+
+    #[test]
     fn what_others_say_is_cut() {
         let mut fleet = Fleet::default();
         let what = What::Refused { reason: "é".repeat(400), detail: String::new() };
-        fleet.apply(report(0, what), 1);
+        fleet.apply(report(0, what), 1, at(0)).unwrap();
         let refused = fleet.get(&NodeId::from("press-7")).unwrap().refused.clone().unwrap();
         assert_eq!(refused.reason.len(), TEXT_MAX);
     }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! GET  /v1/nodes?group=&after=&limit=     GET /v1/nodes/{node}     DELETE /v1/nodes/{node}
+//! DELETE /v1/nodes/{node}/key             the next key that speaks for it is its own: its disk was replaced
 //! GET  /v1/documents?after=&limit=        GET /v1/documents/{sha256}
 //! POST /v1/documents                      a signed document (DSSE)  → 201, or 200 when it was there
 //! POST /v1/keyrings                       a signed keyring
@@ -29,11 +30,15 @@ use super::state::is_node;
 use super::views::{PAGE, PAGE_MAX};
 use super::{Control, DOCUMENTS, LOG, REPORTS, TopicState};
 use crate::cloud::api::answer::{Problem, Query, json, typed};
+use crate::cloud::api::body::too_large;
 use crate::downlink::artefact::Digest;
 use crate::downlink::artefact::envelope::ENVELOPE_BYTES_MAX;
 
 /// Largest order: 100,000 names of 64 characters, with room.
 pub const BODY_BYTES_MAX: usize = 8 << 20;
+
+/// Largest body of what is done with a roll-out: a reason and some groups.
+const ACT_BYTES_MAX: usize = 64 << 10;
 
 /// The paths of this part, for the message about one that is none.
 pub const PATHS: [&str; 5] = ["/v1/nodes", "/v1/documents", "/v1/keyrings", "/v1/rollouts", "/v1/history"];
@@ -60,25 +65,55 @@ pub fn is_here(path: &str) -> bool {
     PATHS.iter().any(|of| path == *of || path.strip_prefix(of).is_some_and(|rest| rest.starts_with('/')))
 }
 
-/// Most bytes of the body of a request to `path`.
-pub fn body_bytes_max(path: &str) -> usize {
-    if path == "/v1/rollouts" { BODY_BYTES_MAX } else { ENVELOPE_BYTES_MAX }
+/// A request that may be answered, once its body is there.
+pub struct Admitted {
+    parts: Vec<String>,
+    /// Who gives the order; `None`: it is none.
+    by: Option<String>,
+    /// Most bytes of the body; 0: none is read.
+    pub bytes_max: usize,
+}
+
+/// Most bytes of the body of a POST to these; 0: there is no such order, or it takes none.
+fn body_bytes_max(parts: &[&str]) -> usize {
+    match parts {
+        ["rollouts"] => BODY_BYTES_MAX,
+        ["documents" | "keyrings"] => ENVELOPE_BYTES_MAX,
+        ["rollouts", _, action] if ACTIONS.contains(action) => ACT_BYTES_MAX,
+        ["nodes", _, "devices", _, "commands"] => ENVELOPE_BYTES_MAX,
+        _ => 0,
+    }
 }
 
 impl Control {
-    /// Answers one request.
-    pub async fn answer(&self, asked: Asked<'_>, body: &[u8]) -> Result<Response, Problem> {
+    /// Looks at everything but the body: nobody makes us read one who may not give orders, or asks for nothing there is.
+    pub fn admit(&self, asked: &Asked<'_>) -> Result<Admitted, Problem> {
         let parts: Vec<String> = asked.path.split('/').skip(2).map(decoded).collect::<Result<_, _>>()?;
-        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-        match *asked.method {
-            Method::GET | Method::HEAD => self.get(&asked, &parts).await,
+        let names: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let (by, bytes_max) = match *asked.method {
+            Method::GET | Method::HEAD => (None, 0),
             Method::POST | Method::DELETE => {
                 // Before anything is said about the order: who may not give one learns nothing of it.
-                let by = self.author(&asked)?;
+                let by = self.author(asked)?;
                 asked.query.only(&[])?;
-                self.order_of(&asked, &parts, &by, body).await
+                let bytes_max = if *asked.method == Method::POST { body_bytes_max(&names) } else { 0 };
+                if bytes_max > 0 {
+                    expect_json(asked)?;
+                    expect_length(asked, bytes_max)?;
+                }
+                (Some(by), bytes_max)
             }
-            _ => Err(not_allowed(asked.path, "GET, HEAD, POST, DELETE")),
+            _ => return Err(not_allowed(asked.path, "GET, HEAD, POST, DELETE")),
+        };
+        Ok(Admitted { parts, by, bytes_max })
+    }
+
+    /// Answers one request.
+    pub async fn answer(&self, asked: &Asked<'_>, admitted: &Admitted, body: &[u8]) -> Result<Response, Problem> {
+        let parts: Vec<&str> = admitted.parts.iter().map(String::as_str).collect();
+        match &admitted.by {
+            None => self.get(asked, &parts).await,
+            Some(by) => self.order_of(asked, &parts, by, body).await,
         }
     }
 
@@ -156,7 +191,6 @@ impl Control {
         let done = |is_new: bool| if is_new { StatusCode::CREATED } else { StatusCode::OK };
         match (asked.method, parts) {
             (&Method::POST, ["documents"]) => {
-                expect_json(asked)?;
                 let stored = self.upload(body, by).await.map_err(problem)?;
                 tracing::info!(by, version = stored.version, sha256 = %stored.sha256, "a document was stored");
                 let answer = json!({
@@ -167,13 +201,11 @@ impl Control {
                 Ok(json(done(!stored.was_there), &answer))
             }
             (&Method::POST, ["keyrings"]) => {
-                expect_json(asked)?;
                 let (version, was_there) = self.upload_keyring(body, by).await.map_err(problem)?;
                 tracing::info!(by, version, "a keyring was stored");
                 Ok(json(done(!was_there), &json!({ "version": version })))
             }
             (&Method::POST, ["rollouts"]) => {
-                expect_json(asked)?;
                 let order: Order = read(body)?;
                 let (is_new, warnings) = self.create(&order, by).await.map_err(problem)?;
                 tracing::info!(by, rollout = order.id, "a roll-out was ordered");
@@ -181,14 +213,12 @@ impl Control {
                 Ok(json(done(is_new), &answer))
             }
             (&Method::POST, ["rollouts", id, action]) if ACTIONS.contains(action) => {
-                expect_json(asked)?;
                 let act: Act = if body.is_empty() { Act::default() } else { read(body)? };
                 self.act(id, action, &act, by).await.map_err(problem)?;
                 tracing::info!(by, rollout = id, action, "a roll-out was changed");
                 Ok(json(StatusCode::OK, &json!({ "rollout": self.rollout(id, usize::MAX) })))
             }
             (&Method::POST, ["nodes", node, "devices", device, "commands"]) => {
-                expect_json(asked)?;
                 let order: CommandOrder = read(body)?;
                 let (id, expires) = self.command((node, device), order, by).await.map_err(problem)?;
                 tracing::info!(by, node, device, id, "a command was sent");
@@ -199,11 +229,17 @@ impl Control {
                 tracing::info!(by, node, "a gateway was taken out");
                 Ok(json(StatusCode::OK, &json!({ "node": node })))
             }
+            (&Method::DELETE, ["nodes", node, "key"]) if is_node(node) => {
+                self.release(node, by).await.map_err(problem)?;
+                tracing::info!(by, node, "the key of a gateway was reset");
+                Ok(json(StatusCode::OK, &json!({ "node": node })))
+            }
             (_, ["rollouts", _, _]) => {
                 Err(unknown(format!("a roll-out takes POST of {}", ACTIONS.map(|a| format!("/{a}")).join(", "))))
             }
             (_, ["documents" | "rollouts" | "keyrings"]) => Err(not_allowed(asked.path, "POST")),
             (_, ["nodes" | "history"] | ["documents" | "rollouts", _]) => Err(not_allowed(asked.path, "GET, HEAD")),
+            (_, ["nodes", _, "key"]) => Err(not_allowed(asked.path, "DELETE")),
             (_, ["nodes", _]) => Err(not_allowed(asked.path, "GET, HEAD, DELETE")),
             _ => Err(unknown(format!("there is no {}; there are {}", asked.path, PATHS.join(", ")))),
         }
@@ -250,6 +286,12 @@ fn expect_json(asked: &Asked<'_>) -> Result<(), Problem> {
     }
     let text = "an order is JSON: send content-type: application/json";
     Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text))
+}
+
+/// What says itself that it is too large is not read at all.
+fn expect_length(asked: &Asked<'_>, bytes_max: usize) -> Result<(), Problem> {
+    let length = asked.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if length.is_some_and(|length| length > bytes_max) { Err(too_large(bytes_max)) } else { Ok(()) }
 }
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {

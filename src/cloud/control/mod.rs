@@ -3,7 +3,8 @@
 //! ```text
 //!  operators ─ http ─► orders ─► writer ─► rollouts/config ──────► reader ─► state (Rollouts, History)
 //!                         └────► writer ─► rollouts/documents ───► reader ─► state (Documents)       ▲ every process
-//!                                          reports/nodes ────────► reader ─► state (Fleet)           ▼ has all of it
+//!  the leader: gateways' keys ─► writer ─► rollouts/keys ─────────► reader ─► state (Keys)            │ has all of it
+//!                                          reports/nodes ────────► reader ─► state (Fleet)           ▼
 //!                                                                              │
 //!  rollouts/lead ─► lead ─► controller: decides, appends, reads it back ◄──────┤
 //!                           └► sender: signs assignments ─► control/inbox-… ◄──┘
@@ -21,8 +22,13 @@ pub mod documents;
 pub mod fleet;
 pub mod history;
 pub mod http;
+pub mod keys;
+mod later;
+mod meters;
 mod operators;
 mod orders;
+mod pins;
+pub mod reports;
 mod sender;
 pub mod state;
 pub mod views;
@@ -31,11 +37,14 @@ pub mod wire;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use self::documents::Origin;
+use self::meters::Meters;
+use self::reports::Dropped;
 use self::state::{Applied, State};
 use self::wire::{Cluster, Entry, Heard, Held, Inboxes, Lead, NotWritten, Outgoing, TopicError, Writer};
 use crate::cloud::rollout::{Author, Event, What};
@@ -43,6 +52,7 @@ use crate::config::CloudConfig;
 use crate::config::edge::Downlink;
 use crate::downlink::artefact::keys::SECRET_KEY_FILE_BYTES_MAX;
 use crate::downlink::artefact::{KeyError, SecretKey, Trust};
+use crate::observe::metrics::Metrics;
 use crate::pulsar::names;
 use crate::sys::clock::Clock;
 use crate::sys::random;
@@ -50,6 +60,15 @@ use crate::sys::tasks::Tasks;
 
 /// Time for a message to be read back after it was stored. A reader that has just lost its connection needs seconds.
 const READ_BACK_MAX: Duration = Duration::from_secs(20);
+
+/// Turns of commands: one that is not answered holds up one gateway in so many.
+const TURNS: usize = 64;
+
+/// One line in the log for each reason why reports do not count, in this time.
+const DROPPED_LINE_EVERY: Duration = Duration::from_secs(60);
+
+/// How often the metrics that are counted from the state are brought up to date.
+const METERS_EVERY: Duration = Duration::from_secs(5);
 
 /// Message property: names a message, so that who wrote it knows it when it is read.
 const ID: &str = "tg_id";
@@ -91,21 +110,37 @@ struct Inner {
     /// Told from others in the log; another one for every start.
     name: String,
     key: Option<SecretKey>,
+    meters: Meters,
     state: Mutex<Shared>,
     log: Writer,
     documents: Writer,
-    /// Sends commands for devices.
-    to_devices: tokio::sync::Mutex<Inboxes>,
+    keys: Writer,
+    /// Writes inboxes, and commands for devices.
+    inboxes: Inboxes,
+    /// One command at a time for a gateway; gateways share turns.
+    turns: [tokio::sync::Mutex<()>; TURNS],
 }
 
 struct Shared {
     state: State,
-    topics: [Topic; 3],
+    topics: [Topic; 4],
     /// Who waits for what to be read back.
     waiting: HashMap<String, oneshot::Sender<Applied>>,
     stored: HashMap<String, oneshot::Sender<Result<(), String>>>,
     leads: bool,
+    reign: Option<Reign>,
     lead_problem: Option<String>,
+    /// When a line was written about reports that do not count.
+    dropped_told: HashMap<&'static str, Instant>,
+}
+
+/// What this process' lead stands on.
+struct Reign {
+    /// The broker's word.
+    held: Held,
+    /// The log's.
+    epoch: u64,
+    name: String,
 }
 
 /// How far a topic was read.
@@ -126,6 +161,7 @@ enum TopicState {
 const LOG: usize = 0;
 const DOCUMENTS: usize = 1;
 const REPORTS: usize = 2;
+const KEYS: usize = 3;
 
 /// Why an event is not known to count.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -140,7 +176,7 @@ pub enum AppendError {
 
 impl Control {
     /// Begins to read, and to lead when it is this process' turn; until `tasks` stops.
-    pub fn start(tasks: &Tasks, config: &CloudConfig, clock: &Clock) -> Result<Self, SetupError> {
+    pub fn start(tasks: &Tasks, config: &CloudConfig, clock: &Clock, metrics: &Metrics) -> Result<Self, SetupError> {
         let control = &config.control;
         let key = control.controller_key.as_ref().map(secret_key).transpose()?;
         let trust = Trust::new(&Downlink {
@@ -159,6 +195,8 @@ impl Control {
         let writer = |topic| Writer::new(cluster.clone(), topic, clock.clone(), stop.clone());
         let (log, log_work) = writer(names::rollouts_topic(&tenant));
         let (documents, documents_work) = writer(names::documents_topic(&tenant));
+        let (keys, keys_work) = writer(names::keys_topic(&tenant));
+        tasks.spawn_contained("control keys", keys_work);
         tasks.spawn_contained("control log", log_work);
         tasks.spawn_contained("control documents", documents_work);
         let shared = Shared {
@@ -167,9 +205,11 @@ impl Control {
             waiting: HashMap::new(),
             stored: HashMap::new(),
             leads: false,
+            reign: None,
             lead_problem: None,
+            dropped_told: HashMap::new(),
         };
-        let to_devices = Inboxes::new(cluster.clone(), clock.clone());
+        let inboxes = Inboxes::new(tasks, cluster.clone(), clock.clone());
         let this = Self(Arc::new(Inner {
             config: control.clone(),
             tenant,
@@ -177,23 +217,35 @@ impl Control {
             clock: clock.clone(),
             name: random::hex16(),
             key,
+            meters: Meters::new(metrics),
             state: Mutex::new(shared),
             log,
             documents,
-            to_devices: tokio::sync::Mutex::new(to_devices),
+            keys,
+            inboxes,
+            turns: [const { tokio::sync::Mutex::const_new(()) }; TURNS],
         }));
         this.read(tasks);
         this.lead(tasks);
+        tasks.spawn_contained("control metrics", this.clone().measure(tasks.stopping().clone()));
         Ok(this)
     }
 
     fn read(&self, tasks: &Tasks) {
         let tenant = &self.0.tenant;
+        let [log_is_read, keys_are_read] = [(); 2].map(|()| CancellationToken::new());
         let follow = |topic: String, which: usize, take: fn(&Self, Entry)| {
-            let this = self.clone();
+            let (this, log_is_read, keys_are_read) = (self.clone(), log_is_read.clone(), keys_are_read.clone());
             let heard = move |heard| match heard {
                 Heard::Message(entry) => take(&this, entry),
-                Heard::CaughtUp => this.topic(which, |topic| *topic = Topic { is_read: true, problem: None }),
+                Heard::CaughtUp => {
+                    this.topic(which, |topic| *topic = Topic { is_read: true, problem: None });
+                    match which {
+                        LOG => log_is_read.cancel(),
+                        KEYS => keys_are_read.cancel(),
+                        _ => {}
+                    }
+                }
                 Heard::Problem(why) => this.problem(which, why),
             };
             wire::follow(self.0.cluster.clone(), topic, tasks.stopping().clone(), heard)
@@ -201,9 +253,44 @@ impl Control {
         let log = follow(names::rollouts_topic(tenant), LOG, Self::take_event);
         let documents = follow(names::documents_topic(tenant), DOCUMENTS, Self::take_document);
         let reports = follow(names::reports_topic(tenant), REPORTS, Self::take_report);
+        let keys = follow(names::keys_topic(tenant), KEYS, Self::take_keys);
+        tasks.spawn_contained("control keys reader", keys);
         tasks.spawn_contained("control log reader", log);
         tasks.spawn_contained("control documents reader", documents);
-        tasks.spawn_contained("control reports reader", reports);
+        // What reports say is compared with the log, and who says it with the keys.
+        let stop = tasks.stopping().clone();
+        tasks.spawn_contained("control reports reader", async move {
+            let both = async { tokio::join!(log_is_read.cancelled(), keys_are_read.cancelled()) };
+            if stop.run_until_cancelled(both).await.is_some() {
+                reports.await;
+            }
+        });
+    }
+
+    /// Brings the metrics up to date that are counted from the state.
+    async fn measure(self, stop: CancellationToken) {
+        let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let meters = &self.0.meters;
+        while !stop.is_cancelled() {
+            let (now, present_ms) = (self.now_ms(), self.present_ms());
+            let (present, known, rollouts, leads) = {
+                let mut shared = self.lock();
+                let forgotten = shared.state.forget_silent(now);
+                if forgotten > 0 {
+                    tracing::info!(forgotten, "gateways that were never assigned anything were not heard for long");
+                }
+                let (fleet, rollouts) = (&shared.state.fleet, &shared.state.rollouts);
+                let present = fleet.after(None).filter(|(_, seen)| seen.is_present(now, present_ms)).count();
+                let stages = rollouts.ids().filter_map(|id| rollouts.progress(id));
+                let active = stages.filter(|progress| progress.stage.is_active()).count();
+                (present, fleet.len(), active, shared.leads)
+            };
+            meters.present.set(gauge(present));
+            meters.away.set(gauge(known.saturating_sub(present)));
+            meters.rollouts.set(gauge(rollouts));
+            meters.lead.set(i64::from(leads));
+            let _ = tokio::time::timeout(METERS_EVERY, stop.cancelled()).await;
+        }
     }
 
     /// Without a key there is nothing that this process could send.
@@ -218,7 +305,11 @@ impl Control {
         let waits = move |why: Option<String>| this.lock().lead_problem = why;
         tasks.spawn_contained("control lead", lead.run(stop, move |h| drop(held.send_replace(Some(h))), waits));
         tasks.spawn_contained("controller", controller::run(self.clone(), holds.clone(), tasks.stopping().clone()));
-        tasks.spawn_contained("control sender", sender::run(self.clone(), tasks.stopping().clone()));
+        tasks.spawn_contained("control pins", pins::run(self.clone(), tasks.stopping().clone()));
+        tasks.spawn_contained(
+            "control sender",
+            sender::run(self.clone(), self.0.inboxes.clone(), tasks.stopping().clone()),
+        );
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -284,6 +375,9 @@ impl Control {
         let by = entry.property(BY).unwrap_or_default().to_owned();
         let origin = Origin { place: entry.place, by, at_ms: entry.published_ms };
         let stored = shared.state.document(entry.payload.as_deref(), origin);
+        if shared.topics[LOG].is_read {
+            shared.state.trim_documents();
+        }
         if let Err(refusal) = &stored {
             tracing::warn!(reason = %refusal, "a stored document or keyring is passed over");
         }
@@ -295,14 +389,23 @@ impl Control {
         }
     }
 
+    fn take_keys(&self, entry: Entry) {
+        let mut shared = self.lock();
+        shared.topics[KEYS].problem = None;
+        if let Err(reason) = shared.state.key(entry.payload.as_deref()) {
+            tracing::warn!(%reason, "a message among the keys is passed over");
+        }
+    }
+
     fn take_report(&self, entry: Entry) {
         let mut shared = self.lock();
         shared.topics[REPORTS].problem = None;
         let now = self.now_ms();
         // What lies there from before was heard when its sender says so; no clock of a gateway may reach into the future.
         let heard_ms = if shared.topics[REPORTS].is_read { now } else { entry.published_ms.min(now) };
-        if !shared.state.report(entry.key.as_deref(), entry.payload.as_deref(), heard_ms) {
-            tracing::debug!(key = entry.key, "a message among the reports is none");
+        if let Err(dropped) = shared.state.report(entry.key.as_deref(), entry.payload.as_deref(), heard_ms) {
+            self.0.meters.dropped(dropped.code());
+            shared.tell_dropped(entry.key.as_deref(), &dropped);
         }
     }
 
@@ -342,6 +445,17 @@ impl Control {
                 Ok(Ok(stored)) => stored.map_err(StoreError::Refused),
                 _ => Err(written.err().map_or(AppendError::NotReadBack, AppendError::from).into()),
             },
+        }
+    }
+}
+
+impl Shared {
+    fn tell_dropped(&mut self, key: Option<&str>, dropped: &Dropped) {
+        let now = Instant::now();
+        let told = self.dropped_told.get(dropped.code());
+        if told.is_none_or(|told| now.duration_since(*told) >= DROPPED_LINE_EVERY) {
+            self.dropped_told.insert(dropped.code(), now);
+            tracing::warn!(node = key, reason = %dropped, "a report does not count; others like it are only counted");
         }
     }
 }

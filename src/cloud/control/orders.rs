@@ -407,6 +407,8 @@ impl Control {
             return Err(OrderError::Refused(format!("{node:?} is no name of a gateway")));
         }
         let nodes = vec![NodeId::from(node)];
+        // Who comes under its name later has another key.
+        self.release(node, by).await?;
         self.order(by, What::Departed { nodes }).await?.map_err(void_error)
     }
 

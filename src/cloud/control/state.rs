@@ -1,16 +1,18 @@
 //! What a process knows: folds over the log of roll-outs, the documents and the reports. [pure]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
 use super::documents::{Documents, Origin, Stored};
-use super::fleet::Fleet;
+use super::fleet::{Fleet, Log};
 use super::history::History;
+use super::keys::Keys;
+use super::reports::Dropped;
 use crate::cloud::rollout::{Author, Event, NodeId, Rollouts, Void, What};
 use crate::downlink::artefact::assignment::NODE_BYTES_MAX;
 use crate::downlink::artefact::{Refusal, Trust};
-use crate::downlink::report::{NodeReport, REPORT_BYTES_MAX};
+use crate::downlink::report::{Claim, NodeReport, REPORT_BYTES_MAX};
 
 /// Everything.
 pub struct State {
@@ -22,6 +24,8 @@ pub struct State {
     pub documents: Documents,
     /// What the nodes say.
     pub fleet: Fleet,
+    /// Whose word that is.
+    pub keys: Keys,
     /// Nodes whose inbox is to be written, while this process has the lead.
     pub to_send: BTreeSet<NodeId>,
     /// An event of a later version was read: what the log means is not known any more, so this process must not lead.
@@ -44,6 +48,7 @@ impl State {
             history: History::default(),
             documents: Documents::new(trust),
             fleet: Fleet::default(),
+            keys: Keys::default(),
             to_send: BTreeSet::new(),
             blind: None,
         }
@@ -85,11 +90,31 @@ impl State {
         Ok(stored)
     }
 
-    /// Takes a node's report, which was sent under `key`. `false`: it is none, or of somebody else.
-    pub fn report(&mut self, key: Option<&str>, payload: Option<&[u8]>, heard_ms: u64) -> bool {
-        let Some(payload) = payload.filter(|bytes| bytes.len() <= REPORT_BYTES_MAX) else { return false };
-        let Ok(report) = serde_json::from_slice::<NodeReport>(payload) else { return false };
-        is_node(&report.node) && key.is_none_or(|key| key == report.node) && self.fleet.apply(report, heard_ms)
+    /// Takes the next message of the keys. Whom somebody else spoke for until now is forgotten until it speaks itself.
+    pub fn key(&mut self, payload: Option<&[u8]>) -> Result<(), serde_json::Error> {
+        let wrong = self.keys.apply(serde_json::from_slice(payload.unwrap_or_default())?);
+        wrong.iter().for_each(|node| self.fleet.forget(node));
+        Ok(())
+    }
+
+    /// Takes a node's report, which was sent under `key`. To be called when the log and the keys have been read: what it says
+    /// is compared with those.
+    pub fn report(&mut self, key: Option<&str>, payload: Option<&[u8]>, heard_ms: u64) -> Result<(), Dropped> {
+        let payload = payload.filter(|bytes| bytes.len() <= REPORT_BYTES_MAX).ok_or(Dropped::Unreadable)?;
+        let claim = Claim::of(payload);
+        let report = claim.as_ref().map_or(payload, |claim| claim.report);
+        let report: NodeReport = serde_json::from_slice(report).map_err(|_| Dropped::Unreadable)?;
+        if !is_node(&report.node) || key.is_some_and(|key| key != report.node) {
+            return Err(Dropped::Unreadable);
+        }
+        let (claim, node) = (claim.ok_or(Dropped::Unsigned)?, NodeId::from(&*report.node));
+        // Nobody's signature is worth the time if the key is another one.
+        if self.keys.of(&node).is_none_or(|known| *known == claim.key) && !claim.is_proven() {
+            return Err(Dropped::Forged);
+        }
+        self.keys.expect(&node, &claim.key, heard_ms)?;
+        let assigned = self.rollouts.assignment(&node).map(|assigned| assigned.number);
+        self.fleet.apply(report, heard_ms, Log { assigned, index: self.rollouts.index() })
     }
 
     /// The versions of the documents that nodes run or are to run, for answers.
@@ -97,15 +122,29 @@ impl State {
         self.documents.get(artefact(target?)).map(|known| known.version)
     }
 
-    /// How many of each document's nodes there are: what may not be forgotten lightly.
-    pub fn in_use(&self) -> BTreeMap<crate::cloud::rollout::Digest, usize> {
-        let mut uses = BTreeMap::new();
-        for node in self.rollouts.assigned() {
-            if let Some(target) = self.rollouts.assignment(node).and_then(|assignment| assignment.target) {
-                *uses.entry(target).or_default() += 1;
-            }
+    /// Forgets nodes that were never assigned anything and have not been heard for long.
+    pub fn forget_silent(&mut self, now_ms: u64) -> usize {
+        let rollouts = &self.rollouts;
+        let is_needed = |node: &NodeId| rollouts.assignment(node).is_some() || rollouts.rollout_of(node).is_some();
+        let gone = self.fleet.forget_silent(now_ms, is_needed);
+        gone.iter().for_each(|node| self.keys.forget(node));
+        gone.len()
+    }
+
+    /// Forgets documents that nobody is to run, if there are many. To be called when the log has been read.
+    pub fn trim_documents(&mut self) {
+        if self.documents.are_many() {
+            let in_use = self.in_use();
+            self.documents.forget_oldest(|sha256| in_use.contains(&target(sha256)));
         }
-        uses
+    }
+
+    /// The documents that nodes are to run or may be put back to, and those of roll-outs.
+    pub fn in_use(&self) -> BTreeSet<crate::cloud::rollout::Digest> {
+        let assigned = self.rollouts.assigned().filter_map(|node| self.rollouts.assignment(node)?.target);
+        let before = self.rollouts.assigned().filter_map(|node| self.history.previous(node).flatten());
+        let rolled = self.rollouts.ids().filter_map(|id| self.rollouts.created(id)?.target);
+        assigned.chain(before).chain(rolled).collect()
     }
 }
 
@@ -141,7 +180,10 @@ fn is_of_a_later_version(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::keys::Event as Pins;
     use super::*;
+    use crate::downlink::artefact::SecretKey;
+    use crate::downlink::report::{Running, What as Said};
 
     fn state() -> State {
         State::new(Trust::default())
@@ -162,18 +204,50 @@ mod tests {
         assert_eq!((state.blind, state.rollouts.index()), (Some(5), 5));
     }
 
+    fn report(node: &str, key: Option<u8>) -> Vec<u8> {
+        let report = NodeReport {
+            node: node.to_owned(),
+            incarnation: "0".into(),
+            at_ms: None,
+            software: "1".into(),
+            groups: Vec::new(),
+            committed: Running { epoch: 0, number: 0, sha256: None },
+            trial: None,
+            accepted: None,
+            what: Said::Leaving,
+        };
+        report.message(key.map(|n| SecretKey::from_seed(&[n; 32]).unwrap()).as_ref())
+    }
+
     #[test]
     fn a_report_counts_under_its_own_name_only() {
         let mut state = state();
-        let report = |node: &str| {
-            format!(
-                r#"{{"node":"{node}","incarnation":"0","software":"1","committed":{{"number":0}},"what":"leaving","later":1}}"#
-            )
-        };
-        let mut take = |key: Option<&str>, node: &str| state.report(key, Some(report(node).as_bytes()), 1);
+        let mut take = |key: Option<&str>, node: &str| state.report(key, Some(&report(node, Some(1))), 1).is_ok();
         assert!(take(Some("press-7"), "press-7") && take(None, "press-8"));
         assert!(!take(Some("press-7"), "press-9") && !take(None, "press 7") && !take(None, "../x") && !take(None, ""));
-        assert!(!state.report(None, Some(b"[]"), 1) && !state.report(None, None, 1));
+        for payload in [Some(&b"[]"[..]), None] {
+            assert_eq!(state.report(None, payload, 1), Err(Dropped::Unreadable));
+        }
         assert_eq!(state.fleet.len(), 2);
+    }
+
+    #[test]
+    fn a_report_counts_when_the_gateway_s_own_key_has_signed_it() {
+        let mut state = state();
+        let mut take = |message: &[u8]| state.report(None, Some(message), 1);
+        assert_eq!(take(&report("press-7", None)), Err(Dropped::Unsigned));
+        assert_eq!(take(&report("press-7", Some(1))), Ok(()));
+        assert!(matches!(take(&report("press-7", Some(2))), Err(Dropped::Stranger { .. })));
+        // The proof of another report.
+        let own = String::from_utf8(report("press-7", Some(1))).unwrap();
+        let forged = own.replace("\"0\"", "\"1\"");
+        assert_eq!(take(forged.as_bytes()), Err(Dropped::Forged));
+        assert_eq!(state.fleet.get(&NodeId::from("press-7")).unwrap().incarnation, "0");
+        // Somebody else's pin came first: what was believed is forgotten.
+        let other = SecretKey::from_seed(&[2; 32]).unwrap().public().clone();
+        let pin = Pins::Pinned { at_ms: 1, nodes: vec![(NodeId::from("press-7"), other)] };
+        state.key(Some(&serde_json::to_vec(&pin).unwrap())).unwrap();
+        assert!(state.fleet.is_empty());
+        assert_eq!(state.report(None, Some(&report("press-7", Some(2))), 1), Ok(()));
     }
 }

@@ -18,6 +18,12 @@ pub const PAGE_MAX: usize = 1_000;
 /// Entries of one answer when nothing is asked for.
 pub const PAGE: usize = 100;
 
+/// Bytes of one page of nodes, as they are in memory. In JSON it is at most twice as much, and clients take 10 MB.
+const PAGE_BYTES_MAX: usize = 4 << 20;
+
+/// A node that was never heard, and what the log knows of one that was.
+const SILENT_BYTES: usize = 1024;
+
 /// Nodes of a roll-out that are waited for and shown by name.
 const WAITING_SHOWN: usize = 50;
 
@@ -69,6 +75,17 @@ pub struct NodeView {
     decided: Option<DecidedView>,
     /// The last message that it did not take for an offer, since it has its assignment.
     refused: Option<RefusedView>,
+    /// The id of the key that speaks for it.
+    key: Option<String>,
+    /// Somebody else speaks for it as well: its reports do not count.
+    stranger: Option<StrangerView>,
+}
+
+#[derive(Debug, Serialize)]
+struct StrangerView {
+    key: String,
+    reports: u64,
+    at: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -138,6 +155,12 @@ impl NodeView {
                 at: time(d.heard_ms),
             }),
             refused: refusing(state, node).map(|r| RefusedView { reason: r.reason.clone(), at: time(r.heard_ms) }),
+            key: state.keys.id_of(node).map(|id| id.to_string()),
+            stranger: state.keys.stranger(node).map(|s| StrangerView {
+                key: s.key.id().to_string(),
+                reports: s.reports,
+                at: time(s.heard_ms),
+            }),
         }
     }
 }
@@ -291,7 +314,7 @@ pub struct StatusView {
 }
 
 impl Control {
-    fn present_ms(&self) -> u64 {
+    pub(super) fn present_ms(&self) -> u64 {
         u64::try_from(self.0.config.present_for.as_millis()).unwrap_or(u64::MAX)
     }
 
@@ -308,7 +331,13 @@ impl Control {
                 group.is_none() || groups()
             };
             let mut found = merge(heard, silent).filter(is_in).take(limit + 1).collect::<Vec<_>>();
-            let next = (found.len() > limit).then(|| found.truncate(limit)).and_then(|()| found.last());
+            let mut bytes = 0;
+            let fits = |node: &&&NodeId| {
+                bytes += SILENT_BYTES + state.fleet.get(node).map_or(0, Seen::bytes);
+                bytes <= PAGE_BYTES_MAX
+            };
+            let whole = found.iter().take(limit).take_while(fits).count().max(1);
+            let next = (found.len() > whole).then(|| found.truncate(whole)).and_then(|()| found.last());
             let next = next.map(|node| node.as_str().to_owned());
             Page {
                 items: found.into_iter().map(|node| NodeView::of(state, node, now, present)).collect(),

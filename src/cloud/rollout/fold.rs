@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use super::event::{Audience, Author, Digest, Event, Malformed, NodeId, NodeReport, RolloutId, Verdict, What};
+use super::node::Node;
 use super::progress::{Progress, Stage};
 use super::waves::Rollout;
 use super::{ACTIVE_MAX, DRAFTS_MAX, MEMBERS_MAX, NODES_MAX, Plan, ROLLBACKS_MAX, ROLLOUTS_MAX, UnixMs};
@@ -38,62 +39,6 @@ pub struct Created<'r> {
     pub retired: &'r Audience,
     /// It brings back what nodes ran before.
     pub rollback: bool,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Node {
-    /// 0: nothing was ever assigned.
-    number: u64,
-    target: Option<Digest>,
-    at_ms: UnixMs,
-    /// The roll-out that made its assignment, or took it back.
-    origin: Option<RolloutId>,
-    /// The roll-out that has it, while that is not over.
-    rollout: Option<RolloutId>,
-    /// What it said of its assignment.
-    verdict: Option<Verdict>,
-    /// What it ran well last, before its assignment.
-    good: Option<Digest>,
-    /// The assignment before, while nobody knows what became of it: it was away.
-    unknown: Option<(u64, Option<Digest>)>,
-}
-
-impl Node {
-    /// What it goes back to: the last that it ran well, or was to run and has never spoken of; nothing that failed here.
-    fn base(&self) -> Option<Digest> {
-        self.unknown.map_or(self.good, |(_, target)| target)
-    }
-
-    /// Its assignment is one of the past: something newer takes its place.
-    fn passes(&mut self) {
-        match self.verdict {
-            Some(Verdict::Success) => (self.good, self.unknown) = (self.target, None),
-            None if self.number != 0 => self.unknown = Some((self.number, self.target)),
-            _ => {}
-        }
-    }
-
-    /// Whether it has not said as much of this number.
-    fn is_news(&self, report: &NodeReport) -> bool {
-        match &self.unknown {
-            Some((number, _)) if *number == report.number => true,
-            _ => self.number == report.number && self.verdict < Some(report.verdict),
-        }
-    }
-
-    /// It speaks of its assignment, or of the one before.
-    fn hear(&mut self, report: &NodeReport) {
-        match self.unknown {
-            _ if report.number == self.number => self.verdict = self.verdict.max(Some(report.verdict)),
-            Some((number, target)) if number == report.number => {
-                self.unknown = None;
-                if report.verdict == Verdict::Success {
-                    self.good = target;
-                }
-            }
-            _ => {}
-        }
-    }
 }
 
 /// Why an event changed nothing. It stays in the log; every reader finds it void.

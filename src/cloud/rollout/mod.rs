@@ -60,6 +60,7 @@
 mod decide;
 mod event;
 mod fold;
+mod node;
 mod plan;
 mod progress;
 mod waves;

@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 use std::io;
 
+use super::inbox::{Inbox, accepted_after_loss};
 use super::store::{self, Store};
 use crate::config::{EdgeConfig, OwnFile, Warning};
-use crate::downlink::trial::{Action, Input, Machine, Place, Policy};
+use crate::downlink::artefact::KeyError;
+use crate::downlink::trial::{Action, Input, Machine, Number, Place, Policy};
 
 /// A machine whose first configuration can be started.
 #[derive(Debug)]
@@ -67,7 +69,7 @@ pub fn begin(
     loop {
         while let Some(action) = actions.pop_front() {
             match action {
-                Action::Persist { write, record } => inputs.push_back(match store.slots().persist(&record) {
+                Action::Persist { write, record } => inputs.push_back(match store.persist(&record) {
                     Ok(()) => Input::Persisted { write },
                     Err(reason) => {
                         tracing::error!(%reason, dir = %store.dir().display(), "cannot write the record of the trial");
@@ -127,6 +129,17 @@ fn committed(
         tracing::error!(reason, "the committed document cannot be used");
         own.alone().clone()
     })
+}
+
+/// Whom a gateway with its own file `own` believes, and what it took before, as far as that is stored.
+pub fn inbox(own: &EdgeConfig, store: Option<&Store>, settled: Number) -> Result<Inbox, KeyError> {
+    let (accepted, keyring) = store.map_or((None, None), |store| (store.accepted(), store.keyring()));
+    let accepted = accepted.unwrap_or_else(|| accepted_after_loss(settled));
+    let (inbox, refused) = Inbox::new(&own.node.id, &own.downlink, keyring, accepted)?;
+    if let Some(refusal) = refused {
+        tracing::warn!(%refusal, "the stored keyring does not count any more");
+    }
+    Ok(inbox)
 }
 
 #[cfg(test)]

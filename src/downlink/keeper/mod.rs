@@ -9,6 +9,7 @@
 pub mod begin;
 pub mod health;
 pub mod inbox;
+pub mod key;
 pub mod meters;
 pub mod orders;
 pub mod status;
@@ -17,7 +18,7 @@ pub mod store;
 use crate::event::time::Timestamp;
 use crate::sys::clock::Clock;
 
-pub use begin::{Begun, begin};
+pub use begin::{Begun, begin, inbox as open_inbox};
 pub use inbox::Inbox;
 pub use status::Status;
 pub use store::Store;

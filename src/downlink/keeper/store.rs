@@ -4,6 +4,7 @@
 //! downlink/trial, slot-a, slot-b    the trial (trial::slots)
 //! downlink/accepted                 epoch, number and digest of the last assignment that was taken (JSON)
 //! downlink/proven                   at which addresses the assignment of a document was found (JSON)
+//! downlink/reserve                  room for the files above when the disk is full
 //! downlink/keyring                  the newest keyring, as it came (a DSSE envelope)
 //! downlink/lock                     held by the process that uses them
 //! ```
@@ -22,12 +23,15 @@ use crate::config::{EdgeConfig, OwnFile, Warning};
 use crate::downlink::artefact::envelope::ENVELOPE_BYTES_MAX;
 use crate::downlink::artefact::{Accepted, Digest, Envelope};
 use crate::downlink::trial::slots::Slots;
-use crate::downlink::trial::{Found, Place};
+use crate::downlink::trial::{self, Found, Number, Place, Record, Slot};
 use crate::pulsar::wire::Address;
 use crate::sys::files::{self, DirLock};
 
 /// The directory in the data directory.
 pub const DIR: &str = "downlink";
+
+/// See [`RESERVE_BYTES`].
+const RESERVE: &str = "reserve";
 
 /// The name that errors give a document.
 pub const DOCUMENT: &str = "document";
@@ -40,6 +44,10 @@ const PROVEN_BYTES_MAX: usize = 64 * 1024;
 
 /// Documents whose addresses are remembered: what two slots hold, and as many that may come again.
 const PROVEN_MAX: usize = 4;
+
+/// Taken from the disk before it is full: the largest document beside the one before it, and the small files. What cures a
+/// full disk (a smaller outbox, say) must find room.
+const RESERVE_BYTES: u64 = 2 << 20;
 
 /// A document may hold tokens and passwords.
 const DIR_MODE: u32 = 0o700;
@@ -88,7 +96,44 @@ impl Store {
         let slots = Slots::open(&dir).map_err(failed)?;
         fs::set_permissions(&dir, Permissions::from_mode(DIR_MODE)).map_err(failed)?;
         let lock = DirLock::claim(&dir).map_err(failed)?.ok_or_else(|| StoreError::InUse(dir.clone()))?;
-        Ok(Self { dir, slots, _lock: lock })
+        let store = Self { dir, slots, _lock: lock };
+        store.reserve();
+        Ok(store)
+    }
+
+    /// Writes; on a full disk once more with the reserve's room.
+    fn with_room(&self, write: impl Fn() -> io::Result<()>) -> io::Result<()> {
+        match write() {
+            Ok(()) => {
+                self.reserve();
+                Ok(())
+            }
+            Err(e) if files::is_full(&e) && fs::remove_file(self.dir.join(RESERVE)).is_ok() => {
+                tracing::warn!("the disk is full: pushed configuration uses the room that was kept for it");
+                write()
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Without it what is pushed needs room on the disk like everything else: file systems that cannot promise any.
+    fn reserve(&self) {
+        let path = self.dir.join(RESERVE);
+        if !path.exists()
+            && let Err(reason) = files::allocate(&path, RESERVE_BYTES)
+        {
+            tracing::debug!(%reason, "no room is kept for pushed configuration");
+        }
+    }
+
+    /// See [`Slots::write`].
+    pub fn write_slot(&self, slot: Slot, number: Number, digest: trial::Digest, document: &[u8]) -> io::Result<()> {
+        self.with_room(|| self.slots.write(slot, number, digest, document))
+    }
+
+    /// See [`Slots::persist`].
+    pub fn persist(&self, record: &Record) -> io::Result<()> {
+        self.with_room(|| self.slots.persist(record))
     }
 
     /// Slots and record.
@@ -110,7 +155,8 @@ impl Store {
 
     /// Keeps what was taken, durably.
     pub fn keep_accepted(&self, accepted: &Accepted) -> io::Result<()> {
-        files::replace(&self.dir.join("accepted"), &serde_json::to_vec(accepted)?)
+        let bytes = serde_json::to_vec(accepted)?;
+        self.with_room(|| files::replace(&self.dir.join("accepted"), &bytes))
     }
 
     /// At which addresses the assignment of `document` was found.
@@ -149,7 +195,7 @@ impl Store {
 
     /// Keeps a keyring, durably.
     pub fn keep_keyring(&self, keyring: &Envelope) -> io::Result<()> {
-        files::replace(&self.dir.join("keyring"), keyring.encode().as_bytes())
+        self.with_room(|| files::replace(&self.dir.join("keyring"), keyring.encode().as_bytes()))
     }
 
     /// The file's bytes, if it is there and not larger than it may be.
@@ -204,7 +250,6 @@ pub fn one_line(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::config::Env;
-    use crate::downlink::trial::{Number, Slot};
 
     #[test]
     fn what_is_kept_is_found_again_by_one_process_at_a_time() {
@@ -236,6 +281,26 @@ mod tests {
             fs::write(store.dir().join("accepted"), bytes).unwrap();
             assert_eq!(store.accepted(), None);
         }
+    }
+
+    #[test]
+    fn a_full_disk_has_room_for_one_more_document_and_the_room_is_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let reserve = store.dir().join(RESERVE);
+        assert_eq!(fs::metadata(&reserve).unwrap().len(), RESERVE_BYTES);
+        // As a full disk does as long as the reserve is there.
+        let full = || match reserve.exists() {
+            true => Err(io::Error::from(io::ErrorKind::StorageFull)),
+            false => Ok(()),
+        };
+        store.with_room(full).unwrap();
+        assert!(!reserve.exists());
+        assert!(store.with_room(|| Err(io::ErrorKind::StorageFull.into())).is_err(), "there is no more");
+        store.keep_accepted(&Accepted::default()).unwrap();
+        assert_eq!(fs::metadata(&reserve).unwrap().len(), RESERVE_BYTES);
+        let other = store.with_room(|| Err(io::ErrorKind::PermissionDenied.into()));
+        assert!(other.is_err() && reserve.exists(), "for a full disk alone");
     }
 
     #[test]

@@ -10,12 +10,13 @@ mod pending;
 mod run;
 mod wires;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::artefact::SecretKey;
 use super::report::{NodeReport, REPORT_BYTES_MAX};
 use crate::config::EdgeConfig;
 use crate::observe::status::LinkStatus;
@@ -219,6 +220,7 @@ pub struct Link {
     wanted: Arc<watch::Sender<Wanted>>,
     reports: mpsc::Sender<Order>,
     status: Status,
+    key: Arc<OnceLock<SecretKey>>,
 }
 
 impl Link {
@@ -231,7 +233,7 @@ impl Link {
         let status = Status::default();
         let stop = tasks.stopping().clone();
         tasks.spawn("control link", run::run(run::Ends { wants, orders, heard }, status.clone(), clock, meters, stop));
-        (Self { wanted: Arc::new(wanted), reports, status }, hears)
+        (Self { wanted: Arc::new(wanted), reports, status, key: Arc::default() }, hears)
     }
 
     /// Uses `settings` from now on (`None`: none), as `generation`. With other settings than before the old connection is
@@ -245,10 +247,20 @@ impl Link {
         self.wanted.send_modify(|wanted| wanted.moves = wanted.moves.wrapping_add(1));
     }
 
+    /// Whether reports are signed.
+    pub fn signs(&self) -> bool {
+        self.key.get().is_some()
+    }
+
+    /// Reports are signed with `key` from now on, and with no other one.
+    pub fn sign_with(&self, key: SecretKey) {
+        let _ = self.key.set(key);
+    }
+
     /// Sends `report` and waits for Pulsar's receipt, at most [`RECEIPT_MAX`]; fails at once while the link is down.
     /// Dropped half-way it may still be sent.
     pub async fn report(&self, report: &NodeReport) -> Result<(), NotSent> {
-        let bytes = serde_json::to_vec(report).unwrap_or_default(); // strings and numbers can be written
+        let bytes = report.message(self.key.get());
         if bytes.len() > REPORT_BYTES_MAX {
             return Err(NotSent::TooLarge(bytes.len()));
         }

@@ -1,5 +1,6 @@
 //! The state machine of the trial; what it does and why is in the module's page. [pure]
 
+use super::away::Away;
 use super::proof::{Ask, Proof};
 use super::record::{Candidate, Failure, Outcome, Place, Reason, Record, Slot, Stage};
 use super::{
@@ -15,6 +16,7 @@ pub struct Machine {
     pub(super) phase: Phase,
     pub(super) disk: Disk,
     pub(super) running: Running,
+    pub(super) away: Away,
     pub(super) pending: Option<Assigned>,
     pub(super) actions: Vec<Action>,
     /// Of probes, checks and generations: each number is used once.
@@ -111,6 +113,7 @@ impl Machine {
                 failures: 0,
                 retry: None,
             },
+            away: Away::new(&record),
             pending: None,
             actions: Vec::new(),
             next_number: 1,
@@ -160,6 +163,7 @@ impl Machine {
     /// Takes one input; the shell does the actions in their order.
     pub fn handle(&mut self, now: Millis, input: Input) -> Vec<Action> {
         self.count_time(now);
+        self.count_away(now);
         self.take(now, input);
         self.go_on(now);
         self.consider_pending();
@@ -182,7 +186,7 @@ impl Machine {
         let health = self.policy.health && self.running.candidate;
         let asks = self.is_asked().then(|| self.running.proof.deadline(health)).flatten();
         let reports = (self.running.proof.connected && !self.record.reports.is_empty()).then_some(self.reports_due);
-        [phase, asks, reports, self.disk.retry, self.running.retry].into_iter().flatten().min()
+        [phase, asks, reports, self.disk.retry, self.running.retry, self.away_deadline()].into_iter().flatten().min()
     }
 
     fn take(&mut self, now: Millis, input: Input) {
@@ -205,7 +209,7 @@ impl Machine {
             Input::Applied { generation } if generation == self.running.generation => {
                 self.running.proof.applied = true;
                 if !self.running.candidate && self.running.place == self.record.committed.place {
-                    self.running.failures = 0;
+                    self.is_applied_again();
                 }
             }
             Input::NotApplied { generation, detail } if generation == self.running.generation => {
@@ -214,7 +218,10 @@ impl Machine {
             Input::Connected { generation } if generation == self.running.generation => {
                 self.running.proof.connected();
                 self.reports_sent = 0;
+                self.is_back();
             }
+            Input::Connected { generation } => self.reached(generation),
+            Input::NotApplied { generation, .. } => self.not_there(now, generation),
             Input::Disconnected { generation, detail } if generation == self.running.generation => {
                 self.running.proof.disconnected(detail);
             }
@@ -230,11 +237,7 @@ impl Machine {
                 }
             }
             // What is answered to an earlier generation says nothing about this one.
-            Input::Applied { .. }
-            | Input::NotApplied { .. }
-            | Input::Connected { .. }
-            | Input::Disconnected { .. }
-            | Input::Tick => {}
+            Input::Applied { .. } | Input::Disconnected { .. } | Input::Tick => {}
         }
     }
 
@@ -273,6 +276,7 @@ impl Machine {
             self.running.retry = None;
             self.apply_committed();
         }
+        self.look_elsewhere(now);
     }
 
     /// Whether what runs is asked for a proof.
@@ -335,6 +339,10 @@ impl Machine {
             Place::Local => Slot::A,
         };
         self.phase = Phase::Writing(assigned, slot);
+        if self.record.previous.is_some_and(|p| matches!(p.place, Place::Slot { slot: held, .. } if held == slot)) {
+            self.record.previous = None;
+            self.changed();
+        }
         self.actions.push(Action::WriteSlot { slot, number: assigned.number, digest });
     }
 
@@ -457,6 +465,7 @@ impl Machine {
         let failures = if candidate { 0 } else { self.running.failures };
         let proof = Proof::new(self.next_number);
         self.running = Running { generation, place, candidate, proof, failures, retry: None };
+        self.away.look = None;
         self.actions.push(Action::Apply { generation, place });
     }
 
@@ -477,7 +486,17 @@ impl Machine {
         (self.running.failures, self.running.retry) = (failures, Some(retry));
     }
 
-    fn number(&mut self) -> u64 {
+    /// What was committed runs after all: the report that it does not is not the last word.
+    fn is_applied_again(&mut self) {
+        let failures = std::mem::take(&mut self.running.failures);
+        let committed = self.record.committed;
+        if failures > 0 && committed.place != Place::Local {
+            self.record.report(committed.number, Outcome::Committed, None);
+            self.changed();
+        }
+    }
+
+    pub(super) fn number(&mut self) -> u64 {
         self.next_number += 1;
         self.next_number - 1
     }
@@ -490,7 +509,7 @@ impl Disk {
 }
 
 /// `first`, doubled so often, at most `most`.
-fn doubled(first: Millis, times: u32, most: Millis) -> Millis {
+pub(super) fn doubled(first: Millis, times: u32, most: Millis) -> Millis {
     first.saturating_mul(1 << times.min(20)).min(most)
 }
 

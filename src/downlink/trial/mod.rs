@@ -46,10 +46,13 @@
 //! record that says so. When a record cannot be written nobody knows which one is on disk; it is written again until
 //! that succeeds, and no slot is touched before.
 //!
+//! **Afterwards** the committed document may stop reaching Pulsar for good: [`away`].
+//!
 //! **Reports** are kept in the record until acknowledged, and are sent again at every connection and now and then. The last
 //! one is kept beyond that, and told again when the same assignment comes again: after a start, or because the cloud
 //! sends it again to a node that it has not heard of.
 
+mod away;
 mod machine;
 mod proof;
 pub mod record;
@@ -107,13 +110,15 @@ pub struct Policy {
     pub control_ms: Millis,
     /// Whether a health command must succeed.
     pub health: bool,
+    /// How long a committed document may be without a link before other settings are looked at, the first time.
+    pub away_ms: Millis,
 }
 
 impl Default for Policy {
     /// Reachable again within 120 s of any push: 85 s of trial and 35 s for the way back, in which a live link
     /// reconnects in 6 s (DESIGN §6) and the uplink's back-off is 10 s at most.
     fn default() -> Self {
-        Self { confirm_ms: 85_000, control_ms: 35_000, health: false }
+        Self { confirm_ms: 85_000, control_ms: 35_000, health: false, away_ms: 3_600_000 }
     }
 }
 
@@ -242,6 +247,15 @@ pub enum Action {
         /// Grows; what is answered to an earlier one counts no more.
         generation: u64,
         /// Which.
+        place: Place,
+    },
+    /// Let the control link alone use the settings of `place`, and say so as [`Input::Connected`] once it has reached the
+    /// cluster that assigns; [`Input::NotApplied`]: they cannot be had, or are what is used already. With the place that runs:
+    /// the link is its own again, in this generation.
+    Look {
+        /// Which.
+        generation: u64,
+        /// Whose settings.
         place: Place,
     },
     /// Send a probe event.

@@ -67,6 +67,11 @@ impl Proof {
         }
     }
 
+    /// What is known of why it is not proven.
+    pub fn last_detail(&self) -> &str {
+        self.last.as_ref().map_or("no more is known", |failure| &failure.detail)
+    }
+
     /// What is missing and can be asked for now; asking is noted with `number`.
     pub fn ask(&mut self, now: Millis, health: bool, number: u64) -> Option<Ask> {
         if self.applied && self.connected && !self.acknowledged && self.probe_due.is_none_or(|due| due <= now) {

@@ -1,16 +1,17 @@
 //! What of a trial survives the process, and its bytes. [pure]
 //!
 //! ```text
-//! file       "TGTR" · version u8 · committed · settled number · candidate u8 [candidate] · reports · crc32 u32 (all before)
-//! number     n u64; in version 2 epoch u64 before it
+//! file       "TGTR" · version u8 · committed · settled number · candidate u8 [candidate] · reports · [away] · crc32 u32 (all before)
+//! number     n u64; from version 2 on epoch u64 before it
 //! config     number · place u8 (0 local, 1 slot A, 2 slot B) · digest [32] when in a slot
 //! candidate  config · stage u8 · starts u8 · attempts u8 · turns u8 · grounded u8 · used_ms u64 · failure u8 [failure]
 //! failure    reason u8 · detail (length u16 · UTF-8)
 //! reports    next seq u64 · dropped u64 · count u8 · { report } · last u8 [report]
 //! report     seq u64 · number · outcome u8 · failure u8 [failure]
+//! away       from version 3 on: previous u8 [config] · away_ms u64 · looks u8
 //! ```
-//! All integers are little-endian. At most [`RECORD_BYTES_MAX`]. Version 1 is written while every epoch is 0, so that the program
-//! before this one can still take over.
+//! All integers are little-endian. At most [`RECORD_BYTES_MAX`]. The oldest version that can hold it is
+//! written, so that a program before this one can still take over.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -21,7 +22,10 @@ use crate::downlink::number::Number;
 pub type Digest = [u8; 32];
 
 /// The newest version; a reader refuses later ones.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
+
+/// Without what a lost link leaves behind.
+const VERSION_2: u8 = 2;
 
 /// Without epochs.
 const VERSION_1: u8 = 1;
@@ -146,11 +150,13 @@ pub enum Reason {
     LinkUnsteady,
     /// The record of what is committed was damaged or lost.
     RecordDamaged,
+    /// It was committed, and has not reached Pulsar for long.
+    LinkLost,
 }
 
 impl Reason {
     /// All, in the order of their numbers on disk.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::NotConnected,
         Self::NotAcknowledged,
         Self::Unhealthy,
@@ -161,6 +167,7 @@ impl Reason {
         Self::Invalid,
         Self::LinkUnsteady,
         Self::RecordDamaged,
+        Self::LinkLost,
     ];
 
     /// For operators and machines.
@@ -176,6 +183,7 @@ impl Reason {
             Self::Invalid => "invalid",
             Self::LinkUnsteady => "link-unsteady",
             Self::RecordDamaged => "record-damaged",
+            Self::LinkLost => "link-lost",
         }
     }
 }
@@ -257,6 +265,12 @@ pub struct Record {
     pub reports_dropped: u64,
     /// Reports that wait for their acknowledgement, the oldest first.
     pub reports: VecDeque<Report>,
+    /// What was committed before, if it can still be had.
+    pub previous: Option<Config>,
+    /// Time that the committed one has been without a link, since it had one or since other settings were looked at.
+    pub away_ms: u64,
+    /// How often other settings were looked at in vain.
+    pub looks: u8,
     /// What was decided last: told again when the cloud asks by assigning the same number again.
     pub last: Option<Report>,
 }
@@ -271,6 +285,9 @@ impl Default for Record {
             next_report: 1,
             reports_dropped: 0,
             reports: VecDeque::new(),
+            previous: None,
+            away_ms: 0,
+            looks: 0,
             last: None,
         }
     }
@@ -296,16 +313,18 @@ impl Record {
             self.reports_dropped = self.reports_dropped.saturating_add(1);
         }
         let report = Report { seq: self.next_report, number, outcome, failure };
-        if outcome != Outcome::Fallback {
-            self.last = Some(report.clone());
-        }
+        self.last = Some(report.clone());
         self.reports.push_back(report);
         self.next_report = self.next_report.saturating_add(1);
     }
 
     /// As bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let version = if self.has_epochs() { VERSION } else { VERSION_1 };
+        let version = match (self.has_away(), self.has_epochs()) {
+            (true, _) => VERSION,
+            (false, true) => VERSION_2,
+            (false, false) => VERSION_1,
+        };
         let mut out = Writer(MAGIC.to_vec(), version);
         out.u8(version);
         out.config(&self.committed);
@@ -324,6 +343,12 @@ impl Record {
         self.reports.iter().for_each(|r| out.report(r));
         out.u8(u8::from(self.last.is_some()));
         self.last.iter().for_each(|r| out.report(r));
+        if version > VERSION_2 {
+            out.u8(u8::from(self.previous.is_some()));
+            self.previous.iter().for_each(|config| out.config(config));
+            out.u64(self.away_ms);
+            out.u8(self.looks);
+        }
         let crc = crc32fast::hash(&out.0);
         out.0.extend_from_slice(&crc.to_le_bytes());
         out.0
@@ -334,6 +359,10 @@ impl Record {
         let candidate = self.candidate.iter().map(|c| c.config.number);
         let reports = self.reports.iter().chain(&self.last).map(|r| r.number);
         [self.committed.number, self.settled].into_iter().chain(candidate).chain(reports).any(|n| n.epoch != 0)
+    }
+
+    fn has_away(&self) -> bool {
+        self.previous.is_some() || self.away_ms > 0 || self.looks > 0
     }
 
     /// From bytes.
@@ -485,7 +514,11 @@ impl<'a> Reader<'a> {
         let count = self.u8()?;
         let reports: VecDeque<Report> = (0..count).map(|_| self.report()).collect::<Option<_>>()?;
         let last = if self.bool()? { Some(self.report()?) } else { None };
+        let (previous, away_ms, looks) = if self.1 > VERSION_2 { self.away()? } else { (None, 0, 0) };
         (reports.len() <= REPORTS_MAX).then_some(Record {
+            previous,
+            away_ms,
+            looks,
             committed,
             settled,
             candidate,
@@ -494,6 +527,11 @@ impl<'a> Reader<'a> {
             reports,
             last,
         })
+    }
+
+    fn away(&mut self) -> Option<(Option<Config>, u64, u8)> {
+        let previous = if self.bool()? { Some(self.config()?) } else { None };
+        Some((previous, self.u64()?, self.u8()?))
     }
 
     fn report(&mut self) -> Option<Report> {

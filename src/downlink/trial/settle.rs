@@ -46,7 +46,11 @@ impl Machine {
     /// The candidate is proven.
     pub(super) fn commit(&mut self) {
         let Some(candidate) = self.record.candidate.take() else { return };
-        self.record.committed = candidate.config;
+        let before = std::mem::replace(&mut self.record.committed, candidate.config);
+        if before.place != candidate.config.place {
+            self.record.previous = Some(before);
+        }
+        (self.record.away_ms, self.record.looks) = (0, 0);
         self.record.report(candidate.config.number, Outcome::Committed, None);
         self.changed();
         self.phase = Phase::Committing(self.revision());

@@ -84,6 +84,10 @@ pub async fn post(shared: &Shared, caller: &Caller, request: Request<Incoming>) 
         Ok(receipt) => accepted(&receipt),
         Err(refusal) => {
             shared.counters.refused(refusal.kind);
+            let facts = refusal.kind.facts();
+            if facts.status == StatusCode::PAYLOAD_TOO_LARGE.as_u16() {
+                shared.gateway.gate.turned_away(facts.slug);
+            }
             tracing::debug!(path = head.uri.path(), status = refusal.kind.facts().status, %refusal, "refused");
             problem::answer(&refusal)
         }

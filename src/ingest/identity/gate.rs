@@ -1,5 +1,6 @@
 //! The gate: judges what a sender shows, and lets it in with a name and rights or says why not.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
@@ -266,6 +267,16 @@ impl Gate {
         let denied = Denied::TooManyConnections { max };
         self.note(identity, denied.reason(), None);
         Err(denied)
+    }
+
+    /// Somebody was refused whom nobody here has judged.
+    pub fn turned_away(&self, reason: &'static str) {
+        self.0.counters.turned_away(reason);
+    }
+
+    /// Refusals since the start, by reason.
+    pub fn refusals(&self) -> BTreeMap<&'static str, u64> {
+        self.0.counters.refusals()
     }
 
     /// Writes down that somebody who is in was refused something.

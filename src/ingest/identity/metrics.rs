@@ -1,5 +1,8 @@
 //! What the gate counts.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -30,6 +33,8 @@ pub struct File {
 pub struct Counters {
     admitted: Family<Credential, Counter>,
     refused: Family<Reason, Counter>,
+    /// What can be read again.
+    refusals: Arc<Mutex<BTreeMap<&'static str, u64>>>,
     file_bad: Family<File, Gauge>,
     pub passwords_hashed: Counter,
     pub audit_lost: Counter,
@@ -70,6 +75,17 @@ impl Counters {
 
     pub fn refused(&self, reason: &'static str) {
         self.refused.get_or_create(&Reason { reason }).inc();
+        self.turned_away(reason);
+    }
+
+    /// Somebody is refused for what others count.
+    pub fn turned_away(&self, reason: &'static str) {
+        *self.refusals.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
+    }
+
+    /// All refusals by reason; there are few reasons.
+    pub fn refusals(&self) -> BTreeMap<&'static str, u64> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn file_bad(&self, file: &'static str, bad: bool) {

@@ -11,12 +11,18 @@ pub const MODELS: &str = "models";
 /// Most that Pulsar's retention takes in either unit: both are Java ints.
 const RETENTION_MAX: i64 = i32::MAX as i64;
 /// What `control` keeps per topic, whatever its age: a gateway that was away for a year must find its newest desired
-/// state, and 1 GiB of documents per topic is more than an operator writes.
+/// state. Pulsar trims whole ledgers, also the one with the newest message when a new, empty one was begun after it (the
+/// topic was loaded anew), so the limit must be beyond what comes into one ledger: 4 hours by default, a message of at most
+/// 1 MiB a minute. At a push of 10 KB a day it takes 280 years to reach.
 const CONTROL_MB: i64 = 1024;
+/// Bundles of `control`: Pulsar moves topics between brokers in bundles and begins with 4. Two topics a gateway, and a
+/// bundle is split at 1,000: good for 30,000 gateways without a split.
+const CONTROL_BUNDLES: u32 = 64;
 /// What gateways' reports keep: the last of each node counts, and a decision that a controller has not read within this
 /// time is seen in the node's next report all the same.
 const REPORTS_MINUTES: i64 = 3 * 1440;
-/// 100,000 gateways that report every ten minutes write about 7 GB a day; a process reads all of it when it starts.
+/// A report every minute, of some 600 bytes with its signature and Pulsar's part: 2 GiB are three days of 800 gateways and
+/// half an hour of 100,000. A process reads all of it when it starts.
 const REPORTS_MB: i64 = 2048;
 
 /// Everything that should be there, on every cluster alike.
@@ -56,6 +62,8 @@ pub struct Namespace {
     pub name: String,
     /// What its topics keep after it was consumed.
     pub retention: Retention,
+    /// Bundles that it is created with; `None`: as many as the broker's default says.
+    pub bundles: Option<u32>,
     /// Whether a topic may appear because somebody uses its name. Not among the lanes: such a topic has neither the
     /// right partitions nor the cloud's subscription, and Pulsar deletes what was stored in it and acknowledged.
     pub auto_topics: bool,
@@ -122,8 +130,13 @@ impl Desired {
         let pulsar = &config.pulsar;
         let (clusters, names) = clusters(config)?;
         let retention = Retention::new(pulsar.retention, pulsar.retention_bytes);
-        let namespace =
-            |name: &str, retention, auto_topics| Namespace { name: name.to_owned(), retention, auto_topics };
+        let namespace = |name: &str, retention, auto_topics| Namespace {
+            name: name.to_owned(),
+            retention,
+            bundles: None,
+            auto_topics,
+        };
+        let control = namespace(names::CONTROL, Retention { minutes: -1, megabytes: CONTROL_MB }, true);
         Ok(Self {
             tenant: pulsar.tenant.clone(),
             grow: false,
@@ -131,7 +144,7 @@ impl Desired {
             names,
             namespaces: vec![
                 namespace(names::TELEMETRY, retention, false),
-                namespace(names::CONTROL, Retention { minutes: -1, megabytes: CONTROL_MB }, true),
+                Namespace { bundles: Some(CONTROL_BUNDLES), ..control },
                 namespace(names::REPORTS, Retention { minutes: REPORTS_MINUTES, megabytes: REPORTS_MB }, true),
                 // A place in the log is the number of an assignment: without its beginning all of it means something else.
                 namespace(names::ROLLOUTS, Retention { minutes: -1, megabytes: -1 }, true),

@@ -142,6 +142,9 @@ impl Planner<'_> {
                 "retention_policies": retention_json(wanted.retention),
                 "inactive_topic_policies": inactive_json(None),
             });
+            if let Some(bundles) = wanted.bundles {
+                body["bundles"] = json!({ "numBundles": bundles });
+            }
             body["autoTopicCreationOverride"] = auto_topics_json(wanted.auto_topics);
             let mut sentence = format!("create namespace {name}: deduplication on, retention {}", wanted.retention);
             if self.desired.names.len() > 1 {

@@ -135,7 +135,7 @@ fn advice(code: ServerError) -> &'static str {
     match code {
         E::TopicNotFound | E::MetadataError => "; if the topic does not exist, run `tidegate provision`",
         E::AuthenticationError => "; check uplink.token or uplink.token_file: missing, expired or of another cluster",
-        E::AuthorizationError => "; the token's role may not do that here: `tidegate provision` grants it",
+        E::AuthorizationError => "; the token's role may not do that here: grant it (docs/security.md)",
         E::ProducerBusy => {
             "; another process uses this gateway's identity (a copied disk?), or our own earlier connection is not yet \
              found dead: then it passes within seconds"

@@ -1,212 +1,225 @@
-//! One message each into many topics: producers are opened, used and closed again, many at a time on few connections.
+//! One message each into many topics: a producer is opened, used and closed again, for hundreds of topics at a time over one
+//! connection to each broker.
 //!
-//! What it costs a message is a lookup, a producer, the message itself and the producer's end; each of these steps is one
-//! round trip for a whole batch.
+//! What it costs a message is a lookup, a producer, the message itself and the producer's end: four round trips, which the
+//! messages of different topics do not wait for. A topic that does not answer holds nobody up but itself.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use pulsar::message::proto::{BaseCommand, CommandCloseProducer, ProducerAccessMode, base_command::Type};
 
-use super::topic::{Cluster, Wire};
+use super::channel::{ANSWER_MAX, Channel, NoAnswer};
+use super::topic::{Cluster, TopicError, Wire};
 use super::writer::{append, producer};
 use crate::pulsar::wire::connection::refused;
 use crate::pulsar::wire::lookup::{Located, Place, REDIRECTS_MAX, last_sequence, located, lookup};
-use crate::pulsar::wire::{Connection, LinkError};
 use crate::sys::clock::Clock;
 use crate::sys::random;
+use crate::sys::tasks::Tasks;
 
 pub use super::writer::Outgoing;
 
-/// Messages of one batch: a broker creates so many topics in a few seconds, which a request may take.
-pub const BATCH_MAX: usize = 256;
+/// Brokers whose connections are kept.
+const PLACES_MAX: usize = 1024;
 
-/// Bytes of one batch; one message at least is sent, whatever its size.
-pub const BATCH_BYTES_MAX: usize = 16 << 20;
+/// A broker that could not be reached is not tried again for so long: all who wait for it learn at once.
+const DOWN_FOR: Duration = Duration::from_secs(1);
 
-/// Time for the receipts of a batch.
-const RECEIPTS_MAX: Duration = Duration::from_secs(30);
+/// Why a message is not known to be stored.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotSent {
+    /// The topic's own trouble: another one may do.
+    #[error("{0}")]
+    Topic(String),
+    /// The way to its broker.
+    #[error("{0}")]
+    Link(String),
+    /// It was not to be sent any more.
+    #[error("it is out of date")]
+    Stale,
+}
 
-/// Connections that are kept for the next batch; one for each broker of the cluster.
-const CONNECTIONS_MAX: usize = 64;
+/// Sends to many topics. Clones share the connections, which live in `tasks`.
+#[derive(Clone)]
+pub struct Inboxes(Arc<Inner>);
 
-/// Sends to many topics. Not shared: one batch after the other.
-pub struct Inboxes {
+struct Inner {
+    tasks: Tasks,
     cluster: Cluster,
     clock: Clock,
     /// Producers of this process are told from those of others, at the broker.
     name: String,
-    pool: HashMap<Place, Connection>,
+    places: Mutex<HashMap<Place, Arc<tokio::sync::Mutex<Way>>>>,
 }
 
-/// What became of each message of a batch, in its order.
-pub type Sent = Vec<Result<(), String>>;
+/// The way to a broker.
+#[derive(Default)]
+enum Way {
+    #[default]
+    New,
+    Up(Channel),
+    Down(Instant, String),
+}
+
+/// A failure, and whether the message may be under way.
+struct Failed {
+    why: NotSent,
+    is_written: bool,
+}
+
+impl From<NotSent> for Failed {
+    fn from(why: NotSent) -> Self {
+        Self { why, is_written: false }
+    }
+}
 
 impl Inboxes {
     /// Connects when there is something to send.
-    pub fn new(cluster: Cluster, clock: Clock) -> Self {
-        Self { cluster, clock, name: format!("cloud.{}", random::hex16()), pool: HashMap::new() }
+    pub fn new(tasks: &Tasks, cluster: Cluster, clock: Clock) -> Self {
+        let name = format!("cloud.{}", random::hex16());
+        Self(Arc::new(Inner { tasks: tasks.clone(), cluster, clock, name, places: Mutex::default() }))
     }
 
-    /// Sends each message to its topic. Topics must differ. Dropped half-way some may have been sent.
-    pub async fn send(&mut self, batch: &[(String, Outgoing)]) -> Sent {
-        let mut sent: Sent = vec![Err("it was not tried".to_owned()); batch.len()];
-        let places = match self.places(batch, &mut sent).await {
-            Ok(places) => places,
-            Err(e) => {
-                self.pool.clear();
-                return vec![Err(e.to_string()); batch.len()];
+    /// Sends a message to its topic, unless `is_due` says no at the moment when it would be written. One at a time for each
+    /// topic. Dropped half-way it may have been sent.
+    pub async fn send(&self, topic: &str, message: &Outgoing, is_due: impl Fn() -> bool) -> Result<(), NotSent> {
+        match self.attempt(topic, message, &is_due).await {
+            // The connection had been lost since it was used last, and nothing was written: not worth a word.
+            Err(Failed { why: NotSent::Link(_), is_written: false }) => {
+                self.attempt(topic, message, &is_due).await.map_err(|failed| failed.why)
+            }
+            done => done.map_err(|failed| failed.why),
+        }
+    }
+
+    async fn attempt(&self, topic: &str, message: &Outgoing, is_due: &impl Fn() -> bool) -> Result<(), Failed> {
+        let place = self.find(topic).await?;
+        let channel = self.channel(&place).await?;
+        let (producer_id, name) = (channel.number(), &self.0.name);
+        let broker = channel.broker.clone();
+        let request = |id| producer(topic, producer_id, id, name, ProducerAccessMode::Shared);
+        let opened = match channel.ask(request).await {
+            Ok(answer) => last_sequence(&broker, topic, answer).map_err(|e| NotSent::Topic(words(e))),
+            Err(none) => {
+                // It may be opened later.
+                self.close(&channel, producer_id);
+                Err(no_answer(&broker, "opening the inbox", &none))
             }
         };
-        for (place, indices) in places {
-            let outcome = self.send_at(&place, batch, &indices, &mut sent).await;
-            if let Err(e) = outcome {
-                let failed = |i: &usize| {
-                    if sent[*i].is_err() {
-                        sent[*i] = Err(e.to_string())
-                    }
-                };
-                indices.iter().for_each(failed);
-            }
-        }
-        if self.pool.len() > CONNECTIONS_MAX {
-            self.pool.clear();
-        }
+        let sequence = opened?.map_or(1, |last| last + 1);
+        let sent = self.put(&channel, (producer_id, sequence), message, is_due).await;
+        // Waited for: the broker knows a producer by its name, and the next one has the same.
+        let _ = channel.ask(|id| close(producer_id, id)).await;
         sent
     }
 
-    async fn connection(&mut self, place: &Place) -> Result<Connection, LinkError> {
-        match self.pool.remove(place) {
-            Some(connection) => Ok(connection),
-            None => self.cluster.connect(place).await,
+    async fn put(
+        &self,
+        channel: &Channel,
+        (producer_id, sequence): (u64, u64),
+        message: &Outgoing,
+        is_due: &impl Fn() -> bool,
+    ) -> Result<(), Failed> {
+        let bytes = message.payload.len();
+        if bytes > channel.message_max {
+            let max = channel.message_max;
+            return Err(NotSent::Topic(format!("the message has {bytes} bytes, and the broker takes {max}")).into());
         }
+        let now = u64::try_from(self.0.clock.unix_ms()).unwrap_or(0);
+        let mut frames = BytesMut::new();
+        append(&mut frames, (producer_id, &self.0.name, sequence), now, message);
+        if !is_due() {
+            return Err(NotSent::Stale.into());
+        }
+        let answer = channel.message(producer_id, frames).await;
+        let answer = answer.map_err(|none| no_answer(&channel.broker, "storing the message", &none));
+        let why = match answer {
+            Ok(BaseCommand { send_receipt: Some(_), .. }) => return Ok(()),
+            Ok(BaseCommand { send_error: Some(error), .. }) => {
+                NotSent::Topic(words(refused(&channel.broker, "the message", error.error, error.message)))
+            }
+            Ok(_) => NotSent::Topic("the broker closed the inbox: it moves to another broker".to_owned()),
+            Err(why) => why,
+        };
+        Err(Failed { why, is_written: true })
     }
 
-    /// Which broker has which of the topics.
-    async fn places(
-        &mut self,
-        batch: &[(String, Outgoing)],
-        sent: &mut Sent,
-    ) -> Result<HashMap<Place, Vec<usize>>, LinkError> {
-        let service = self.cluster.service().clone();
-        let mut found: HashMap<Place, Vec<usize>> = HashMap::new();
-        let mut ask = HashMap::from([((service.clone(), false), (0..batch.len()).collect::<Vec<_>>())]);
+    /// Which broker has the topic.
+    async fn find(&self, topic: &str) -> Result<Place, NotSent> {
+        let service = self.0.cluster.service();
+        let (mut place, mut by_its_word) = (service.clone(), false);
         for _ in 0..=REDIRECTS_MAX {
-            let mut again: HashMap<(Place, bool), Vec<usize>> = HashMap::new();
-            for ((place, authoritative), indices) in ask.drain() {
-                let mut connection = self.connection(&place).await?;
-                let request = |i: &usize| {
-                    let id = connection.request_id();
-                    (id, lookup(&batch[*i].0, id, authoritative))
-                };
-                let requests = indices.iter().map(request).collect();
-                let answers = connection.ask(self.cluster.credentials(), "looking up inboxes", requests).await?;
-                for (i, answer) in indices.into_iter().zip(answers) {
-                    match located(&connection.broker, &service, &batch[i].0, answer) {
-                        Ok(Located::At(place)) => found.entry(place).or_default().push(i),
-                        Ok(Located::Ask(place, by_its_word)) => again.entry((place, by_its_word)).or_default().push(i),
-                        Err(e) => sent[i] = Err(e.to_string()),
-                    }
-                }
-                self.pool.insert(place, connection);
-            }
-            ask = again;
-            if ask.is_empty() {
-                return Ok(found);
+            let channel = self.channel(&place).await?;
+            let answer = channel.ask(|id| lookup(topic, id, by_its_word)).await;
+            let answer = answer.map_err(|none| no_answer(&channel.broker, "looking up the inbox", &none))?;
+            match located(&channel.broker, service, topic, answer).map_err(|e| NotSent::Topic(words(e)))? {
+                Located::At(owner) => return Ok(owner),
+                Located::Ask(other, authoritative) => (place, by_its_word) = (other, authoritative),
             }
         }
-        let topic = batch.first().map(|(topic, _)| topic.clone()).unwrap_or_default();
-        Err(LinkError::Redirects { topic, limit: REDIRECTS_MAX })
+        Err(NotSent::Topic(format!("the lookup of {topic} was sent on {REDIRECTS_MAX} times")))
     }
 
-    async fn send_at(
-        &mut self,
-        place: &Place,
-        batch: &[(String, Outgoing)],
-        indices: &[usize],
-        sent: &mut Sent,
-    ) -> Result<(), LinkError> {
-        let mut connection = self.connection(place).await?;
-        let name = self.name.clone();
-        let request = |i: &usize| {
-            let id = connection.request_id();
-            (id, producer(&batch[*i].0, *i as u64, id, &name, ProducerAccessMode::Shared))
+    /// The connection to a broker; one that is lost is replaced.
+    async fn channel(&self, place: &Place) -> Result<Channel, NotSent> {
+        let way = {
+            let mut places = self.0.places.lock().unwrap_or_else(PoisonError::into_inner);
+            if places.len() >= PLACES_MAX && !places.contains_key(place) {
+                places.clear();
+            }
+            places.entry(place.clone()).or_default().clone()
         };
-        let requests = indices.iter().map(request).collect();
-        let answers = connection.ask(self.cluster.credentials(), "opening inboxes", requests).await?;
-        let (mut open, mut frames) = (HashMap::new(), BytesMut::new());
-        let now = u64::try_from(self.clock.unix_ms()).unwrap_or(0);
-        for (i, answer) in indices.iter().zip(answers) {
-            match last_sequence(&connection.broker, &batch[*i].0, answer) {
-                Ok(last) => {
-                    let sequence = last.map_or(1, |last| last + 1);
-                    append(&mut frames, (*i as u64, &name, sequence), now, &batch[*i].1);
-                    open.insert(*i as u64, sequence);
-                }
-                Err(e) => sent[*i] = Err(e.to_string()),
+        // Who comes while it is being made waits for it.
+        let mut way = way.lock().await;
+        match &*way {
+            Way::Up(channel) if channel.lives() => return Ok(channel.clone()),
+            Way::Down(since, why) if since.elapsed() < DOWN_FOR => return Err(NotSent::Link(why.clone())),
+            _ => {}
+        }
+        match self.0.cluster.connect(place).await {
+            Ok(connection) => {
+                let (broker, message_max) = (connection.broker.clone(), connection.message_max);
+                let wire = Wire::new(connection, self.0.cluster.credentials());
+                let (channel, work) = Channel::new(wire, &broker, message_max);
+                let stop = self.0.tasks.stopping().clone();
+                self.0.tasks.spawn_contained("inboxes", async move {
+                    stop.run_until_cancelled(work).await;
+                });
+                *way = Way::Up(channel.clone());
+                Ok(channel)
+            }
+            Err(e) => {
+                let why = words(e);
+                *way = Way::Down(Instant::now(), why.clone());
+                Err(NotSent::Link(why))
             }
         }
-        let producers: Vec<u64> = open.keys().copied().collect();
-        let mut wire = Wire::new(connection, self.cluster.credentials());
-        let receipts = tokio::time::timeout(RECEIPTS_MAX, receipts(&mut wire, &frames, open, sent)).await;
-        let slow = || LinkError::Slow { broker: place.0.authority(), step: "sending to inboxes", limit: RECEIPTS_MAX };
-        receipts.unwrap_or_else(|_| Err(slow()))?;
-        close(&mut wire, producers, &self.cluster).await?;
-        self.pool.insert(place.clone(), wire.into_connection());
-        Ok(())
+    }
+
+    /// Closes a producer that did not come in time; nobody waits for that.
+    fn close(&self, channel: &Channel, producer_id: u64) {
+        let channel = channel.clone();
+        self.0.tasks.spawn_contained("inbox", async move {
+            let _ = channel.ask(|id| close(producer_id, id)).await;
+        });
     }
 }
 
-/// Writes all frames and waits for what becomes of each message.
-async fn receipts(
-    wire: &mut Wire,
-    frames: &[u8],
-    mut open: HashMap<u64, u64>,
-    sent: &mut Sent,
-) -> Result<(), LinkError> {
-    wire.write(frames).await?;
-    while !open.is_empty() {
-        let frame = wire.next().await?;
-        let Some(frame) = wire.keep(frame).await? else { continue };
-        let command = frame.command;
-        let (producer, outcome) = if let Some(receipt) = command.send_receipt {
-            (receipt.producer_id, Ok(()))
-        } else if let Some(error) = command.send_error {
-            let words = refused("the broker", "the message", error.error, error.message).to_string();
-            (error.producer_id, Err(words))
-        } else if let Some(closed) = command.close_producer {
-            (closed.producer_id, Err("the broker closed the inbox: it moves to another broker".to_owned()))
-        } else {
-            continue;
-        };
-        if open.remove(&producer).is_some()
-            && let Some(of) = usize::try_from(producer).ok().and_then(|i| sent.get_mut(i))
-        {
-            *of = outcome;
-        }
+fn close(producer_id: u64, request_id: u64) -> BaseCommand {
+    let close_producer = Some(CommandCloseProducer { producer_id, request_id });
+    BaseCommand { r#type: Type::CloseProducer as i32, close_producer, ..BaseCommand::default() }
+}
+
+fn no_answer(broker: &str, step: &str, none: &NoAnswer) -> NotSent {
+    match none {
+        NoAnswer::Slow => NotSent::Topic(format!("{broker}: {step} took longer than {} s", ANSWER_MAX.as_secs())),
+        NoAnswer::Lost => NotSent::Link(format!("the connection to {broker} was lost while {step}")),
     }
-    Ok(())
 }
 
-/// Closes the producers: the broker holds a little memory for each.
-async fn close(wire: &mut Wire, producers: Vec<u64>, cluster: &Cluster) -> Result<(), LinkError> {
-    let connection = wire.connection();
-    let request = |producer_id: u64| {
-        let request_id = connection.request_id();
-        let close_producer = Some(CommandCloseProducer { producer_id, request_id });
-        (request_id, BaseCommand { r#type: Type::CloseProducer as i32, close_producer, ..BaseCommand::default() })
-    };
-    let requests = producers.into_iter().map(request).collect();
-    connection.ask(cluster.credentials(), "closing inboxes", requests).await.map(|_| ())
-}
-
-/// How many of `sizes` make the next batch.
-pub fn batch_of(sizes: impl Iterator<Item = usize>) -> usize {
-    let mut bytes = 0_usize;
-    let fits = |size: &usize| {
-        bytes = bytes.saturating_add(*size);
-        bytes <= BATCH_BYTES_MAX
-    };
-    sizes.take(BATCH_MAX).take_while(fits).count().max(1)
+fn words(error: crate::pulsar::wire::LinkError) -> String {
+    TopicError::from(error).to_string()
 }

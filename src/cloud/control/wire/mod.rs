@@ -5,13 +5,14 @@
 //! exclusive producer reconnects by itself, so a lead would be lost without a word, and a producer of it costs a task and
 //! several round trips, with tens of thousands of inboxes.
 
+mod channel;
 mod inbox;
 mod lead;
 mod reader;
 mod topic;
 mod writer;
 
-pub use inbox::{Inboxes, Outgoing, batch_of};
+pub use inbox::{Inboxes, NotSent, Outgoing};
 pub use lead::{Held, Lead};
 pub use reader::{Entry, Heard, Place, fetch, follow};
 pub use topic::{Cluster, TopicError};

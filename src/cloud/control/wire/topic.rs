@@ -238,11 +238,6 @@ impl Wire {
         self.heard
     }
 
-    /// Gives the connection back; nothing must be under way.
-    pub fn into_connection(self) -> Connection {
-        self.connection
-    }
-
     /// The connection, for requests while nothing else goes on.
     pub fn connection(&mut self) -> &mut Connection {
         &mut self.connection

@@ -253,5 +253,70 @@ fn a_committed_document_that_cannot_be_applied_leaves_the_local_file_until_it_ca
     let actions = machine.handle(retry, Input::Tick);
     assert!(actions.contains(&Action::Apply { generation: 3, place }), "{actions:?}");
     machine.handle(retry, Input::Applied { generation: 3 });
-    assert_eq!((machine.running(), machine.record().reports.len()), (place, 1));
+    assert_eq!(machine.running(), place);
+    let outcomes: Vec<Outcome> = machine.record().reports.iter().map(|report| report.outcome).collect();
+    assert_eq!(outcomes, [Outcome::Fallback, Outcome::Committed], "the fallback is not the last word");
+}
+
+fn committed_at_broker_1() -> World {
+    let mut world = world();
+    world.offer(1, good());
+    world.run(MINUTE);
+    world.broker = 1;
+    world.offer(2, document(Kind::Good, 1));
+    world.run(90 * MINUTE);
+    assert_eq!(outcomes(&world).last(), Some(&(2, Outcome::Committed, None)));
+    world
+}
+
+#[test]
+fn a_document_whose_address_dies_is_taken_back_for_the_one_before_it() {
+    let mut world = committed_at_broker_1();
+    world.broker = 0;
+    world.run(30 * MINUTE);
+    assert_eq!(place_of(world.machine.record().committed.number), 2, "it may come back");
+    world.run(35 * MINUTE);
+    let record = world.machine.record();
+    assert_eq!((place_of(record.committed.number), world.machine.running()), (1, record.committed.place));
+    assert_eq!(outcomes(&world).last(), Some(&(2, Outcome::Fallback, Some(Reason::LinkLost))));
+    // A start changes nothing about it, nor that the address is there again.
+    world.crash();
+    world.broker = 1;
+    world.run(30 * MINUTE);
+    world.broker = 0;
+    world.run(5 * MINUTE);
+    assert_eq!(place_of(world.machine.record().committed.number), 1);
+    // It can be assigned anew.
+    (world.broker, world.link) = (1, true);
+    world.run(65 * MINUTE);
+    assert_eq!(place_of(world.machine.record().committed.number), 2, "what was taken back is looked at like any other");
+}
+
+#[test]
+fn the_time_without_a_link_is_remembered_and_looks_that_find_nothing_are_ever_rarer() {
+    let mut world = committed_at_broker_1();
+    world.link = false;
+    for _ in 0..5 {
+        world.run(15 * MINUTE);
+        world.crash();
+    }
+    assert_eq!(world.machine.record().looks, 1, "an hour in all");
+    world.run(7 * 24 * 60 * MINUTE);
+    let looks = world.machine.record().looks;
+    assert!((8..=12).contains(&looks), "{looks} looks in a week: after 1, 2, 4, 8, 16 hours and then each day");
+    // However rare they are: the own file's broker is found.
+    (world.link, world.broker) = (true, 0);
+    world.run(25 * 60 * MINUTE);
+    assert_eq!(place_of(world.machine.record().committed.number), 1);
+    assert_eq!(world.machine.record().looks, 0);
+}
+
+#[test]
+fn a_new_assignment_that_is_found_elsewhere_is_tried_from_there() {
+    let mut world = committed_at_broker_1();
+    world.broker = 0;
+    world.run(65 * MINUTE);
+    world.offer(3, Some(Document { variant: 2, ..good().unwrap() }));
+    world.run(MINUTE);
+    assert_eq!(outcomes(&world).last(), Some(&(3, Outcome::Committed, None)));
 }

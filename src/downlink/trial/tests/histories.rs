@@ -121,13 +121,18 @@ fn play(world: &mut World, step: &Step) {
 /// The link, the disk and the shell work from now on; the broker stays where it is.
 fn ends_well(world: &mut World) {
     (world.link, world.fault) = (true, DiskFault::None);
-    world.run(12 * HOUR);
+    // Two looks elsewhere, however many were in vain before.
+    world.run(60 * HOUR);
     let record = world.machine.record().clone();
     let decided = |r: &Record| (r.committed, r.settled, r.candidate.is_some(), r.reports.clone());
     assert_eq!(decided(&world.disk.record()), decided(&record), "what is decided is on disk");
     let committed = record.committed.place;
     assert!(world.disk.holds(&committed), "the committed one is there");
     assert_eq!(document_of(&committed).kind, Kind::Good);
+    assert!(
+        world.reachable(&committed) || !world.reachable(&Place::Local),
+        "{committed:?} is kept, and the own file would reach Pulsar"
+    );
     if let Some(candidate) = &record.candidate {
         // Neither reaches Pulsar: they take turns.
         assert!(!world.reachable(&committed), "{candidate:?} waits although the committed one is connected");

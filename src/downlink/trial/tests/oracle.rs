@@ -105,7 +105,8 @@ impl Oracle {
             }
             return;
         }
-        let is_last_resort = *place == Place::Local;
+        // What a lost link takes back was committed before, and the way back waits for nothing.
+        let is_last_resort = *place == Place::Local || record.previous.is_some_and(|before| before.place == *place);
         assert!(*place == record.committed.place || is_last_resort, "{place:?} runs without a durable decision");
     }
 
@@ -120,9 +121,19 @@ impl Oracle {
         if before.record != after.record && std::mem::take(&mut self.is_damaged) {
             return;
         }
-        assert!(new.committed.number >= old.committed.number, "{old:?} → {new:?}");
+        let lost_its_link = |r: &Report| {
+            (r.number, r.failure.as_ref().map(|f| f.reason)) == (old.committed.number, Some(Reason::LinkLost))
+                && !old.reports.contains(r)
+        };
+        let taken_back = new.reports.iter().any(lost_its_link);
+        assert!(taken_back || new.committed.number >= old.committed.number, "{old:?} → {new:?}");
         assert!(new.settled >= old.settled && new.settled >= new.committed.number);
-        if new.committed.place != old.committed.place {
+        if taken_back {
+            let proven = self.acknowledged.contains(&new.committed.number);
+            let is_known = new.committed.place == Place::Local || old.previous == Some(new.committed);
+            assert!(is_known || proven, "{old:?} → {new:?}");
+            assert_ne!(old.committed.place, Place::Local, "the own file is the last resort");
+        } else if new.committed.place != old.committed.place {
             let number = new.committed.number;
             assert!(self.acknowledged.contains(&number), "{number} is committed unproven");
             assert_eq!(document_of(&new.committed.place).kind, Kind::Good, "committed");
@@ -149,6 +160,8 @@ impl Oracle {
 
     fn decides(&mut self, report: &Report) {
         if report.outcome == Outcome::Fallback {
+            // It may run after all, later.
+            self.decided.remove(&report.number);
             return;
         }
         let before = self.decided.insert(report.number, report.outcome);

@@ -32,10 +32,10 @@ fn any_candidate() -> impl Strategy<Value = Candidate> {
 
 prop_compose! {
     fn any_record()(
-        committed in any_config(), settled in any_number(), candidate in prop::option::of(any_candidate()),
+        previous in prop::option::of(any_config()), away in (0..3u64, 0..3u8), committed in any_config(), settled in any_number(), candidate in prop::option::of(any_candidate()),
         reports in prop::collection::vec((any_number(), prop::sample::select(&Outcome::ALL[..]), any_failure()), 0..40),
     ) -> Record {
-        let mut record = Record { committed, settled, candidate, ..Record::default() };
+        let mut record = Record { committed, settled, candidate, previous, away_ms: away.0, looks: away.1, ..Record::default() };
         reports.into_iter().for_each(|(number, outcome, failure)| record.report(number, outcome, failure));
         record
     }
@@ -59,7 +59,7 @@ proptest! {
     fn noise_never_panics(noise in prop::collection::vec(any::<u8>(), 0..200)) {
         prop_assert!(Record::decode(&noise).is_err());
         // With a good checksum, as a program with an error might write it.
-        for version in [VERSION_1, VERSION] {
+        for version in [VERSION_1, VERSION_2, VERSION] {
             let mut bytes = [&MAGIC[..], &[version], &noise].concat();
             let crc = crc32fast::hash(&bytes);
             bytes.extend_from_slice(&crc.to_le_bytes());

@@ -113,6 +113,8 @@ pub struct World {
     assigned: BTreeMap<u64, Option<Option<Digest>>>,
     /// Generation, place, applied, connected.
     running: Option<(u64, Place, bool, bool)>,
+    /// Whose settings the control link looks at: generation, place, connected.
+    looking: Option<(u64, Place, bool)>,
     /// Durable steps so far.
     pub durable_steps: usize,
     /// The process ends at this durable step; true: after it, unanswered.
@@ -137,6 +139,7 @@ impl World {
             newest_offer: 0,
             assigned: BTreeMap::new(),
             running: None,
+            looking: None,
             durable_steps: 0,
             crash_at: None,
         }
@@ -144,7 +147,7 @@ impl World {
 
     pub fn crash(&mut self) {
         self.oracle.crashed();
-        self.running = None;
+        (self.running, self.looking) = (None, None);
         self.answers.clear();
         // A clock of the process: it starts anew.
         self.now = 0;
@@ -213,6 +216,7 @@ impl World {
                 self.answers.push(answer);
             }
             Action::Apply { generation, place } => self.apply(generation, place),
+            Action::Look { generation, place } => self.look(generation, place),
             Action::Probe { probe } => match self.running {
                 Some((_, place, _, true)) if document_of(&place).kind == Kind::NotAcknowledged => {
                     self.answers.push(Input::ProbeRefused { probe, detail: "not allowed".into() });
@@ -250,7 +254,21 @@ impl World {
         Some(self.fault == DiskFault::None)
     }
 
+    fn look(&mut self, generation: u64, place: Place) {
+        let Some((own, runs, _, connected)) = &mut self.running else { return };
+        *connected = false;
+        if *runs == place {
+            (*own, self.looking) = (generation, None);
+        } else if self.disk.holds(&place) {
+            self.looking = Some((generation, place, false));
+        } else {
+            let detail = "it is not there any more".into();
+            self.answers.push(Input::NotApplied { generation, detail });
+        }
+    }
+
     fn apply(&mut self, generation: u64, place: Place) {
+        self.looking = None;
         self.running = Some((generation, place, false, false));
         match document_of(&place).kind {
             Kind::Crashes => self.crash(),
@@ -272,6 +290,14 @@ impl World {
 
     /// The link's state as the running configuration finds it.
     pub fn connect(&mut self) {
+        if let Some((generation, place, connected)) = self.looking {
+            let reachable = self.reachable(&place);
+            self.looking = Some((generation, place, reachable));
+            if reachable && !connected {
+                self.answers.push(Input::Connected { generation });
+            }
+            return;
+        }
         let Some((generation, place, true, connected)) = self.running else { return };
         let reachable = self.reachable(&place);
         if reachable != connected {
