@@ -109,6 +109,8 @@ const PURE: &[&str] = &[
     "src/models/mod.rs",
     "src/models/pack.rs",
     "src/models/plan.rs",
+    "src/models/store/active.rs",
+    "src/models/store/budget.rs",
     "src/sys/backoff.rs",
     "src/cloud/intervals.rs",
     "src/cloud/line.rs",
