@@ -10,10 +10,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use support::broker::{Broker, Options};
+use support::certificates::certificates;
 use support::control::{Node, settings};
 use support::pulsar_client::{Client, client, send};
 use support::{eventually, topic};
-use tidegate::downlink::link::{COMMANDS_MAX, Heard};
+use tidegate::downlink::link::{COMMANDS_MAX, Heard, Settings};
+use tidegate::pulsar::credentials::Credentials;
+use tidegate::pulsar::wire::Connector;
 
 /// As `tidegate provision` makes it: topics come with whoever asks for them.
 fn create_namespace(broker: &Broker, tenant: &str) {
@@ -301,6 +304,54 @@ async fn cuts_silence_kill_nine_and_a_change_of_brokers_are_survived() {
     let metrics = node.metrics.text().unwrap();
     assert!(metrics.contains("tidegate_control_connected 1\n"), "{metrics}");
     assert!(metrics.contains("tidegate_control_errors_total{class=\"timeout\"}"), "{metrics}");
+}
+
+/// For this test only.
+const SIGNING_KEY: &str = "bm90IGEgc2VjcmV0LCBidXQgbG9uZyBlbm91Z2ggZm9yIEhTMjU2IHRvIHRha2U=";
+
+/// A broker that takes plain connections from anybody, and a token only when it is right.
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tls_with_a_token_a_broker_that_was_gone_is_found_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let tls = certificates(dir.path(), &["localhost"]);
+    let (ca_file, token_file) = (tls[2].clone(), dir.path().join("gateway.token"));
+    let conf = [
+        "authenticationEnabled=true".to_owned(),
+        "authenticationProviders=org.apache.pulsar.broker.authentication.AuthenticationProviderToken".to_owned(),
+        format!("tokenSecretKey=data:;base64,{SIGNING_KEY}"),
+        "anonymousUserRole=anonymous".to_owned(),
+    ];
+    let options = Options { conf: conf.to_vec(), tls: Some(tls), ..Options::default() };
+    let broker = tokio::task::spawn_blocking(move || Broker::start_with(options)).await.unwrap();
+    create_namespace(&broker, "link");
+    let cloud = client(&broker.service_url()).await;
+    write(&cloud, &inbox("secure"), 0..1).await;
+    let connector = Connector {
+        credentials: Credentials::File(token_file.clone()),
+        ca_file: Some(ca_file),
+        connect_timeout: Duration::from_secs(10),
+    };
+    let settings = Settings { connector, ..settings(&broker.tls_url(), "link", "secure") };
+    std::fs::write(&token_file, "not.a.token").unwrap();
+    let mut node = Node::start("secure");
+    node.link.set(Some(settings), 1);
+    assert!(matches!(node.next().await, Heard::Disconnected { why, .. } if why.contains("uplink.token_file")));
+    let claims = serde_json::json!({ "sub": "gateway", "exp": 4_000_000_000_u64 });
+    let key = jsonwebtoken::EncodingKey::from_base64_secret(SIGNING_KEY).unwrap();
+    let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap();
+    std::fs::write(&token_file, token).unwrap();
+    node.until_connected(1).await;
+    assert_eq!(node.inbox().await, "0");
+    node.report(1).await;
+    broker.kill9();
+    assert!(matches!(node.next().await, Heard::Disconnected { .. }));
+    broker.restart();
+    node.until_connected(1).await;
+    assert_eq!(node.inbox().await, "0");
+    node.report(2).await;
+    let cloud = client(&broker.service_url()).await;
+    write(&cloud, &inbox("secure"), 1..2).await;
+    assert_eq!(node.inbox().await, "1");
 }
 
 /// Resident memory of this process, in KiB.

@@ -11,7 +11,7 @@
 //! A publisher signs a [`manifest`]: it proves the whole file. The file is cut by content into [`chunks`], each named by
 //! its hash; the [`index`] lists them in the file's order and says which pack carries each. A [`pack`] carries what no
 //! kept earlier version has ([`delta`]), in pieces that are fetched and proven one by one. [`plan`] says which of them a
-//! gateway lacks.
+//! gateway lacks, and [`store`] assembles, proves and activates on disk.
 //!
 //! Only the manifest is signed. An index or a piece that lies costs bytes and is found out: a chunk is proven by its
 //! hash, the whole by the manifest's.
@@ -23,6 +23,7 @@ pub mod index;
 pub mod manifest;
 pub mod pack;
 pub mod plan;
+pub mod store;
 
 #[cfg(test)]
 mod tests;

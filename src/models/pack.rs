@@ -33,7 +33,7 @@ pub const PIECE_CHUNKS_MAX: usize = 4096;
 pub const MESSAGE_BYTES_MAX: usize = HEADER_BYTES + PART_BYTES_MAX;
 
 /// zstd's. Weights hardly become smaller with more, and a version is compressed once.
-const LEVEL: i32 = 9;
+pub const LEVEL: i32 = 9;
 
 const MAGIC: &[u8; 5] = b"TGMP\x01";
 const HEADER_BYTES: usize = MAGIC.len() + 1 + 4 + 4;

@@ -45,6 +45,11 @@ impl Plan {
         self.packs.values().map(|wanted| wanted.lacking.len()).sum()
     }
 
+    /// Whether something is lacking that this place of this version's pack should bring.
+    pub fn wants(&self, pack: u64, place: u32) -> bool {
+        self.packs.get(&pack).is_some_and(|wanted| wanted.lacking.contains(&place))
+    }
+
     /// Whether nothing is lacking.
     pub fn is_empty(&self) -> bool {
         self.packs.is_empty()

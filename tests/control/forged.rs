@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tidegate::cloud::control::wire::{Cluster, Outgoing, Writer};
-use tidegate::downlink::report::{NodeReport, Outcome, Running, What};
+use tidegate::downlink::report::{Lane, NodeReport, Outcome, Running, What};
 use tidegate::pulsar::names;
 use tidegate::sys::clock::Clock;
 use tidegate::sys::tasks::Tasks;
@@ -108,6 +108,37 @@ async fn a_forged_report_decides_nothing_and_a_replaced_disk_is_believed_when_an
     assert_eq!(code, 0, "{out}{err}");
     let new = json!(key_of("press-7", true).public().id().to_string());
     site.wait(0, "/v1/nodes/press-7", |node| node["key"] == new && node["stranger"].is_null());
+    tasks.stop(Duration::from_secs(5)).await;
+}
+
+/// More than one page may hold.
+const TALKERS: usize = 400;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gateways_that_say_much_come_in_more_pages() {
+    let tenant = "talkers";
+    let site = Site::start(tenant, 1, "");
+    site.wait_ready(0);
+    let config = config_for(&site.broker, tenant);
+    let (tasks, cluster) = (Tasks::new(), Cluster::of(&config.pulsar).unwrap());
+    let (writer, work) = Writer::new(cluster, names::reports_topic(tenant), Clock::system(), tasks.stopping().clone());
+    tasks.spawn_contained("talkers", work);
+    let name = |n: usize| format!("{n:03}{}", "\"".repeat(80));
+    let lanes: Vec<Lane> = (0..40).map(|n| Lane { name: name(n), events: u64::MAX, bytes: u64::MAX }).collect();
+    for n in 0..TALKERS {
+        let node = format!("talker-{n}");
+        let what = What::Present { uptime_s: 1, next_s: 60, lanes: lanes.clone() };
+        let report = NodeReport { groups: (0..80).map(name).collect(), what, ..decided(&node, 0, Outcome::Committed) };
+        let payload = report.message(Some(&key_of(&node, false))).into();
+        writer.write(Outgoing { key: node, properties: Vec::new(), payload }).await.unwrap();
+    }
+    site.wait(0, "/v1/status", |status| status["control"]["nodes"] == json!(TALKERS));
+    let page = site.get(0, "/v1/nodes?limit=1000");
+    let shown = page["items"].as_array().unwrap().len();
+    assert!(shown < TALKERS && page["next"].is_string(), "{shown}");
+    assert!(page.to_string().len() < 9 << 20, "{}", page.to_string().len());
+    let (code, out, err) = site.cli(0, &["nodes", "--json"]);
+    assert_eq!((code, out.lines().count()), (0, TALKERS), "{err}");
     tasks.stop(Duration::from_secs(5)).await;
 }
 

@@ -375,7 +375,7 @@ fn doors() -> Vec<Entry> {
     vec![
         document("rate-of-0", |_| "[identity]\nmax_events = 0\ntotal_events = 0\n".into(), COMMITTED),
         document("rate-of-1", |_| "[identity]\nmax_events = 1\ntotal_events = 1\n".into(), COMMITTED),
-        document("one-byte-a-second", |_| "[identity]\nmax_bytes = \"1B\"\ntotal_bytes = \"1B\"\n".into(), COMMITTED),
+        document("one-byte-a-second", |_| "[identity]\nmax_bytes = \"1B\"\ntotal_bytes = \"1B\"\n".into(), SHUT),
         document("one-connection", |_| "[identity]\nmax_connections = 1\n".into(), COMMITTED),
         document(
             "refuses-every-device",

@@ -275,20 +275,24 @@ fn reported(state: &mut State, watch: &mut Watch, patience: Duration) -> Vec<Wha
             joins.entry(rollout.clone()).or_default().push(node.clone());
         }
         let Some(assignment) = state.rollouts.assignment(&node) else { continue };
-        let is_due = state.rollouts.is_outstanding(&node);
-        // A keyring with a higher epoch makes what it has the past's, also what it had decided.
-        if seen.number() < Number::new(epoch, assignment.number) {
-            if is_due {
-                reports.extend(watch.refused(&node, seen, &assignment, patience));
-            } else {
-                watch.refusing.remove(&node);
+        let at = Number::new(epoch, assignment.number);
+        // Also one that has a higher number, and finds this one older.
+        match state.rollouts.is_outstanding(&node) && seen.number() != at {
+            true => {
+                let failed = watch.refused(&node, seen, &assignment, patience);
+                reports.extend(failed.filter(|report| state.rollouts.is_news(report)));
             }
+            false => drop(watch.refusing.remove(&node)),
+        }
+        // A keyring with a higher epoch makes what it has the past's, also what it had decided.
+        let is_past = seen.accepted.is_some_and(|(accepted, _)| accepted.epoch < epoch);
+        let is_due = state.rollouts.is_outstanding(&node) || is_past;
+        if seen.number() < at {
             if watch.is_to_be_sent_again(&node, assignment.number, is_due) {
                 state.to_send.insert(node);
             }
         } else {
             watch.again.remove(&node);
-            watch.refusing.remove(&node);
         }
     }
     let reported = reports.chunks(BATCH_MAX).map(|reports| What::Reported { reports: reports.to_vec() });

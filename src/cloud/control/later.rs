@@ -1,22 +1,26 @@
 //! Inboxes that could not be written: each waits by itself and holds nobody else up. [pure]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::cloud::rollout::{self, NodeId};
 
-/// The first wait of an inbox, and every one while its broker cannot be reached.
+/// The first wait.
 pub const WAIT_MIN: Duration = Duration::from_secs(3);
 
-/// The longest wait: after that an operator who has mended it should not have to wait.
+/// The longest wait of an inbox that fails by its own fault: who has mended it should not have to wait longer.
 pub const WAIT_MAX: Duration = Duration::from_secs(300);
+
+/// The longest while its broker cannot be reached: all of them come back together, and a fleet that asks more often
+/// keeps a processor busy.
+pub const WAIT_MAX_LINK: Duration = Duration::from_secs(30);
 
 /// As many as can have an assignment.
 pub const NODES_MAX: usize = rollout::NODES_MAX;
 
 #[derive(Clone, Copy, Debug)]
 struct Wait {
-    /// The next wait, if it fails once more by itself.
+    /// The next wait, if it fails once more.
     next: Duration,
     /// `None`: it is being tried.
     due: Option<Instant>,
@@ -26,24 +30,31 @@ struct Wait {
 #[derive(Debug, Default)]
 pub struct Later {
     nodes: BTreeMap<NodeId, Wait>,
+    /// Those that wait, by their time.
+    queue: BTreeSet<(Instant, NodeId)>,
 }
 
 impl Later {
-    /// It failed; `alone`: by its own fault, so it waits longer each time.
+    /// It failed; `alone`: by its own fault.
     pub fn failed(&mut self, node: NodeId, alone: bool, now: Instant) {
         if self.nodes.len() >= NODES_MAX && !self.nodes.contains_key(&node) {
             return;
         }
-        let wait = self.nodes.entry(node).or_insert(Wait { next: WAIT_MIN, due: None });
-        wait.due = Some(now + if alone { wait.next } else { WAIT_MIN });
-        if alone {
-            wait.next = (wait.next * 2).min(WAIT_MAX);
+        let wait = self.nodes.entry(node.clone()).or_insert(Wait { next: WAIT_MIN, due: None });
+        let max = if alone { WAIT_MAX } else { WAIT_MAX_LINK };
+        let due = now + wait.next.min(max);
+        wait.next = (wait.next * 2).min(max);
+        if let Some(before) = wait.due.replace(due) {
+            self.queue.remove(&(before, node.clone()));
         }
+        self.queue.insert((due, node));
     }
 
     /// It is written.
     pub fn done(&mut self, node: &NodeId) {
-        self.nodes.remove(node);
+        if let Some(due) = self.nodes.remove(node).and_then(|wait| wait.due) {
+            self.queue.remove(&(due, node.clone()));
+        }
     }
 
     /// Whether its turn comes by itself.
@@ -53,14 +64,17 @@ impl Later {
 
     /// One whose wait is over; it is being tried from now on.
     pub fn due(&mut self, now: Instant) -> Option<NodeId> {
-        let (node, wait) = self.nodes.iter_mut().find(|(_, wait)| wait.due.is_some_and(|due| due <= now))?;
-        wait.due = None;
-        Some(node.clone())
+        self.queue.first().filter(|(due, _)| *due <= now)?;
+        let (_, node) = self.queue.pop_first()?;
+        if let Some(wait) = self.nodes.get_mut(&node) {
+            wait.due = None;
+        }
+        Some(node)
     }
 
     /// How many are being tried again.
     pub fn tried(&self) -> usize {
-        self.nodes.values().filter(|wait| wait.due.is_none()).count()
+        self.nodes.len() - self.queue.len()
     }
 
     /// How many there are.
@@ -70,7 +84,7 @@ impl Later {
 
     /// Forgets all.
     pub fn clear(&mut self) {
-        self.nodes.clear();
+        (self.nodes, self.queue) = Default::default();
     }
 }
 
@@ -79,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_inbox_waits_longer_each_time_and_a_lost_broker_does_not_count() {
+    fn an_inbox_waits_longer_each_time_and_not_so_long_for_a_lost_broker() {
         let (mut later, node, mut now) = (Later::default(), NodeId::from("press-7"), Instant::now());
         let mut waits = Vec::new();
         for _ in 0..9 {
@@ -94,7 +108,7 @@ mod tests {
         }
         assert_eq!(waits, [3, 6, 12, 24, 48, 96, 192, 300, 300]);
         later.failed(node.clone(), false, now);
-        assert_eq!(later.due(now + WAIT_MIN), Some(node.clone()), "all of them come back together");
+        assert_eq!(later.due(now + WAIT_MAX_LINK), Some(node.clone()), "it is not its fault");
         later.done(&node);
         assert_eq!(later.len(), 0);
         later.failed(node.clone(), true, now);

@@ -27,7 +27,7 @@ const TICK: Duration = Duration::from_millis(50);
 const WINDOW: usize = 256;
 
 /// Of these, inboxes that have failed before: they may take half a minute each to fail again.
-const RETRIES_MAX: usize = 32;
+const RETRIES_MAX: usize = 128;
 
 /// Memory of the messages under way, in KiB.
 const ROOM_KIB: usize = 32 << 10;

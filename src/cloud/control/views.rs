@@ -77,14 +77,14 @@ pub struct NodeView {
     decided: Option<DecidedView>,
     /// The last message that it did not take for an offer, since it has its assignment.
     refused: Option<RefusedView>,
-    /// The last assignment that it took, if it tells.
-    accepted: Option<Number>,
-    /// It has taken what this cloud never gave: what is assigned to it is refused as older.
-    ahead: Option<Ahead>,
     /// The id of the key that speaks for it.
     key: Option<String>,
     /// Somebody else speaks for it as well: its reports do not count.
     stranger: Option<StrangerView>,
+    /// The last assignment that it took, if it tells.
+    accepted: Option<Number>,
+    /// It has taken what this cloud never gave: what is assigned to it is refused as older.
+    ahead: Option<Ahead>,
 }
 
 #[derive(Debug, Serialize)]
@@ -164,14 +164,14 @@ impl NodeView {
                 at: time(d.heard_ms),
             }),
             refused: refusing(state, node).map(|r| RefusedView { reason: r.reason.clone(), at: time(r.heard_ms) }),
-            accepted,
-            ahead: state.ahead(node, now_ms).map(|(how, _)| how),
             key: state.keys.id_of(node).map(|id| id.to_string()),
             stranger: state.keys.stranger(node).map(|s| StrangerView {
                 key: s.key.id().to_string(),
                 reports: s.reports,
                 at: time(s.heard_ms),
             }),
+            accepted,
+            ahead: state.ahead(node, now_ms).map(|(how, _)| how),
         }
     }
 }

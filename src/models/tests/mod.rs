@@ -3,6 +3,7 @@
 mod hostile;
 mod ratios;
 mod signing;
+mod store;
 mod travel;
 
 use std::collections::BTreeMap;

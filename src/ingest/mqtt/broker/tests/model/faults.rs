@@ -30,6 +30,8 @@ pub enum Fault {
     TidyForgetsQueues,
     /// The name of a QoS 2 message is not on disk.
     IntentForgotten,
+    /// A start does not ask the outbox what it has.
+    NotResolved,
     /// Wake-ups get lost.
     WakeLost,
     /// That a message went to another member of the group is on disk only for the one that has it now.
@@ -42,7 +44,7 @@ pub enum Fault {
     UnsubscribedLost,
 }
 
-pub const PLANTED: [Fault; 16] = [
+pub const PLANTED: [Fault; 17] = [
     Fault::AnswerBeforeRecord,
     Fault::PacketIdReused,
     Fault::ReleasedLost,
@@ -54,6 +56,7 @@ pub const PLANTED: [Fault; 16] = [
     Fault::AnswersSwapped,
     Fault::TidyForgetsQueues,
     Fault::IntentForgotten,
+    Fault::NotResolved,
     Fault::WakeLost,
     Fault::MovedFromForgotten,
     Fault::SentForgotten,

@@ -92,6 +92,7 @@ pub enum Op {
     },
     Crash {
         part: usize,
+        long: bool,
     },
     Tidy {
         max_bytes: usize,
@@ -133,7 +134,7 @@ fn op(site: Site) -> impl Strategy<Value = Op> {
         3 => (device(), 0..4_usize).prop_map(|(device, pick)| Op::Acknowledge { device, pick }),
         10 => (1..5_usize).prop_map(|part| Op::Sync { part }),
         2 => prop_oneof![Just(500), Just(3_000), Just(6_000)].prop_map(|ms| Op::Pass { ms }),
-        2 => (0..5_usize).prop_map(|part| Op::Crash { part }),
+        2 => (0..5_usize, any::<bool>()).prop_map(|(part, long)| Op::Crash { part, long }),
         3 => prop_oneof![Just(1), Just(200), Just(100_000)].prop_map(|max_bytes| Op::Tidy { max_bytes }),
     ]
 }
@@ -204,7 +205,7 @@ fn a_kill_before_the_answer_to_a_clean_start_doubles_nothing() {
         Op::Server { device: 0, packets: 2 },
         Op::Store { device: 0, pick: 0, count: 1, ok: true, tell: false },
         Op::Connect { device: 0, clean: true, expiry_s: 1_000 },
-        Op::Crash { part: 4 },
+        Op::Crash { part: 4, long: false },
         Op::Connect { device: 0, clean: false, expiry_s: 1_000 },
     ];
     assert_eq!(run(Site::Mixed, false, Fault::None, &ops), Ok(()));

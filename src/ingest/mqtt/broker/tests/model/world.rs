@@ -11,7 +11,9 @@ use crate::ingest::mqtt::broker::tests::{anybody, busy, filter, full, limits, me
 use crate::ingest::mqtt::broker::{
     Broker, ConnectionId, EventName, Limits, Published, Reaction, Source, TidyCursor, WINDOW_MAX,
 };
-use crate::ingest::mqtt::packet::{Disconnect, Packet, Publish, QoS, Reason, Subscribe, Unsubscribe, Version};
+use crate::ingest::mqtt::packet::{
+    Disconnect, Packet, PacketId, Publish, QoS, Reason, Subscribe, Unsubscribe, Version,
+};
 use crate::ingest::mqtt::store;
 use QoS::{AtLeastOnce, AtMostOnce, ExactlyOnce};
 
@@ -34,7 +36,10 @@ pub struct World {
     /// Device, topic and QoS of each payload; payload 0 is none.
     published: Vec<(usize, &'static str, QoS)>,
     outbox: Vec<Payload>,
+    /// Names that a start finds in the outbox.
     outbox_names: HashSet<(u64, u64)>,
+    /// Those that the outbox still takes once: it forgets them while the gateway stands still.
+    window: HashSet<(u64, u64)>,
     tidying: Option<(usize, TidyCursor)>,
     /// Deliveries that earlier runs gave up.
     given_up: u64,
@@ -66,6 +71,7 @@ impl World {
             published: vec![(0, "", AtMostOnce)],
             outbox: Vec::new(),
             outbox_names: HashSet::new(),
+            window: HashSet::new(),
             tidying: None,
             given_up: 0,
         }
@@ -90,7 +96,7 @@ impl World {
             Op::Acknowledge { device, pick } => self.devices[device].acknowledge(pick),
             Op::Sync { part } => self.on_disk += (self.log.len() - self.on_disk) * part / 4,
             Op::Pass { ms } => self.pass(ms),
-            Op::Crash { part } => self.crash(part)?,
+            Op::Crash { part, long } => self.crash(part, long)?,
             Op::Tidy { max_bytes } => self.tidy(max_bytes),
         }
         self.check()
@@ -261,13 +267,14 @@ impl World {
         if qos != ExactlyOnce && payload != 0 && !here {
             self.oracle.routed(self.now, payload, topic, qos);
         }
+        let repeated = self.received(id);
         let (published, reaction) = self.broker.publish(self.now, id, publish);
         let tight =
             reaction.replies.iter().any(|p| matches!(p, Packet::Puback(a) if a.reason == Reason::QUOTA_EXCEEDED));
         if let Some((why, _)) = &reaction.close {
             return Err(format!("device {device} was cut off: {why:?}"));
         }
-        self.shell(Some(device), reaction);
+        self.answer(device, &repeated, reaction)?;
         let Published::New { message, name } = published else { return Ok(()) };
         if self.fault == Fault::Qos2DeliveredAtPublish && qos == ExactlyOnce {
             let reaction = self.broker.publish_own(self.now, Source::Gateway, (*message).clone(), false);
@@ -306,15 +313,16 @@ impl World {
                 self.on_disk = self.on_disk.max(storing.needs);
                 self.promised = self.promised.max(storing.needs);
             }
-            let new = storing.name.is_none_or(|name| ok && !self.outbox_names.contains(&name));
+            let new = storing.name.is_none_or(|name| ok && !self.window.contains(&name));
             if ok && !storing.done && new {
                 self.outbox_names.extend(storing.name);
+                self.window.extend(storing.name);
                 self.outbox.push(storing.payload);
             }
             storing.done |= ok;
             if tell {
                 let storing = link.storing.remove(at);
-                let there = storing.name.is_some_and(|name| self.outbox_names.contains(&name));
+                let there = storing.name.is_some_and(|name| self.window.contains(&name));
                 // A full outbox knows what it has; a busy one has not looked.
                 let refused = if there || pick % 2 == 1 { busy() } else { full() };
                 results.push((storing.packet_id, if storing.done { Ok(()) } else { refused }));
@@ -329,11 +337,20 @@ impl World {
                 self.oracle.refused(storing.payload);
             }
         }
-        let before = self.log.len();
-        let session = self.broker.slot_of(id).and_then(|slot| self.broker.sessions.get(slot));
-        let repeated: Vec<_> = session.map(|s| s.inbound.received().map(|(id, _)| id).collect()).unwrap_or_default();
+        let repeated = self.received(id);
         let reaction = self.broker.stored(self.now, id, &results);
-        // QoS 2 is handed out when PUBREC is given: of these, and of those that had to wait for them.
+        self.answer(device, &repeated, reaction)
+    }
+
+    /// What is received and not released on this connection: its PUBREC may be repeated.
+    fn received(&self, id: ConnectionId) -> Vec<PacketId> {
+        let session = self.broker.slot_of(id).and_then(|slot| self.broker.sessions.get(slot));
+        session.map(|s| s.inbound.received().map(|(id, _)| id).collect()).unwrap_or_default()
+    }
+
+    /// QoS 2 is handed out when PUBREC is given: of what was stored now, and of those that had to wait for it.
+    fn answer(&mut self, device: usize, repeated: &[PacketId], reaction: Reaction) -> Outcome {
+        let before = self.log.len();
         let mut handed_out = Vec::new();
         for packet in &reaction.replies {
             if let Packet::Pubrec(answer) = packet
@@ -442,7 +459,8 @@ impl World {
     }
 
     /// Everything ends at once. `part` of what nobody was promised is left; 4: a kill -9, all of it.
-    fn crash(&mut self, part: usize) -> Outcome {
+    /// `long`: the outbox has forgotten the names by the next start.
+    fn crash(&mut self, part: usize, long: bool) -> Outcome {
         self.same_state()?;
         let floor = self.promised.max(self.start);
         let kept = floor + (self.log.len() - floor) * part / 4;
@@ -454,6 +472,14 @@ impl World {
         self.oracle.crashed(self.now, kept);
         let reaction = self.broker.restored(self.now, 0);
         self.shell(None, reaction);
+        if long {
+            self.window.clear();
+        }
+        if self.fault != Fault::NotResolved {
+            let names = &self.outbox_names;
+            let reaction = self.broker.resolve(|_, EventName { session, number }| names.contains(&(session, number)));
+            self.shell(None, reaction);
+        }
         self.on_disk = self.on_disk.min(kept);
         self.oracle.restored(self.log.len());
         Ok(())
