@@ -84,6 +84,8 @@ struct Watch {
 #[derive(Default)]
 struct Told {
     line: String,
+    /// Why gateways cannot take it was told.
+    problems: usize,
     /// By gateway that is waited for: since when, and what was told of it.
     nodes: BTreeMap<String, (Option<Instant>, String)>,
 }
@@ -184,6 +186,11 @@ impl Told {
             news.push(now.clone());
             self.line = now;
         }
+        // Their words change with every event of the log: each is told once.
+        let problems = rollout["problems"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let untold = problems.iter().skip(self.problems).filter_map(serde_json::Value::as_str);
+        news.extend(untold.map(|problem| format!("  {problem}")));
+        self.problems = self.problems.max(problems.len());
         let waiting = rollout["waiting"].as_array().map(Vec::as_slice).unwrap_or_default();
         let before = std::mem::take(&mut self.nodes);
         for node in waiting.iter().take(NODES_TOLD) {

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::fleet::Seen;
 use super::numbers::Ahead;
-use super::state::State;
+use super::state::{State, artefact};
 use super::wire::Held;
 use super::{AppendError, Control, LOG, REPORTS, Reign, Shared};
 use crate::cloud::rollout::{
@@ -267,7 +267,14 @@ fn reported(state: &mut State, watch: &mut Watch, patience: Duration) -> Vec<Wha
     let (has_audience, epoch) = (state.rollouts.has_audience(), state.documents.trust().epoch());
     for node in state.fleet.take_fresh() {
         let Some(seen) = state.fleet.get(&node) else { continue };
-        reports.extend(seen.verdicts(&node, epoch).filter(|report| state.rollouts.is_news(report)));
+        // The number of another log, for something else, is no success of this one's.
+        let is_other = state
+            .rollouts
+            .assignment(&node)
+            .is_some_and(|assigned| seen.has_other(Number::new(epoch, assigned.number), assigned.target.map(artefact)));
+        let counts = |report: &NodeReport| !is_other || report.verdict != Verdict::Success;
+        let verdicts = seen.verdicts(&node, epoch).filter(counts);
+        reports.extend(verdicts.filter(|report| state.rollouts.is_news(report)));
         if has_audience
             && let Some(rollout) = state.rollouts.to_join(&node, &seen.groups)
             && watch.tried.insert((node.clone(), rollout.clone()))

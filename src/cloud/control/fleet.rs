@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::super::rollout::{self, NodeId, Verdict};
 use super::reports::Dropped;
+use crate::downlink::artefact::Digest;
 use crate::downlink::number::Number;
 use crate::downlink::report::{Lane, NodeReport, Outcome, Running, What};
 
@@ -276,6 +277,11 @@ impl Seen {
         let runs = (number > 0 && self.committed.epoch == epoch && !has_failed(number))
             .then(|| report(number, Verdict::Success, String::new()));
         decided.into_iter().chain(runs)
+    }
+
+    /// Whether it runs or tries something else than `target` under this number: another log gave it.
+    pub fn has_other(&self, number: Number, target: Option<Digest>) -> bool {
+        [Some(self.committed), self.trial].into_iter().flatten().any(|has| has.at() == number && has.sha256 != target)
     }
 
     /// The highest number that it is known to have.

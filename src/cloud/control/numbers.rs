@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-use super::state::State;
+use super::state::{State, artefact};
 use crate::cloud::rollout::{NodeId, RAISED_MAX};
 use crate::downlink::number::Number;
 
@@ -53,7 +53,10 @@ impl State {
         }
         let refuses = || {
             let assigned = self.rollouts.assignment(node).filter(|_| self.rollouts.is_outstanding(node));
-            assigned.is_some_and(|assigned| taken.n > assigned.number)
+            assigned.is_some_and(|assigned| {
+                let number = Number::new(epoch, assigned.number);
+                taken > number || seen.has_other(number, assigned.target.map(artefact))
+            })
         };
         let how = if taken.n > RAISED_MAX { Ahead::AnyLog } else { Ahead::Log };
         (taken.n > index || refuses()).then_some((how, taken))
@@ -122,7 +125,7 @@ mod tests {
     use super::*;
     use crate::cloud::control::documents::{Origin, Position};
     use crate::cloud::control::fleet::Log;
-    use crate::cloud::rollout::{Author, Event, What};
+    use crate::cloud::rollout::{Author, Digest, Event, What};
     use crate::config::edge::Downlink;
     use crate::downlink::artefact::{Keyring, SecretKey, Trust};
     use crate::event::Timestamp;
@@ -196,6 +199,14 @@ mod tests {
         site.event(What::Raised { index: 7 });
         assert_eq!(site.found(), []);
 
+        // It has taken the very number, for something else.
+        let mut site = Site::new();
+        site.event(What::Assigned { nodes: vec![node("b")], target: Some(Digest([7; 32])) });
+        site.says("b", r#""accepted":{"number":1},"#, 1);
+        assert_eq!(site.found(), [(Ahead::Log, 1, 1, "b".to_owned())]);
+        site.event(What::Raised { index: 1 });
+        assert_eq!(site.found(), []);
+
         // What no log gets to is not suggested.
         site.says("d", r#""accepted":{"number":9007199254740991},"#, 0);
         assert_eq!(site.found(), [(Ahead::AnyLog, 1, 9_007_199_254_740_991, "d".to_owned())]);
@@ -205,8 +216,8 @@ mod tests {
         assert_eq!(site.found(), []);
 
         // The other way round: the documents were lost, and the keyring with them.
-        site.says("e", r#""accepted":{"epoch":2,"number":3},"#, 0);
-        assert_eq!(site.found(), [(Ahead::Keyring, 1, 3, "e".to_owned())]);
+        site.says("e", r#""accepted":{"epoch":2,"number":1},"#, 0);
+        assert_eq!(site.found(), [(Ahead::Keyring, 1, 1, "e".to_owned())]);
         site.keyring(2, 2);
         assert_eq!(site.found(), []);
     }
