@@ -152,7 +152,7 @@ fn a_stolen_key_is_replaced_without_a_visit() {
     assert_eq!(out, format!("ring.signed: signed by {root_id}\n"));
     assert_eq!(
         desk.ok(&["verify", "./ring.signed", "--config", "./edge.toml"]),
-        "ring.signed: ok (keyring, version 1)\n"
+        "ring.signed: ok (keyring, version 1, epoch 0)\n"
     );
     let with_ring = |file: &'static str| ["verify", file, "--config", "./edge.toml", "--keyring", "./ring.signed"];
     let err = desk.refused(&with_ring("./press.signed"));
