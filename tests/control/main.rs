@@ -8,6 +8,7 @@ mod commands;
 mod fleet;
 mod forged;
 mod inboxes;
+mod numbers;
 mod orders;
 mod real;
 mod rollouts;

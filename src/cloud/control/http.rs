@@ -81,6 +81,7 @@ fn body_bytes_max(parts: &[&str]) -> usize {
         ["rollouts"] => BODY_BYTES_MAX,
         ["documents" | "keyrings"] => ENVELOPE_BYTES_MAX,
         ["rollouts", _, action] if ACTIONS.contains(action) => ACT_BYTES_MAX,
+        ["log", "raise"] => ACT_BYTES_MAX,
         ["nodes", _, "devices", _, "commands"] => ENVELOPE_BYTES_MAX,
         _ => 0,
     }
