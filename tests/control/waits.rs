@@ -146,7 +146,8 @@ async fn an_abort_puts_back_what_the_gateway_ran_and_not_what_failed_there() {
     site.wait_ready(0);
     site.fleet.install(["press-1".to_owned()], "plant-7");
     site.heard(1);
-    assert_eq!(site.push_of(1, "max_batch = 5", &["--node", "press-1"]).0, 0);
+    let (code, text) = site.push_of(1, "max_batch = 5", &["--node", "press-1"]);
+    assert_eq!(code, 0, "{text}");
     // It completes although the document fails there.
     let bad = site.store(0, &document(2, BAD));
     let mut lenient = plan(&[100], 0);

@@ -127,7 +127,7 @@ impl Rollouts {
         match &event.what {
             What::Begun { id } => self.begun(id),
             What::Claimed => Ok(self.claim(event)),
-            What::Created { .. } => self.create(&event.what),
+            What::Created { .. } => self.create(&event.what, event.at_ms),
             What::Enrolled { rollout, nodes } => self.enrol(rollout, nodes),
             What::Started { rollout } => self.begin(rollout, 0),
             What::Advanced { rollout, wave } => {
@@ -233,18 +233,22 @@ impl Rollouts {
         if let Author::Controller { epoch, name } = &event.by {
             let before_ms = std::mem::replace(&mut self.lead_ms, event.at_ms);
             self.rollouts.values_mut().for_each(|r| r.lead_ends(before_ms));
+            // Whoever was to start them has had no lead to see it: their day begins again.
+            let drafts = self.rollouts.values_mut().filter(|r| r.stage == Stage::Draft);
+            drafts.for_each(|r| r.created_ms = r.created_ms.max(event.at_ms));
             (self.epoch, self.lead) = (*epoch, name.clone());
         }
         Vec::new()
     }
 
-    fn create(&mut self, what: &What) -> Result<Vec<NodeId>, Void> {
+    fn create(&mut self, what: &What, at_ms: UnixMs) -> Result<Vec<NodeId>, Void> {
         let What::Created { rollout: id, target, plan, reason, audience, rollback } = what else {
             return Ok(Vec::new());
         };
         let mut new = Rollout::new(id.clone(), self.index, *target, plan.clone());
         (new.reason, new.audience) = (reason.clone(), audience.clone());
-        (new.rollback, new.created_ms) = (*rollback, self.lead_ms);
+        // The lead may have said nothing for days: its last time alone would end the draft before it can be started.
+        (new.rollback, new.created_ms) = (*rollback, self.lead_ms.max(at_ms));
         if let Some(known) = self.rollouts.get(id) {
             let content = |r: &Rollout| (r.target, r.plan.clone(), r.audience.clone(), r.rollback);
             let is_same = content(known) == content(&new);

@@ -41,7 +41,7 @@ pub(super) struct Rollout {
     /// Those of the audience for whom it does not stand any more.
     pub retired: Audience,
     pub rollback: bool,
-    /// On the lead's clock.
+    /// By whoever created it, or by the lead, whichever is later: a draft's day begins here.
     pub created_ms: UnixMs,
     pub stage: Stage,
     pub paused: Option<String>,

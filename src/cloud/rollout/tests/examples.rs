@@ -307,6 +307,26 @@ fn a_draft_that_nobody_starts_is_ended_after_a_day_and_nobody_joins_it() {
     assert_eq!(lead(&mut state, MINUTE + DRAFT_MS_MAX, decided), Ok(0));
 }
 
+/// The lead had nothing to say for a week, or nobody had led yet.
+#[test]
+fn a_draft_has_its_day_however_long_the_lead_has_said_nothing() {
+    let week = 7 * DRAFT_MS_MAX;
+    let created = |state: &mut Rollouts, at_ms| {
+        let (audience, plan) = (Audience { all: true, groups: Vec::new() }, Plan::default());
+        let reason = String::new();
+        let what = What::Created { rollout: rollout(0), target: None, plan, reason, audience, rollback: false };
+        at(at_ms, state, Author::Operator { name: "anna".into() }, what).unwrap();
+    };
+    let mut state = Rollouts::default();
+    lead(&mut state, MINUTE, What::Claimed).unwrap();
+    created(&mut state, week);
+    assert_eq!((state.decide(week), state.decide(week + DRAFT_MS_MAX).len()), (vec![], 1));
+    let mut state = Rollouts::default();
+    created(&mut state, MINUTE);
+    lead(&mut state, week, What::Claimed).unwrap();
+    assert_eq!((state.decide(week), state.decide(week + DRAFT_MS_MAX).len()), (vec![], 1));
+}
+
 #[test]
 fn what_stands_for_those_that_come_later_is_remembered_longest() {
     let mut state = Rollouts::default();
