@@ -133,27 +133,26 @@ async fn run_edge(source: Source, choice: Choice, ports: Ports, logs: Logs) -> R
     live.start().await.map_err(setup)?;
     mqtt.start(&ingest, around, &metrics);
     say_started(&config, http.local_addr());
-    http.start(
-        &ingest,
-        Gateway {
-            node: config.node.id.clone(),
-            router,
-            outbox: outbox.clone(),
-            links,
-            clock: clock.clone(),
-            metrics: metrics.clone(),
-            http: live.http.clone(),
-            max_event: config.outbox.max_event,
-            commands: commands.clone(),
-            local: Some(local),
-            gate,
-            tls,
-            bridges: live.bridging.reports(),
-            ready: Arc::new(AtomicBool::new(true)),
-            downlink: status.clone(),
-        },
-    );
+    let gateway = Gateway {
+        node: config.node.id.clone(),
+        router,
+        outbox: outbox.clone(),
+        links,
+        clock: clock.clone(),
+        metrics: metrics.clone(),
+        http: live.http.clone(),
+        max_event: config.outbox.max_event,
+        commands: commands.clone(),
+        local: Some(local),
+        gate,
+        tls,
+        bridges: live.bridging.reports(),
+        ready: Arc::new(AtomicBool::new(true)),
+        downlink: status.clone(),
+    };
+    // First: whoever asks a gateway that has just become ready is told what is committed.
     choice.keep(source, kept(live, status, clock, commands.clone(), &metrics), &metrics, hang_up)?;
+    http.start(&ingest, gateway);
     stop.requested(&[&ingest, &uplink]).await;
     close([&ingest, &uplink], &commands, &hub, &outbox).await
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::eventually;
-use support::process::free_port;
+use support::ports::free_port;
 use tidegate::cloud::{self, StartError};
 use tidegate::config::CloudConfig;
 use tidegate::config::cloud::{FilesSink, Http, Sink};

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::mqtt::{Client, Options, Reply};
-use support::process::{Tidegate, free_port};
+use support::ports::free_port;
+use support::process::Tidegate;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_tidegate");
 const SOON: Duration = Duration::from_secs(30);

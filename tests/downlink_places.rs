@@ -9,9 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use support::broker::{Broker, free_ports};
+use support::broker::Broker;
 use support::central::{Central, Decided};
 use support::count::count;
+use support::ports::free_ports;
 use support::proxy::Proxy;
 use support::tried::Node;
 use tidegate::downlink::report::Outcome;

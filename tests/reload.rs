@@ -14,7 +14,8 @@ use support::broker::Broker;
 use support::count::count;
 use support::mosquitto::Mosquitto;
 use support::mqtt::{Client, Options};
-use support::process::{Tidegate, free_port};
+use support::ports::free_port;
+use support::process::Tidegate;
 use support::provision;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_tidegate");

@@ -66,7 +66,7 @@ async fn wrong_addresses_are_named_and_the_next_one_is_tried() {
     let broker = Broker::shared();
     broker.create_namespace("address/telemetry");
     broker.create_partitioned_topic("address/telemetry/telemetry", 1);
-    let [nobody] = support::broker::free_ports();
+    let [nobody] = support::ports::free_ports();
     for (url, words) in [
         (format!("pulsar://127.0.0.1:{nobody}"), "cannot connect to 127.0.0.1"),
         ("pulsar://no-such-host.invalid:6650".to_owned(), "cannot find the address of no-such-host.invalid"),

@@ -9,6 +9,7 @@ mod support {
     pub mod files;
     pub mod fleet;
     pub mod oracle;
+    pub mod ports;
     pub mod process;
 }
 
@@ -20,7 +21,8 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use support::fleet::{Fleet, Plan, simulated};
 use support::oracle::{Verdict, judge};
-use support::process::{Tidegate, free_port};
+use support::ports::free_port;
+use support::process::Tidegate;
 
 /// How long the broker may take to start, from nothing.
 const BROKER_START_MAX: Duration = Duration::from_secs(120);

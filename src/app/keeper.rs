@@ -224,6 +224,7 @@ impl<G: Gateway> Keeper<G> {
             teller,
         };
         keeper.proven = keeper.proven_before(keeper.machine.record().committed.place);
+        keeper.show();
         let ears = Ears { answers: answered, unfit: unfits, sent, begun: (generation, actions, inputs) };
         (keeper, ears)
     }

@@ -100,7 +100,7 @@ async fn retained(version: &str) {
 #[test]
 fn with_local_our_own_subscribers_get_what_comes_from_there() {
     let broker = Mosquitto::start();
-    let port = crate::support::process::free_port();
+    let port = crate::support::ports::free_port();
     let mut gateway =
         Gateway::start(&broker.url(), "local = true", &format!("[mqtt]\nlisten = \"127.0.0.1:{port}\"\n"));
     gateway.wait_connected();

@@ -14,7 +14,7 @@ use tidegate::sys::tasks::thread;
 use crate::harness::{Gateway, PATIENCE};
 use crate::support;
 use crate::support::mosquitto::{self, Mosquitto};
-use crate::support::process::free_port;
+use crate::support::ports::free_port;
 use crate::support::proxy::Proxy;
 use crate::support::random::Random;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::harness::{Gateway, PATIENCE};
 use crate::support::mosquitto::Mosquitto;
-use crate::support::process::free_port;
+use crate::support::ports::free_port;
 
 fn gauge(url: &str, name: &str) -> u64 {
     let text = ureq::get(&format!("{url}/metrics")).call().unwrap().body_mut().read_to_string().unwrap();

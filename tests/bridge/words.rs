@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::harness::Gateway;
 use crate::support::certificates::certificates;
 use crate::support::mosquitto::Mosquitto;
-use crate::support::process::free_port;
+use crate::support::ports::free_port;
 
 fn last_error(gateway: &mut Gateway, words: &[&str]) {
     let words: Vec<String> = words.iter().map(|&w| w.to_owned()).collect();

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use jsonwebtoken::{EncodingKey, Header};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use crate::support::broker::{Broker, Options, free_ports};
+use crate::support::broker::{Broker, Options};
 use crate::support::central::in_seconds;
 use crate::support::certificates::certificates;
+use crate::support::ports::free_ports;
 use crate::support::provision;
 
 /// For these tests only, and so is the other one.

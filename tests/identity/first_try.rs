@@ -15,7 +15,8 @@ use tidegate::outbox::Outbox;
 use tidegate::sys::clock::Clock;
 
 use crate::harness::{BINARY, SOON, text, tidegate};
-use crate::support::process::{free_port, run};
+use crate::support::ports::free_port;
+use crate::support::process::run;
 
 /// The gateway, set up by the file and, where a test needs it otherwise, by the environment.
 struct Edge(Child);

@@ -18,7 +18,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::support::mqtt::{self, Bytes, Client, Options, PATIENCE, Reply};
-use crate::support::process::{Tidegate, free_port, run};
+use crate::support::ports::free_port;
+use crate::support::process::{Tidegate, run};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_tidegate");
 

@@ -8,7 +8,8 @@ use tempfile::TempDir;
 use tidegate::ingest::identity::verify::password_hash;
 
 use crate::support::certificates::certificates;
-use crate::support::process::{Tidegate, free_port, output_file};
+use crate::support::ports::free_port;
+use crate::support::process::{Tidegate, output_file};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_tidegate");
 

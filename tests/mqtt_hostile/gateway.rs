@@ -14,10 +14,10 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::bystander::Bystander;
-use crate::support::broker::free_ports;
 use crate::support::certificates::certificates;
 use crate::support::eventually;
 use crate::support::mqtt::{Options, Reply, parse, split};
+use crate::support::ports::free_ports;
 use crate::support::process::Tidegate;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_tidegate");

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::support::mqtt::{Client, Options, Reply};
-use crate::support::process::{Tidegate, free_port};
+use crate::support::ports::free_port;
+use crate::support::process::Tidegate;
 use crate::support::setting;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_tidegate");

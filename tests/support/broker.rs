@@ -1,12 +1,12 @@
 //! A real standalone Pulsar for one test, through deploy/pulsar/pulsar.sh: own ports, own directory, gone when dropped.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tempfile::TempDir;
 
+use super::ports::free_ports;
 use super::proxy::Proxy;
 
 /// A running broker.
@@ -236,10 +236,4 @@ impl Drop for Broker {
     fn drop(&mut self) {
         let _ = self.command("kill", &[]);
     }
-}
-
-/// Ports that are free now. Held open together, so that they differ.
-pub fn free_ports<const N: usize>() -> [u16; N] {
-    let held: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-    held.each_ref().map(|l| l.local_addr().unwrap().port())
 }

@@ -21,6 +21,7 @@ pub mod mqtt_mutator;
 pub mod mqtt_subscriber;
 pub mod node;
 pub mod oracle;
+pub mod ports;
 pub mod process;
 pub mod provision;
 pub mod proxy;

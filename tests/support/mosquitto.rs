@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::process::{free_port, output_file};
+use super::ports::free_port;
+use super::process::output_file;
 
 /// How long a start, a stop or a publisher may take.
 const PATIENCE: Duration = Duration::from_secs(20);

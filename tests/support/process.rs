@@ -1,15 +1,12 @@
 //! The built binary as a child process, with its own ports and directories; killed when dropped.
 
 use std::fs::{self, File, OpenOptions};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("no free port").port()
-}
+use super::ports::free_port;
 
 /// A Tidegate process that can be killed and started again with the same configuration.
 pub struct Tidegate {

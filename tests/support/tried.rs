@@ -13,7 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tidegate::downlink::trial::Record;
 use tidegate::downlink::trial::slots::Slots;
 
-use super::process::{Tidegate, free_port};
+use super::ports::free_port;
+use super::process::Tidegate;
 
 /// Longer than anything takes on a machine that is busy.
 const SOON: Duration = Duration::from_secs(90);

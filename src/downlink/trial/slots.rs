@@ -70,11 +70,14 @@ impl Slots {
         Ok(Found { record, slots: [stored(Slot::A), stored(Slot::B)] })
     }
 
-    /// Puts a document into a slot, durably.
+    /// Puts a document into a slot, durably; a record first if there is none, so that a filled slot without one is a loss.
     pub fn write(&self, slot: Slot, number: Number, digest: Digest, document: &[u8]) -> io::Result<()> {
         if document.len() > DOCUMENT_BYTES_MAX {
             let message = format!("the document has {} bytes, at most {DOCUMENT_BYTES_MAX} fit", document.len());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        if !self.record_path().try_exists()? {
+            self.persist(&Record::default())?;
         }
         let mut bytes = header(number, &digest, document).into_bytes();
         bytes.extend_from_slice(document);

@@ -35,6 +35,7 @@ fn what_is_written_is_read_until_it_is_replaced() {
     let slots = Slots::open(dir.path()).unwrap();
     let ((one, text), (two, other)) = (document(3), document(4));
     slots.write(Slot::A, 3.into(), one, &text).unwrap();
+    assert_eq!(slots.find().unwrap().record, Ok(Some(Record::default())), "a slot without a record is a loss");
     slots.write(Slot::B, Number::new(1, 4), two, &other).unwrap();
     // What a cut left.
     fs::write(dir.path().join("slot-a.new"), b"half of").unwrap();

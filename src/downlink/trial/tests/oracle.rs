@@ -25,6 +25,8 @@ pub struct Oracle {
     pub crashes: u32,
     /// The next record starts anew.
     is_damaged: bool,
+    /// The disk lost something, at some time.
+    was_damaged: bool,
     /// Whether a good document may only be blamed after a disturbance.
     pub is_just: bool,
 }
@@ -40,7 +42,7 @@ impl Oracle {
         self.seen.clear();
         self.loads.clear();
         self.acknowledged_reports.clear();
-        self.is_damaged = true;
+        (self.is_damaged, self.was_damaged) = (true, true);
     }
 
     pub fn crashed(&mut self) {
@@ -159,6 +161,10 @@ impl Oracle {
     }
 
     fn decides(&mut self, report: &Report) {
+        let reason = report.failure.as_ref().map(|f| f.reason);
+        if matches!(reason, Some(Reason::RecordDamaged | Reason::SlotDamaged)) {
+            assert!(self.was_damaged, "the disk is blamed: {report:?}");
+        }
         if report.outcome == Outcome::Fallback {
             // It may run after all, later.
             self.decided.remove(&report.number);
@@ -168,7 +174,6 @@ impl Oracle {
         assert_eq!(before, None, "{} is decided again: {report:?}", report.number);
         let Some(Some(digest)) = self.assigned.get(&report.number) else { return };
         let good = document_of(&Place::Slot { slot: Slot::A, digest: *digest }).kind == Kind::Good;
-        let reason = report.failure.as_ref().map(|f| f.reason);
         if self.is_just && good && report.outcome == Outcome::Reverted {
             match reason {
                 Some(Reason::NotConnected | Reason::NotAcknowledged) => {

@@ -197,6 +197,17 @@ impl World {
         self.oracle.acts(&action, &self.disk, connected);
         match action {
             Action::WriteSlot { slot, number, digest } => {
+                // As `Slots::write` does.
+                if self.disk.record.is_none() {
+                    match self.durable(|disk| disk.record = Some(Record::default().encode())) {
+                        None => return,
+                        Some(true) => {}
+                        Some(false) => {
+                            self.answers.push(Input::SlotNotWritten { number, detail: "no space".into() });
+                            return;
+                        }
+                    }
+                }
                 let answer = match self
                     .durable(|disk| disk.slots[usize::from(slot == Slot::B)] = Some(Stored { number, digest }))
                 {
