@@ -84,6 +84,11 @@ pub fn lead_topic(tenant: &str) -> String {
     format!("persistent://{tenant}/{ROLLOUTS}/lead")
 }
 
+/// Topic of the pack of a model's version.
+pub fn pack_topic(tenant: &str, model: &str, version: u64) -> String {
+    format!("persistent://{tenant}/models/pack-{model}-{version}")
+}
+
 /// One partition of a partitioned topic.
 pub fn partition(topic: &str, index: u32) -> String {
     format!("{topic}-partition-{index}")
