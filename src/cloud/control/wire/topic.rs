@@ -50,6 +50,14 @@ pub enum TopicError {
         /// As many.
         partitions: u32,
     },
+    /// It has more, and does not send it.
+    #[error("{topic} has said nothing for {seconds} s, and is not read to its end: is the broker, or its disk, slow?")]
+    Silent {
+        /// The topic.
+        topic: String,
+        /// For so long.
+        seconds: u64,
+    },
     /// It moves, or was deleted.
     #[error("the broker closed {topic}: it moves to another broker, or was unloaded or deleted")]
     Closed {
