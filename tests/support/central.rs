@@ -287,6 +287,7 @@ pub fn assignment(node: &str, number: u64, text: Option<&str>) -> Assignment {
         issued_at: in_seconds(0),
         expires_at: None,
         document: text.map(|text| DocumentRef { sha256: Digest::of(text.as_bytes()), version: number }),
+        models: Vec::new(),
         reason: "a test".to_owned(),
         by: "anna".to_owned(),
     }

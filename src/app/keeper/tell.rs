@@ -133,7 +133,7 @@ impl<G: Gateway> Keeper<G> {
     /// Says that the gateway is there.
     pub(super) fn present(&mut self) {
         let (uptime_s, next_s) = (self.origin.elapsed().as_secs(), PRESENT_EVERY.as_secs());
-        let report = self.report(What::Present { uptime_s, next_s, lanes: self.live.waiting() });
+        let report = self.report(What::Present { uptime_s, next_s, lanes: self.live.waiting(), models: Vec::new() });
         self.teller.tell(report, Kind::Passing);
         self.have_key();
         // A fleet that came up together does not speak together for ever.

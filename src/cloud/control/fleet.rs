@@ -139,12 +139,12 @@ impl Fleet {
         seen.accepted = report.accepted.map(|number| (number, since.unwrap_or(heard_ms)));
         seen.left = matches!(report.what, What::Leaving);
         match report.what {
-            What::Present { uptime_s, next_s, lanes } => {
+            What::Present { uptime_s, next_s, lanes, .. } => {
                 (seen.uptime_s, seen.next_s) = (uptime_s, next_s.min(NEXT_S_MAX));
                 let short = |lane: Lane| Lane { name: name(lane.name), ..lane };
                 seen.lanes = lanes.into_iter().take(LANES_MAX).map(short).collect();
             }
-            What::Leaving => {}
+            What::Leaving | What::Model { .. } => {}
             What::Decided { epoch, number, outcome, reason, detail, .. } => {
                 let told = Decided { epoch, number, outcome, reason: words(reason, detail), heard_ms };
                 // Repeated ones come in any order; of one number the failure counts.
@@ -407,7 +407,13 @@ mod tests {
     fn a_node_is_present_while_it_is_heard() {
         let mut fleet = Fleet::default();
         let node = NodeId::from("press-7");
-        fleet.apply(report(0, What::Present { uptime_s: 1, next_s: 60, lanes: Vec::new() }), 1_000, at(0)).unwrap();
+        fleet
+            .apply(
+                report(0, What::Present { uptime_s: 1, next_s: 60, lanes: Vec::new(), models: Vec::new() }),
+                1_000,
+                at(0),
+            )
+            .unwrap();
         let seen = fleet.get(&node).unwrap();
         assert!(seen.is_present(1_000 + 120_000, 30_000), "twice what it said");
         assert!(!seen.is_present(1_000 + 120_001, 30_000));
@@ -423,7 +429,12 @@ mod tests {
         let mut fleet = Fleet::default();
         let lane = |n: usize| Lane { name: format!("{n}{}", "\n".repeat(60_000)), events: 1, bytes: 1 };
         let ghost = |n: usize, lanes: usize| {
-            let what = What::Present { uptime_s: 1, next_s: u64::MAX, lanes: (0..lanes).map(lane).collect() };
+            let what = What::Present {
+                uptime_s: 1,
+                next_s: u64::MAX,
+                lanes: (0..lanes).map(lane).collect(),
+                models: Vec::new(),
+            };
             let groups = (0..200).map(|n| format!("{n}{}", "g".repeat(1_000))).collect();
             NodeReport { node: format!("ghost-{n}"), groups, ..report(0, what) }
         };
