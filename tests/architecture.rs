@@ -20,7 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("models", &["downlink", "pulsar", "config", "event", "sys"]),
     ("ingest", &["outbox", "journal", "downlink", "config", "event", "sys", "observe", "security"]),
     ("uplink", &["outbox", "pulsar", "config", "event", "sys", "observe", "security"]),
-    ("cloud", &["downlink", "pulsar", "config", "event", "sys", "observe", "security"]),
+    ("cloud", &["downlink", "models", "pulsar", "config", "event", "sys", "observe", "security"]),
     (
         "app",
         &[
@@ -30,7 +30,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     (
         "cli",
-        &["app", "ingest", "downlink", "outbox", "cloud", "pulsar", "config", "event", "sys", "observe", "security"],
+        &[
+            "app", "ingest", "downlink", "models", "outbox", "cloud", "pulsar", "config", "event", "sys", "observe",
+            "security",
+        ],
     ),
 ];
 
@@ -93,6 +96,8 @@ const PURE: &[&str] = &[
     "src/cloud/control/reports.rs",
     "src/cloud/control/numbers.rs",
     "src/cloud/control/state.rs",
+    "src/cloud/models/catalogue.rs",
+    "src/cloud/models/resume.rs",
     "src/cloud/rollout/decide.rs",
     "src/cloud/rollout/event.rs",
     "src/cloud/rollout/fold.rs",

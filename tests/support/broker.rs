@@ -174,6 +174,12 @@ impl Broker {
         self.admin("PUT", &format!("persistent/{topic}/unload"), "");
     }
 
+    /// Deletes all messages of a topic, whatever is to be kept.
+    pub fn truncate(&self, topic: &str) {
+        let url = format!("{}/admin/v2/persistent/{topic}/truncate", self.admin_url());
+        ureq::delete(&url).call().unwrap_or_else(|e| panic!("DELETE {url}: {e}"));
+    }
+
     /// Entries of a partitioned topic that `subscription` has not acknowledged.
     pub fn backlog(&self, topic: &str, subscription: &str) -> u64 {
         let path = format!("persistent/{topic}/partitioned-stats?getPreciseBacklog=true");

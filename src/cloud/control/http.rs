@@ -90,7 +90,7 @@ fn body_bytes_max(parts: &[&str]) -> usize {
 impl Control {
     /// Looks at everything but the body: nobody makes us read one who may not give orders, or asks for nothing there is.
     pub fn admit(&self, asked: &Asked<'_>) -> Result<Admitted, Problem> {
-        let parts: Vec<String> = asked.path.split('/').skip(2).map(decoded).collect::<Result<_, _>>()?;
+        let parts = path_parts(asked.path)?;
         let names: Vec<&str> = parts.iter().map(String::as_str).collect();
         let (by, bytes_max) = match *asked.method {
             Method::GET | Method::HEAD => (None, 0),
@@ -119,7 +119,8 @@ impl Control {
         }
     }
 
-    fn author(&self, asked: &Asked<'_>) -> Result<String, Problem> {
+    /// Who gives the order; everybody else is refused.
+    pub(in crate::cloud) fn author(&self, asked: &Asked<'_>) -> Result<String, Problem> {
         let text = |name| asked.headers.get(name).and_then(|value| value.to_str().ok());
         let file = self.0.config.operators_file.as_deref();
         let way = operators::Way {
@@ -267,11 +268,13 @@ impl Control {
     }
 }
 
-fn unknown(text: String) -> Problem {
+/// The answer when there is no such thing.
+pub(in crate::cloud) fn unknown(text: String) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, text)
 }
 
-fn not_allowed(path: &str, methods: &'static str) -> Problem {
+/// The answer to another method.
+pub(in crate::cloud) fn not_allowed(path: &str, methods: &'static str) -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} answers {methods}")).allowing(methods)
 }
 
@@ -308,7 +311,8 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
         .map_err(|e| Problem::new(StatusCode::BAD_REQUEST, format!("the order cannot be read: {e}")))
 }
 
-fn limit(query: &Query) -> Result<usize, Problem> {
+/// The length of a page.
+pub(in crate::cloud) fn limit(query: &Query) -> Result<usize, Problem> {
     let Some(text) = query.get("limit") else { return Ok(PAGE) };
     text.parse().ok().filter(|n| (1..=PAGE_MAX).contains(n)).ok_or_else(|| {
         Problem::new(StatusCode::BAD_REQUEST, format!("limit is {text:?}; write a number from 1 to {PAGE_MAX}"))
@@ -318,6 +322,11 @@ fn limit(query: &Query) -> Result<usize, Problem> {
 fn sha256(text: &str) -> Result<Digest, Problem> {
     let wrong = || Problem::new(StatusCode::BAD_REQUEST, format!("{text:?} is no SHA-256: 64 hexadecimal digits"));
     Digest::parse(text).ok_or_else(wrong)
+}
+
+/// The segments of a path after its version.
+pub(in crate::cloud) fn path_parts(path: &str) -> Result<Vec<String>, Problem> {
+    path.split('/').skip(2).map(decoded).collect()
 }
 
 fn decoded(part: &str) -> Result<String, Problem> {

@@ -330,6 +330,15 @@ impl Control {
         }
     }
 
+    /// Whose documents, keyrings and models count, the newest keyring included; the error is a part of a sentence.
+    pub(in crate::cloud) fn trust(&self) -> Result<Trust, String> {
+        match self.topic_state(DOCUMENTS) {
+            TopicState::Read => Ok(self.with(|state| state.documents.trust().clone())),
+            TopicState::Reading => Err("waits for the keyrings, which are still being read".to_owned()),
+            TopicState::Problem(why) => Err(format!("waits for the keyrings, which cannot be read: {why}")),
+        }
+    }
+
     fn now_ms(&self) -> u64 {
         u64::try_from(self.0.clock.unix_ms()).unwrap_or(0)
     }

@@ -76,6 +76,7 @@ pub fn publish_as(version: u64, file: &[u8], kept: &[&Published], sizes: Sizes, 
     let cut: Cut = chunks::cut(file, sizes).unwrap();
     let kept: Vec<&Index> = kept.iter().map(|published| &published.index).collect();
     let layout = Layout::of(&signed, &cut, &kept, piece).unwrap();
+    assert_eq!(Layout::again(&layout.index).as_ref(), Some(&layout));
     let mut messages = layout.head(&signed);
     assert_eq!(messages.len(), layout.heads as usize);
     for (place, chunks) in (layout.heads..).zip(&layout.pieces) {
