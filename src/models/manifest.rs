@@ -100,6 +100,20 @@ pub enum ManifestError {
     Malformed { why: String },
 }
 
+impl ManifestError {
+    /// A code for machines, as `downlink::artefact::Refusal` has them.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Envelope(_) | Self::Malformed { .. } => "malformed",
+            Self::OtherType { .. } => "wrong-type",
+            Self::Unsigned => "unsigned",
+            Self::UnknownKey { .. } => "unknown-key",
+            Self::RevokedKey { .. } => "revoked-key",
+            Self::BadSignature { .. } => "bad-signature",
+        }
+    }
+}
+
 impl Manifest {
     /// Whether all of it is within its bounds; the error is a part of a sentence.
     pub fn check(&self) -> Result<(), String> {
