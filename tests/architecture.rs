@@ -98,6 +98,7 @@ const PURE: &[&str] = &[
     "src/cloud/control/state.rs",
     "src/cloud/models/catalogue.rs",
     "src/cloud/models/resume.rs",
+    "src/cloud/models/updates/desk.rs",
     "src/cloud/rollout/decide.rs",
     "src/cloud/rollout/event.rs",
     "src/cloud/rollout/fold.rs",

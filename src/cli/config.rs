@@ -4,7 +4,7 @@ mod check;
 mod diff;
 mod history;
 mod keyring;
-mod push;
+pub(super) mod push;
 mod rollback;
 mod sign;
 mod verify;

@@ -1,5 +1,6 @@
 //! `tidegate model`: models, from a file to the catalogue from which gateways get them.
 
+mod assign;
 mod here;
 mod list;
 mod manifest;
@@ -17,6 +18,7 @@ A model is signed by who made it, with a key that gateways trust (downlink.artef
   tidegate keys signing anna.key --role artefact
   tidegate model publish press-anomaly model.onnx --version 7 --sign anna.key
   tidegate model show press-anomaly
+  tidegate model assign press-anomaly --version 7 --node press-7
 
 docs/models.md tells how a training pipeline publishes, in Python.";
 
@@ -30,6 +32,9 @@ pub enum ModelCommand {
     /// Publish a version: sign it, and send it to the cloud, which cuts it and makes it ready for gateways
     #[command(after_long_help = publish::AFTER)]
     Publish(publish::Args),
+    /// Say which gateways have which version, at once
+    #[command(after_long_help = assign::AFTER)]
+    Assign(assign::Args),
     /// List the models of the catalogue, with the newest version of each
     List(list::ListArgs),
     /// Show the versions of a model: who published them, when, from what
@@ -45,6 +50,7 @@ pub fn run(command: &ModelCommand) -> Result<(), CliError> {
     let out = match command {
         ModelCommand::Manifest(args) => manifest::run(args)?,
         ModelCommand::Publish(args) => publish::run(args)?,
+        ModelCommand::Assign(args) => assign::run(args)?,
         ModelCommand::List(args) => list::list(args)?,
         ModelCommand::Show(args) => list::show(args)?,
         ModelCommand::Status(args) => here::status(args)?,

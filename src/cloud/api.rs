@@ -195,7 +195,7 @@ async fn respond<B: Buf>(
     let (path, query) = (request.path.as_str(), Query::parse(&request.query)?);
     if models::http::is_here(path) {
         let asked = http::Asked { method, path, query: &query, headers, from: *from };
-        return shared.models.answer(&asked, body).await;
+        return shared.models.answer(&asked, body, &shared.bodies).await;
     }
     if http::is_here(path) {
         let asked = http::Asked { method, path, query: &query, headers, from: *from };

@@ -63,9 +63,9 @@ pub enum StartError {
     /// Keys of [control] cannot be used.
     #[error(transparent)]
     Control(#[from] control::SetupError),
-    /// Models cannot be taken.
-    #[error(transparent)]
-    Models(#[from] models::SetupError),
+    /// The address of Pulsar.
+    #[error("[pulsar] service: {0}")]
+    Service(#[from] control::wire::TopicError),
     /// Another process uses the directory.
     #[error("another process stores events in {}; stop it, or give this one another directory", _0.display())]
     InUse(PathBuf),

@@ -16,7 +16,7 @@ use super::problem::{ConfigErrors, Warning};
 use super::reader::{Fields, OtherMode, Reader};
 use super::secret::Secret;
 use super::table::{Key, Section, changes, key, section};
-use super::urls::{AdminUrl, ServiceUrl};
+use super::urls::{AdminUrl, ServiceUrl, SourceUrl};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -161,7 +161,11 @@ section! {
         dir: PathBuf = "./tidegate-models".into(), key(FilePath);
         /// Largest model that is taken.
         max_bytes: u64 = GIB, key(Size(1, GIB));
-        /// Models that are taken in at a time; another one is asked to come later.
+        /// Places from which an update may have its model fetched, each with a slash at its end: what it names must begin with
+        /// one of them. Without any, updates bring their model with them.
+        sources: Vec<String> = Vec::new(),
+            key(List(SourceUrl, 64)).example("[\"https://models.example/anomaly/\", \"file:///srv/models/\"]");
+        /// Models that are taken in over HTTP at a time; another one is asked to come later.
         uploads_max: u32 = 4, key(Count(1, 64));
     }
 }

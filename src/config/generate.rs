@@ -54,6 +54,7 @@ pub fn cloud() -> String {
     section::<cloud::Lane>(&mut out, Header::Array);
     keys::<cloud::FilesSink>(&mut out, Header::Array, &cloud::sink_keys());
     section::<cloud::Control>(&mut out, Header::Table);
+    section::<cloud::Models>(&mut out, Header::Table);
     section::<Log>(&mut out, Header::Table);
     out
 }

@@ -98,6 +98,16 @@ pub fn pack_topic(tenant: &str, name: &str, version: u64) -> String {
     format!("persistent://{tenant}/{MODELS}/pack-{name}-{version}")
 }
 
+/// Topic to which training pipelines send models.
+pub fn updates_topic(tenant: &str) -> String {
+    format!("persistent://{tenant}/{MODELS}/updates")
+}
+
+/// Topic in which they are told what became of them.
+pub fn results_topic(tenant: &str) -> String {
+    format!("persistent://{tenant}/{MODELS}/results")
+}
+
 /// One partition of a partitioned topic.
 pub fn partition(topic: &str, index: u32) -> String {
     format!("{topic}-partition-{index}")

@@ -278,7 +278,8 @@ pub(in crate::cloud) fn not_allowed(path: &str, methods: &'static str) -> Proble
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} answers {methods}")).allowing(methods)
 }
 
-fn problem(error: OrderError) -> Problem {
+/// The answer to an order that is not carried out.
+pub(in crate::cloud) fn problem(error: OrderError) -> Problem {
     let status = match &error {
         OrderError::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,
         OrderError::Unknown(_) => StatusCode::NOT_FOUND,
@@ -290,7 +291,7 @@ fn problem(error: OrderError) -> Problem {
 }
 
 /// A page of another site can make a browser post a form here, from this machine, but not this media type.
-fn expect_json(asked: &Asked<'_>) -> Result<(), Problem> {
+pub(in crate::cloud) fn expect_json(asked: &Asked<'_>) -> Result<(), Problem> {
     let kind = asked.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if kind.eq_ignore_ascii_case("application/json") {
@@ -306,7 +307,8 @@ fn expect_length(asked: &Asked<'_>, bytes_max: usize) -> Result<(), Problem> {
     if length.is_some_and(|length| length > bytes_max) { Err(too_large(bytes_max)) } else { Ok(()) }
 }
 
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+/// The order in a body.
+pub(in crate::cloud) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(body)
         .map_err(|e| Problem::new(StatusCode::BAD_REQUEST, format!("the order cannot be read: {e}")))
 }

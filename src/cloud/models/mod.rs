@@ -2,7 +2,8 @@
 //! there are.
 //!
 //! ```text
-//!  upload ── disk ──► verify ──► cut ──► delta ◄── heads of earlier packs          every process
+//!  updates ─┐
+//!  upload ──┴ disk ─► verify ──► cut ──► delta ◄── heads of earlier packs          every process
 //!  (http)             signature          │                                             ▲
 //!                     digest, format     ▼                                             │ reads
 //!                                    models/pack-<name>-<version> ──► rollouts/models ─┘
@@ -20,11 +21,11 @@ pub mod http;
 mod meters;
 mod publish;
 mod resume;
+mod updates;
 mod upload;
 mod views;
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,14 +35,13 @@ use self::catalogue::{Catalogue, Version, Void};
 pub use self::error::{Class, PublishError};
 use self::meters::Meters;
 use super::control::Control;
-use super::control::wire::{self, Cluster, Entry, Heard, NotWritten, Outgoing, Writer};
+use super::control::wire::{self, Cluster, Entry, Heard, NotWritten, Outgoing, TopicError, Writer};
 use crate::config::CloudConfig;
 use crate::config::cloud;
 use crate::models::manifest::Name;
 use crate::observe::metrics::Metrics;
 use crate::pulsar::names;
 use crate::sys::clock::Clock;
-use crate::sys::files;
 use crate::sys::random;
 use crate::sys::tasks::Tasks;
 
@@ -53,22 +53,6 @@ const TURNS: usize = 16;
 
 /// Message property: names a message, so that who wrote it knows it when it is read.
 const ID: &str = "tg_id";
-
-/// Why models cannot be taken.
-#[derive(Debug, thiserror::Error)]
-pub enum SetupError {
-    /// The directory.
-    #[error("cannot use directory {} (models.dir): {source}", dir.display())]
-    Directory {
-        /// Its path.
-        dir: PathBuf,
-        /// The system's answer.
-        source: std::io::Error,
-    },
-    /// The service URL.
-    #[error("[pulsar] service: {0}")]
-    Service(#[from] wire::TopicError),
-}
 
 /// What all parts share. Cheap to clone.
 #[derive(Clone)]
@@ -115,9 +99,7 @@ impl Models {
         control: Control,
         clock: &Clock,
         metrics: &Metrics,
-    ) -> Result<Self, SetupError> {
-        let dir = config.models.dir.clone();
-        files::create_dir_durable(&dir).map_err(|source| SetupError::Directory { dir, source })?;
+    ) -> Result<Self, TopicError> {
         let (cluster, tenant) = (Cluster::of(&config.pulsar)?, config.pulsar.tenant.clone());
         let topic = names::catalogue_topic(&tenant);
         let stop = tasks.stopping();
@@ -135,6 +117,11 @@ impl Models {
             catalogue,
             turns: [const { tokio::sync::Mutex::const_new(()) }; TURNS],
         }));
+        let topics = names::results_topic(&this.0.tenant);
+        let (results, work) = Writer::new(cluster.clone(), topics, clock.clone(), stop.clone());
+        tasks.spawn_contained("results of updates", work);
+        let updates = updates::run(this.clone(), config.pulsar.clone(), results, stop.clone());
+        tasks.spawn_contained("updates of models", updates);
         let reader = this.clone();
         let heard = move |heard| match heard {
             Heard::Message(entry) => reader.take(&entry),

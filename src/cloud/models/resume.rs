@@ -117,3 +117,131 @@ impl<'p> Resume<'p> {
         Begun { next, bytes, base_ms, layout, parts }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::edge::Downlink;
+    use crate::downlink::artefact::SecretKey;
+    use crate::models::chunks::{self, Sizes};
+    use crate::models::index::Index;
+    use crate::models::manifest::{Format, Manifest, Name};
+
+    const SMALL: Sizes = Sizes { min: 64, avg: 256, max: 1024 };
+
+    fn key(n: u8) -> SecretKey {
+        SecretKey::from_seed(&[n; 32]).unwrap()
+    }
+
+    fn trust(n: u8) -> Trust {
+        let artefact_keys = vec![key(n).public().to_string()];
+        Trust::new(&Downlink { artefact_keys, ..Downlink::default() }).unwrap()
+    }
+
+    struct Version {
+        signed: Signed,
+        cut: Cut,
+        layout: Layout,
+        messages: Vec<Vec<u8>>,
+    }
+
+    fn version(version: u64, file: &[u8], kept: &[&Index]) -> Version {
+        let manifest = Manifest {
+            name: Name::parse("press").unwrap(),
+            version,
+            format: Format::Opaque,
+            size: file.len() as u64,
+            blake3: Hash::of(file),
+            parent: None,
+            metadata: Default::default(),
+        };
+        let signed = Signed::verify(manifest.sign(&key(1)).unwrap().encode().as_bytes(), &trust(1)).unwrap();
+        let cut = chunks::cut(file, SMALL).unwrap();
+        let layout = Layout::of(&signed, &cut, kept, 2048).unwrap();
+        let mut messages = layout.head(&signed);
+        for (place, piece) in (layout.heads..).zip(&layout.pieces) {
+            let piece: Vec<&[u8]> = piece.iter().map(|c| &file[c.offset as usize..][..c.length as usize]).collect();
+            messages.push(pack::encode_piece(place, layout.places(), &piece).unwrap());
+        }
+        Version { signed, cut, layout, messages }
+    }
+
+    /// What is there of `there`, in the eyes of who publishes `of`.
+    fn resumed(of: &Version, there: &[Vec<u8>], trust: &Trust, published: &[u64]) -> Result<Begun, String> {
+        let published = published.iter().copied().collect();
+        let mut resume = Resume::new(&of.signed, &of.cut, trust, &published);
+        for (place, message) in (0_u64..).zip(there) {
+            resume.take(message, 1_000 + place)?;
+        }
+        Ok(resume.begun())
+    }
+
+    fn file(seed: u64, length: usize) -> Vec<u8> {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let noise = std::iter::repeat_with(move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        });
+        noise.take(length).collect()
+    }
+
+    proptest! {
+        /// Wherever it broke off: the same publisher goes on behind it, with the layout of whoever began.
+        #[test]
+        fn a_publication_goes_on_wherever_it_broke_off(seed: u64, length in 1_usize..20_000, at: prop::sample::Index) {
+            let bytes = file(seed, length);
+            let first = version(1, &bytes[..length / 2 + 1], &[]);
+            let began = version(2, &bytes, &[&first.layout.index]);
+            // Who goes on knows of no earlier version, and would lay it out in another way.
+            let goes_on = version(2, &bytes, &[]);
+            let there = at.index(began.messages.len() + 1);
+            let begun = resumed(&goes_on, &began.messages[..there], &trust(1), &[1]).unwrap();
+            prop_assert_eq!(begun.next as usize, there);
+            prop_assert_eq!(begun.bytes as usize, began.messages[..there].iter().map(Vec::len).sum::<usize>());
+            prop_assert_eq!(begun.base_ms, (there > 0).then_some(1_000));
+            prop_assert_eq!(begun.layout, (there > 0).then_some(began.layout));
+        }
+
+        /// Whatever was changed in it: it is not taken for this one's, or the change is in what was read as it is.
+        #[test]
+        fn what_is_not_this_one_s_is_not_gone_on_with(seed: u64, at: prop::sample::Index, bit in 0..8_u32) {
+            let began = version(2, &file(seed, 5_000), &[]);
+            let mut there = began.messages.clone();
+            let total: usize = there.iter().map(Vec::len).sum();
+            let mut at = at.index(total);
+            let changed = there.iter_mut().find_map(|message| {
+                let found = at < message.len();
+                if found { Some((message, at)) } else { at -= message.len(); None }
+            });
+            if let Some((message, at)) = changed {
+                message[at] ^= 1 << bit;
+            }
+            match resumed(&began, &there, &trust(1), &[]) {
+                Err(_) => {}
+                // Compressed bytes have some bits to spare; what they hold is what it was.
+                Ok(begun) => prop_assert_eq!(begun.layout, Some(began.layout)),
+            }
+        }
+    }
+
+    #[test]
+    fn another_file_another_key_and_a_pack_that_is_not_there_are_told() {
+        let bytes = file(7, 9_000);
+        let first = version(1, &bytes[..5_000], &[]);
+        let began = version(2, &bytes, &[&first.layout.index]);
+        let whole = &began.messages;
+        assert!(resumed(&began, whole, &trust(1), &[1]).is_ok());
+        let other = version(2, &file(8, 9_000), &[]);
+        assert!(resumed(&other, whole, &trust(1), &[1]).unwrap_err().contains("another file"));
+        assert!(resumed(&began, whole, &trust(2), &[1]).unwrap_err().contains("signed by"));
+        assert!(resumed(&began, whole, &trust(1), &[]).unwrap_err().contains("version 1, which is not published"));
+        assert!(resumed(&began, &whole[1..], &trust(1), &[1]).unwrap_err().contains("where 0 is due"));
+        let twice = [&whole[..], &whole[whole.len() - 1..]].concat();
+        assert!(resumed(&began, &twice, &trust(1), &[1]).is_err());
+        assert!(resumed(&began, &[b"x".to_vec()], &trust(1), &[1]).is_err());
+    }
+}

@@ -129,8 +129,9 @@ where
     }
 }
 
-/// A file that is gone with whoever has it open, however that ends.
-fn nameless(dir: &Path) -> io::Result<File> {
+/// A file in `dir`, which is made if need be, that is gone with whoever has it open, however that ends.
+pub(super) fn nameless(dir: &Path) -> io::Result<File> {
+    std::fs::create_dir_all(dir)?;
     let path = dir.join(format!("taking-in-{}", random::hex16()));
     let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
     std::fs::remove_file(&path)?;
