@@ -297,11 +297,14 @@ impl Fetch {
         let pack = reader.pack;
         let Content::Place { place, filled } = content else {
             // It stands where some place should be.
-            self.reader = Some(Reader { next: reader.next.saturating_add(1), seen: true, ..reader });
+            let after = Reader { next: reader.next.saturating_add(1), seen: true, ..reader };
+            self.reader = Some(after);
             let first = self.packs.get(&pack).and_then(|wanted| wanted.lacking.first().copied());
             // Before the first place that is lacking it harms nobody.
             if first.is_some_and(|first| reader.next >= first) {
-                self.note_bad(pack);
+                // A reader that has just begun may stand elsewhere than it should.
+                let is_known = reader.seen || reader.from == From::Earliest;
+                self.missed(after, if is_known { Missed::NotThere } else { Missed::Overshot });
             }
             return;
         };
