@@ -4,6 +4,7 @@
 pub mod choice;
 pub mod keeper;
 mod live;
+pub mod models;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -17,20 +17,23 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("outbox", &["config", "event", "sys", "observe"]),
     ("journal", &["event", "sys", "observe"]),
     ("downlink", &["journal", "pulsar", "config", "event", "sys", "observe", "security"]),
-    ("models", &["downlink", "config", "event", "sys"]),
+    ("models", &["downlink", "pulsar", "config", "event", "sys"]),
     ("ingest", &["outbox", "journal", "downlink", "config", "event", "sys", "observe", "security"]),
     ("uplink", &["outbox", "pulsar", "config", "event", "sys", "observe", "security"]),
-    ("cloud", &["downlink", "pulsar", "config", "event", "sys", "observe", "security"]),
+    ("cloud", &["downlink", "models", "pulsar", "config", "event", "sys", "observe", "security"]),
     (
         "app",
         &[
-            "ingest", "downlink", "journal", "outbox", "uplink", "cloud", "pulsar", "config", "event", "sys",
+            "ingest", "downlink", "models", "journal", "outbox", "uplink", "cloud", "pulsar", "config", "event", "sys",
             "observe", "security",
         ],
     ),
     (
         "cli",
-        &["app", "ingest", "downlink", "outbox", "cloud", "pulsar", "config", "event", "sys", "observe", "security"],
+        &[
+            "app", "ingest", "downlink", "models", "outbox", "cloud", "pulsar", "config", "event", "sys", "observe",
+            "security",
+        ],
     ),
 ];
 
@@ -93,6 +96,9 @@ const PURE: &[&str] = &[
     "src/cloud/control/reports.rs",
     "src/cloud/control/numbers.rs",
     "src/cloud/control/state.rs",
+    "src/cloud/models/catalogue.rs",
+    "src/cloud/models/resume.rs",
+    "src/cloud/models/updates/desk.rs",
     "src/cloud/rollout/decide.rs",
     "src/cloud/rollout/event.rs",
     "src/cloud/rollout/fold.rs",
@@ -103,6 +109,9 @@ const PURE: &[&str] = &[
     "src/cloud/rollout/waves.rs",
     "src/models/chunks.rs",
     "src/models/delta.rs",
+    "src/models/desired.rs",
+    "src/models/fetch.rs",
+    "src/models/fetch/places.rs",
     "src/models/hash.rs",
     "src/models/index.rs",
     "src/models/manifest.rs",

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use tokio::signal::unix::Signal;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::keeper::gateway::Gateway;
 use super::keeper::{self, Keeper, Parts, proven};
+use super::models::Models;
 use super::{AppError, Source};
 use crate::config::OwnFile;
 use crate::downlink::artefact::Digest;
@@ -114,6 +115,15 @@ impl Choice {
         if let Some(key) = report_key(&own.alone().node.data_dir) {
             link.sign_with(key);
         }
+        let (trust, trusted) = watch::channel(Arc::new(inbox.trust().clone()));
+        // Also without anything pushed the models in use are proven and shown.
+        let models = match Models::start(&tasks, own.alone(), trusted, metrics) {
+            Ok(models) => Some(models),
+            Err(error) => {
+                tracing::error!(%error, "models are not looked after until the next start; those in use stay");
+                None
+            }
+        };
         let parts = Parts {
             live,
             tasks: tasks.clone(),
@@ -123,6 +133,8 @@ impl Choice {
             store,
             local_only,
             inbox,
+            trust,
+            models,
             link,
             status,
             meters,

@@ -14,6 +14,7 @@ use super::env::Env;
 use super::key_text::{RevokedId, TrustedKey};
 use super::kinds::{Address, Choice, Count, FilePath, List, Optional, OrOff, SecretText, Size, Text, Time, TokenFile};
 pub use super::log::{Log, LogFormat};
+pub use super::models::{Model, Models};
 use super::names::{LANE_NAME, NODE_ID, PULSAR_NAME, TopicFilter, TypePattern};
 use super::overlay::{self, CheckedOn, Overlaid, Pushed};
 use super::problem::{ConfigErrors, Warning};
@@ -40,9 +41,9 @@ pub(super) const EXAMPLE_KEYS: &str = "[\"tidegate-pub-ed25519:e8J+esSsJx/0oLQpT
 pub(super) const TAKES_NOTHING: &str = "";
 
 /// The sections of `edge.toml`.
-pub(super) const SECTIONS: [&str; 13] = [
+pub(super) const SECTIONS: [&str; 15] = [
     "node", "http", "mqtt", "tls", "identity", "mapping", "bridge", "commands", "outbox", "lane", "uplink", "downlink",
-    "log",
+    "models", "model", "log",
 ];
 
 /// The whole of `edge.toml`.
@@ -72,6 +73,10 @@ pub struct EdgeConfig {
     pub uplink: Uplink,
     /// `[downlink]`
     pub downlink: Downlink,
+    /// `[models]`
+    pub models: Models,
+    /// `[[model]]`
+    pub model: Vec<Model>,
     /// `[log]`
     pub log: Log,
 }
@@ -254,6 +259,8 @@ impl Default for EdgeConfig {
             lanes: vec![Lane::default()],
             uplink: Uplink::default(),
             downlink: Downlink::default(),
+            models: Models::default(),
+            model: Vec::new(),
             log: Log::default(),
         }
     }
@@ -296,6 +303,8 @@ impl EdgeConfig {
             lanes: read_lanes(reader),
             uplink: reader.section(),
             downlink: reader.section(),
+            models: reader.section(),
+            model: reader.tables(Model::NAME, |fields| Some(Model::read(fields))).unwrap_or_default(),
             log: reader.section(),
         };
         edge_rules::name_the_node(&mut config.node, reader, env);
@@ -338,6 +347,8 @@ impl EdgeConfig {
         }));
         lines.extend(changes(&self.uplink, &default.uplink));
         lines.extend(changes(&self.downlink, &default.downlink));
+        lines.extend(changes(&self.models, &default.models));
+        lines.extend(self.model.iter().map(|model| format!("model {}", model.name)));
         lines.extend(changes(&self.log, &default.log));
         lines
     }
@@ -368,6 +379,7 @@ pub(super) fn variables() -> Vec<String> {
         variables_of::<Outbox>(),
         variables_of::<Uplink>(),
         variables_of::<Downlink>(),
+        variables_of::<Models>(),
         variables_of::<Log>(),
     ]
     .concat()

@@ -35,6 +35,7 @@ pub(super) fn check(config: &EdgeConfig, reader: &mut Reader<'_>) {
     mqtt(config, reader);
     uplink(&config.uplink, reader);
     downlink(&config.downlink, reader);
+    super::models::check(config, reader);
 }
 
 /// A lane that gets nothing, or an event that gets no lane, is a mistake.

@@ -39,6 +39,8 @@ pub fn edge() -> String {
     ));
     section::<edge::Lane>(&mut out, Header::Array);
     section::<edge::Downlink>(&mut out, Header::Table);
+    section::<edge::Models>(&mut out, Header::Table);
+    section::<edge::Model>(&mut out, Header::ArrayInComment);
     section::<Log>(&mut out, Header::Table);
     out
 }
@@ -52,6 +54,7 @@ pub fn cloud() -> String {
     section::<cloud::Lane>(&mut out, Header::Array);
     keys::<cloud::FilesSink>(&mut out, Header::Array, &cloud::sink_keys());
     section::<cloud::Control>(&mut out, Header::Table);
+    section::<cloud::Models>(&mut out, Header::Table);
     section::<Log>(&mut out, Header::Table);
     out
 }
@@ -211,7 +214,8 @@ mod tests {
         let mapping = ("#[[mapping]]", "#topic = ", "[[mapping]]\ntopic = \"{plant}/{device}\"");
         let bridge_url =
             ("#[[bridge]]", "#url = \"mqtt", "[[bridge]]\nurl = \"mqtt://b\"\nname = \"b\"\nuser_name = \"u\"");
-        let text = [mapping, bridge_url].iter().fold(text, |text, (header, required, set)| {
+        let model = ("#[[model]]", "#name = \"press-anomaly", "[[model]]\nname = \"m\"");
+        let text = [mapping, bridge_url, model].iter().fold(text, |text, (header, required, set)| {
             text.replacen(header, set, 1).replacen(required, &format!("#- {required}"), 1)
         });
         let text = text

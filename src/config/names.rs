@@ -15,6 +15,18 @@ pub(super) struct Name {
     taken: fn(&str) -> Option<&'static str>,
 }
 
+impl Name {
+    /// At most so many of the allowed characters, unless it is `taken`; `rule` says so.
+    pub(super) const fn new(
+        most: usize,
+        allowed: fn(char) -> bool,
+        rule: &'static str,
+        taken: fn(&str) -> Option<&'static str>,
+    ) -> Self {
+        Self { most, allowed, rule, taken }
+    }
+}
+
 /// A gateway's name. No dots: it is the first part of `node.incarnation.lane`.
 pub(super) const NODE_ID: Name = Name {
     most: NODE_ID_MAX,

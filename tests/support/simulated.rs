@@ -260,7 +260,7 @@ impl Gateway for Devices {
             let uptime_s = count.fetch_add(1, Ordering::Relaxed);
             let record = tokio::task::spawn_blocking(move || record(&pushed)).await.unwrap();
             let (committed, trial): (Running, Option<Running>) = status::running(&record);
-            let what = What::Present { uptime_s, next_s: 60, lanes: Vec::new() };
+            let what = What::Present { uptime_s, next_s: 60, lanes: Vec::new(), models: Vec::new() };
             let (node, groups, incarnation) = (node.id, node.groups, INCARNATION.to_owned());
             let software = "simulated".to_owned();
             // The keeper's own reports say what was accepted.

@@ -30,6 +30,8 @@ const PRESENT_EVERY: Duration = Duration::from_secs(60);
 pub enum Kind {
     /// A decision, told until it is acknowledged.
     Decided(u64),
+    /// What became of a model, told until it is acknowledged.
+    Model(u64),
     /// A refusal.
     Refused,
     /// True for the moment only.
@@ -133,8 +135,10 @@ impl<G: Gateway> Keeper<G> {
     /// Says that the gateway is there.
     pub(super) fn present(&mut self) {
         let (uptime_s, next_s) = (self.origin.elapsed().as_secs(), PRESENT_EVERY.as_secs());
-        let report = self.report(What::Present { uptime_s, next_s, lanes: self.live.waiting() });
+        let report =
+            self.report(What::Present { uptime_s, next_s, lanes: self.live.waiting(), models: self.models.status().0 });
         self.teller.tell(report, Kind::Passing);
+        self.tell_models_again();
         self.have_key();
         // A fleet that came up together does not speak together for ever.
         let share = (random::bits() % 1024) as f64 / 1024.0;
@@ -159,6 +163,7 @@ impl<G: Gateway> Keeper<G> {
         let Sent { report, kind, result } = sent;
         match (kind, result) {
             (Kind::Decided(seq), Ok(())) => self.feed(Input::ReportAcknowledged { seq }).await,
+            (Kind::Model(seq), Ok(())) => self.models.acknowledged(seq),
             (_, Ok(())) => {}
             (kind, Err(reason)) => {
                 tracing::debug!(%reason, ?kind, "a report was not sent");

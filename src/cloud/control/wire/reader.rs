@@ -12,6 +12,7 @@ use pulsar::message::proto::{
     base_command::Type,
     command_subscribe::{InitialPosition, SubType},
 };
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -150,6 +151,41 @@ pub async fn fetch(cluster: &Cluster, topic: &str, place: Place) -> Result<Optio
         }
     }
     Ok(None)
+}
+
+/// Every message of `topic` from the first on, until `take` says that it is enough or the last one that is there now was
+/// taken; `permits` of them may be under way.
+pub async fn read_all(
+    cluster: &Cluster,
+    topic: &str,
+    permits: u32,
+    mut take: impl FnMut(Entry) -> ControlFlow<()>,
+) -> Result<(), TopicError> {
+    let mut wire = Wire::new(cluster.connect_to(topic).await?, cluster.credentials());
+    let Some(end) = subscribe(&mut wire, cluster, topic, None).await? else { return Ok(()) };
+    wire.send(&flow(permits)).await?;
+    let (mut used, mut news) = (0, Instant::now());
+    loop {
+        let frame = wire.next().await?;
+        if let Some(Message { command, payload }) = wire.keep(frame).await? {
+            if command.close_consumer.is_some() {
+                return Err(TopicError::Closed { topic: topic.to_owned() });
+            }
+            if let (Some(message), Some(payload)) = (command.message, payload) {
+                let place = Place { ledger: message.message_id.ledger_id, entry: message.message_id.entry_id };
+                if take(entry(place, payload)).is_break() || place >= end {
+                    return Ok(());
+                }
+                (used, news) = (used + 1, Instant::now());
+            }
+        }
+        if used > permits / 2 {
+            wire.send(&flow(std::mem::take(&mut used))).await?;
+        }
+        if news.elapsed() > SILENT_MAX {
+            return Err(TopicError::Silent { topic: topic.to_owned(), seconds: SILENT_MAX.as_secs() });
+        }
+    }
 }
 
 fn entry(place: Place, payload: pulsar::message::Payload) -> Entry {

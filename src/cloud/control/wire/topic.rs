@@ -66,6 +66,14 @@ pub enum TopicError {
     },
 }
 
+impl TopicError {
+    /// The broker's answer to whoever asks to be the only producer, and is the second.
+    pub fn is_taken(&self) -> bool {
+        use pulsar::message::proto::ServerError as E;
+        matches!(self, Self::Link(LinkError::Refused { code: E::ProducerFenced | E::ProducerBusy, .. }))
+    }
+}
+
 fn words(error: &LinkError) -> String {
     error.to_string().replace("uplink.pulsar", "pulsar.service").replace("uplink.", "pulsar.")
 }

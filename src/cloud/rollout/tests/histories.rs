@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use super::world::{World, node, rollout, target, works};
 use crate::cloud::rollout::{ALL_PPM, OnFailure, Plan, Rollouts, Stage, Wave, What};
+use crate::downlink::artefact::model::Name;
+use crate::downlink::artefact::{Digest, Mode, ModelAssigned};
 use crate::sys::histories::{cases, count, played};
 
 const ROLLOUTS: u8 = 3;
@@ -21,6 +23,8 @@ enum Step {
     Abort(u8),
     Depart(u8),
     Assign(u8, u8),
+    /// A version of a model in a mode.
+    Model(u8, u8, u64, u8),
     Raise(u8),
     Read(usize, usize),
     Claim(usize),
@@ -75,6 +79,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => r2.prop_map(Step::Abort),
         1 => n.clone().prop_map(Step::Depart),
         1 => (n.clone(), 0..3u8).prop_map(|(n, t)| Step::Assign(n, t)),
+        1 => (n.clone(), 0..3u8, 1..4u64, 0..3u8).prop_map(|(n, m, v, mode)| Step::Model(n, m, v, mode)),
         1 => (0..20u8).prop_map(Step::Raise),
     ];
     let controllers = prop_oneof![
@@ -115,6 +120,16 @@ fn play(world: &mut World, step: &Step) {
         Step::Assign(n, t) => {
             let nodes = world.install(std::iter::once(*n));
             world.operator(What::Assigned { nodes, target: (*t > 0).then(|| target(0, 100 + t)) });
+        }
+        Step::Model(n, m, version, mode) => {
+            let nodes = world.install(std::iter::once(*n));
+            let model = ModelAssigned {
+                name: Name::parse(&format!("model-{m}")).unwrap(),
+                version: *version,
+                digest: Digest::of(&version.to_le_bytes()),
+                mode: [Mode::Active, Mode::Shadow, Mode::Off][usize::from(*mode)],
+            };
+            world.operator(What::ModelAssigned { nodes, model, reason: reason() });
         }
         Step::Raise(by) => {
             world.operator(What::Raised { index: (world.truth.index() + u64::from(*by)).saturating_sub(5) })
@@ -227,7 +242,7 @@ proptest! {
             }
             let mut again = reader.clone();
             let changed = again.apply(event).unwrap_or_default();
-            if !matches!(event.what, What::Assigned { .. }) {
+            if !matches!(event.what, What::Assigned { .. } | What::ModelAssigned { .. }) {
                 prop_assert!(changed.iter().all(|n| again.assignment(n) == reader.assignment(n)), "{:?}", event);
                 prop_assert_eq!(counts(&again), counts(&reader), "{:?}", event);
             }
