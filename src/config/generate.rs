@@ -30,6 +30,7 @@ pub fn edge() -> String {
     section::<edge::Identity>(&mut out, Header::Table);
     section::<edge::Mapping>(&mut out, Header::ArrayInComment);
     section::<edge::Bridge>(&mut out, Header::ArrayInComment);
+    section::<edge::Inference>(&mut out, Header::ArrayInComment);
     section::<edge::Commands>(&mut out, Header::Table);
     section::<edge::Outbox>(&mut out, Header::Table);
     section::<edge::Uplink>(&mut out, Header::Table);

@@ -84,6 +84,29 @@ impl Batch {
         Ok(())
     }
 
+    /// Puts other versions of events into their places, which come in ascending order. One that is too large, or has no place
+    /// here, changes nothing.
+    pub fn replace<'e>(&mut self, events: impl IntoIterator<Item = (usize, &'e Event)>) {
+        let max = self.writer.lane.settings.record_bytes_max;
+        let fits = |event: &&Event| record::encoded_len(event) as u64 <= max;
+        let mut events = events.into_iter().filter(|(_, event)| fits(event)).peekable();
+        let (old, ends) = (take(&mut self.records), take(&mut self.ends));
+        let mut from = 0;
+        for (at, end) in ends.into_iter().enumerate() {
+            match events.next_if(|(place, _)| *place == at) {
+                Some((_, event)) => record::encode(event, &mut self.records),
+                None => self.records.extend_from_slice(old.get(from..end).unwrap_or_default()),
+            }
+            from = end;
+            self.ends.push(self.records.len());
+        }
+    }
+
+    /// Another batch for the same lane, without events.
+    pub fn emptied(&self) -> Self {
+        self.writer.batch()
+    }
+
     /// How many events.
     pub fn len(&self) -> usize {
         self.ends.len()
