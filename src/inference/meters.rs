@@ -144,6 +144,12 @@ pub struct RoleMeter {
 }
 
 impl Meter {
+    /// It scores no more.
+    pub fn gone(&self) {
+        self.active.version.set(0);
+        self.shadow.version.set(0);
+    }
+
     /// Events without a score.
     pub fn unscored(&self, role: &RoleMeter, why: Failure, events: u64) {
         let failed = Failed { model: self.model.clone(), role: role.role, reason: why.name() };

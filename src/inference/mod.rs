@@ -116,6 +116,8 @@ impl Inference {
         if loaded.is_err() {
             tracing::warn!("models are still being loaded; events are stored without their scores meanwhile");
         }
+        let is_gone = |scorer: &&Arc<Scorer>| scorers.iter().all(|new| new.config.model != scorer.config.model);
+        before.iter().filter(is_gone).for_each(|scorer| scorer.meter.gone());
         let any = !scorers.is_empty();
         *self.0.scorers.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(scorers);
         self.0.any.store(any, Ordering::Release);

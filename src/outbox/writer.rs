@@ -160,3 +160,46 @@ impl Future for Receipt {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::event::tests::sample;
+    use crate::outbox::testing::Hung;
+
+    fn records(batch: &Batch) -> Vec<Event> {
+        let starts = [0].into_iter().chain(batch.ends.iter().copied());
+        let records = starts.zip(&batch.ends).map(|(start, end)| &batch.records[start..*end]);
+        records.map(|bytes| record::decode(bytes).unwrap().0.to_event()).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Whichever events are replaced: those are others, the rest are as they were, all in their places.
+        #[test]
+        fn replaced_events_stand_where_the_others_stood(replaced in prop::collection::vec(any::<bool>(), 1..20), bytes in 0_usize..50) {
+            let hung = Hung::new("a");
+            let mut batch = hung.writer().batch();
+            let of = |i: usize| sample(&i.to_string());
+            let other = |i: usize| Event { data: vec![b'x'; bytes].into(), ..of(i) };
+            (0..replaced.len()).for_each(|i| batch.push(&of(i)).unwrap());
+            let others: Vec<(usize, Event)> = (0..replaced.len()).filter(|i| replaced[*i]).map(|i| (i, other(i))).collect();
+            batch.replace(others.iter().map(|(i, event)| (*i, event)));
+            let expected: Vec<Event> = (0..replaced.len()).map(|i| if replaced[i] { other(i) } else { of(i) }).collect();
+            prop_assert_eq!(records(&batch), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_or_has_no_place_replaces_nothing() {
+        let mut batch = Hung::new("a").writer().batch();
+        (0..3).for_each(|i| batch.push(&sample(&i.to_string())).unwrap());
+        let huge = Event { data: vec![0; 2 << 20].into(), ..sample("0") };
+        let changed = Event { ty: "other".to_owned(), ..sample("1") };
+        batch.replace([(0, &huge), (1, &changed), (7, &changed)]);
+        assert_eq!(records(&batch), [sample("0"), changed, sample("2")]);
+    }
+}

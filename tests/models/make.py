@@ -13,8 +13,6 @@ from onnx import TensorProto, helper
 from skl2onnx import to_onnx
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 HERE = pathlib.Path(__file__).parent
 
@@ -52,7 +50,7 @@ random = np.random.default_rng(7)
 rows = random.normal(size=(600, 2)).astype(np.float32)
 labels = (rows[:, 0] * rows[:, 1] > 0.3).astype(np.int64)
 forest = RandomForestClassifier(n_estimators=6, max_depth=4, random_state=7).fit(rows, labels)
-network = make_pipeline(StandardScaler(), MLPClassifier((8,), random_state=7, max_iter=2000)).fit(rows, labels)
+network = MLPClassifier((8,), random_state=7, max_iter=2000).fit(rows, labels)
 asked = random.normal(size=(20, 2)).astype(np.float32)
 expected = {"rows": asked.tolist()}
 for name, classifier in {"forest": forest, "network": network}.items():
