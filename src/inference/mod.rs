@@ -123,6 +123,15 @@ impl Inference {
         self.0.any.store(any, Ordering::Release);
     }
 
+    /// Whether this version of a model, which has just been put to use, does what it should: it loads, and scores the events that
+    /// come, for at most the time `watched`. The error says why it should be taken back. `Ok` at once if the model is not used here.
+    pub async fn check(&self, model: &str, version: u64, watched: Duration) -> Result<(), String> {
+        for scorer in self.scorers().iter().filter(|scorer| scorer.config.model == model) {
+            scorer.check(version, watched).await?;
+        }
+        Ok(())
+    }
+
     /// Whether events of this type are scored.
     pub fn wants(&self, ty: &str) -> bool {
         self.0.any.load(Ordering::Acquire) && self.scorers().iter().any(|scorer| scorer.takes(ty))

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::engine::{self, Open, Shape};
 use super::fields::Fields;
 use super::meters::{Meter, Meters, RoleMeter};
-use super::worker::{Setup, Worker};
+use super::worker::{Setup, Tally, Worker};
 use crate::config::edge::Inference;
 use crate::event::Event;
 use crate::event::pattern::matches;
@@ -21,6 +21,12 @@ const FILE: &str = "model";
 
 /// A model that could not be loaded is tried again after this time: the disk may have been busy.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// A new version is well when half of so many events were scored.
+const CHECKED_EVENTS: u64 = 50;
+
+/// How often that is looked at.
+const CHECK_EVERY: Duration = Duration::from_millis(20);
 
 /// See the module.
 pub struct Scorer {
@@ -38,8 +44,15 @@ pub struct Scorer {
 #[derive(Default)]
 struct Slot {
     worker: RwLock<Option<Arc<Worker>>>,
-    /// The version that was looked at last; when it failed.
-    seen: tokio::sync::Mutex<Option<(u64, Option<Instant>)>>,
+    /// The version that was looked at last.
+    seen: tokio::sync::Mutex<Option<Seen>>,
+}
+
+/// What became of a version.
+struct Seen {
+    version: u64,
+    /// When it failed, and why.
+    failed: Option<(Instant, String)>,
 }
 
 impl Slot {
@@ -95,6 +108,37 @@ impl Scorer {
         self.look_at(SHADOW, &self.shadow, &self.meter.shadow).await;
     }
 
+    /// That `version` is in use, loads it if it is not yet, and watches how it does with the events that come, for as
+    /// long as is said. The error says why it should not be used; without any event nothing speaks against it.
+    pub async fn check(&self, version: u64, watched: Duration) -> Result<(), String> {
+        self.look().await;
+        let failed = self.active.seen.lock().await.as_ref().and_then(|seen| seen.failed.clone());
+        if let Some((_, reason)) = failed {
+            return Err(reason);
+        }
+        let Some(worker) = self.active().filter(|worker| worker.version == version) else {
+            return Err(format!("version {version} is not the one that current leads to"));
+        };
+        let begun = Instant::now();
+        loop {
+            let Tally { scored, failed, late } = worker.tally();
+            let all = scored + failed + late;
+            if all >= CHECKED_EVENTS || begun.elapsed() >= watched {
+                return match () {
+                    () if failed * 2 > all => Err(format!("no finite score for {failed} of its first {all} events")),
+                    () if late * 2 > all => {
+                        let max = self.config.latency_max.as_millis();
+                        Err(format!(
+                            "no score within {max} ms (inference.latency_max) for {late} of its first {all} events"
+                        ))
+                    }
+                    () => Ok(()),
+                };
+            }
+            tokio::time::sleep(CHECK_EVERY).await;
+        }
+    }
+
     async fn look_at(&self, link: &str, slot: &Slot, meter: &RoleMeter) {
         let mut seen = slot.seen.lock().await;
         let path = self.dir.join(link);
@@ -107,8 +151,8 @@ impl Scorer {
             }
             return;
         };
-        let done = |(looked_at, failed): &(u64, Option<Instant>)| {
-            *looked_at == version && failed.is_none_or(|at| at.elapsed() < AGAIN_AFTER)
+        let done = |seen: &Seen| {
+            seen.version == version && seen.failed.as_ref().is_none_or(|(at, _)| at.elapsed() < AGAIN_AFTER)
         };
         if seen.as_ref().is_some_and(done) {
             return;
@@ -117,7 +161,7 @@ impl Scorer {
             Ok(worker) => {
                 tracing::info!(model = self.config.model, version, link, "model loaded");
                 slot.set(Some(worker), meter);
-                *seen = Some((version, None));
+                *seen = Some(Seen { version, failed: None });
             }
             Err(reason) => {
                 let before = slot.worker().map(|worker| worker.version);
@@ -130,7 +174,7 @@ impl Scorer {
                     "a model is not used"
                 );
                 meter.load_failures.inc();
-                *seen = Some((version, Some(Instant::now())));
+                *seen = Some(Seen { version, failed: Some((Instant::now(), reason)) });
             }
         }
     }

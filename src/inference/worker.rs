@@ -40,6 +40,18 @@ pub struct Worker {
     pub version: u64,
     queue: SyncSender<Job>,
     breaker: Mutex<Breaker>,
+    tally: Mutex<Tally>,
+}
+
+/// How a model has done so far, in events that it was asked about.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// Scored.
+    pub scored: u64,
+    /// It failed on them, or said NaN or infinity.
+    pub failed: u64,
+    /// Not in time.
+    pub late: u64,
 }
 
 /// What a worker needs to know besides its model.
@@ -96,7 +108,7 @@ impl Worker {
         };
         thread("inference", run).map_err(|e| format!("cannot start a thread: {e}"))?;
         match tokio::time::timeout(LOAD_MAX, is_ready).await {
-            Ok(Ok(Ok(()))) => Ok(Arc::new(Self { version, queue, breaker: Mutex::default() })),
+            Ok(Ok(Ok(()))) => Ok(Arc::new(Self { version, queue, breaker: Mutex::default(), tally: Mutex::default() })),
             Ok(Ok(Err(reason))) => Err(reason),
             Ok(Err(_)) => Err("the thread ended while it loaded the model".to_owned()),
             Err(_) => Err(format!("it was not loaded and run within {} s", LOAD_MAX.as_secs())),
@@ -121,6 +133,24 @@ impl Worker {
         }
     }
 
+    /// How it has done so far.
+    pub fn tally(&self) -> Tally {
+        *self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, outcomes: &[Outcome]) {
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        for outcome in outcomes {
+            match outcome {
+                Ok(_) => tally.scored += 1,
+                Err(Failure::Model | Failure::NotFinite) => tally.failed += 1,
+                Err(Failure::Late) => tally.late += 1,
+                // That is the event's fault.
+                Err(_) => {}
+            }
+        }
+    }
+
     fn breaker(&self) -> std::sync::MutexGuard<'_, Breaker> {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -135,7 +165,10 @@ impl Answer {
         outcomes.resize(self.count, None);
         let late = outcomes.iter().any(Option::is_none);
         let rests = self.worker.breaker().told(self.asked, !late, Instant::now());
-        (outcomes.into_iter().map(|outcome| outcome.unwrap_or(Err(Failure::Late))).collect(), rests)
+        let outcomes: Vec<Outcome> =
+            outcomes.into_iter().map(|outcome| outcome.unwrap_or(Err(Failure::Late))).collect();
+        self.worker.count(&outcomes);
+        (outcomes, rests)
     }
 }
 

@@ -119,3 +119,38 @@ async fn an_event_without_room_goes_on_as_it_is() {
     assert_eq!(site.score(sent.clone()).await.events, sent);
     assert_eq!((site.unscored("active", "no-room"), site.unscored("active", "too-large")), (1, 1));
 }
+
+/// What the check says of `file`, while events come, which is all that a gateway has to go by.
+async fn checked(file: &[u8], config: Config) -> Result<(), String> {
+    let site = with(b"times 1", config).await;
+    assert_eq!(
+        site.inference.check("anomaly", 1, Duration::ZERO).await,
+        Ok(()),
+        "without events nothing speaks against it"
+    );
+    site.switch("current", 2, file);
+    let events = async {
+        loop {
+            site.score_one(1.0, 2.0).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        result = site.inference.check("anomaly", 2, Duration::from_millis(700)) => result,
+        never = events => never,
+    }
+}
+
+#[tokio::test]
+async fn a_version_that_is_not_well_is_told_with_its_reason() {
+    let config = || Config { latency_max: Duration::from_millis(50), ..anomaly() };
+    assert_eq!(checked(b"times 2", Config { latency_max: Duration::from_secs(5), ..anomaly() }).await, Ok(()));
+    assert_eq!(checked(b"broken", config()).await, Err("it is broken".to_owned()));
+    let nan = checked(b"nan", config()).await.unwrap_err();
+    assert!(nan.contains("no finite score"), "{nan}");
+    let slow = checked(b"sleep 500", config()).await.unwrap_err();
+    assert!(slow.contains("within 50 ms"), "{slow}");
+    let site = with(b"times 1", config()).await;
+    assert_eq!(site.inference.check("other", 5, Duration::ZERO).await, Ok(()), "nobody uses it here");
+    assert!(site.inference.check("anomaly", 5, Duration::ZERO).await.is_err());
+}
