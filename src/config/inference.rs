@@ -166,6 +166,40 @@ mod tests {
     }
 
     #[test]
+    fn mistakes_are_told_and_other_builds_refuse_it_all() {
+        use crate::config::Env;
+        use crate::config::document::Document;
+
+        let good = "[[inference]]\nmodel = \"a\"\ntypes = [\"*\"]\nfields = [\"/x\"]\n";
+        let read = |text: &str| {
+            let document = Document::new("edge.toml", text.to_owned());
+            EdgeConfig::read(&document, &Env::empty().on_host("edge")).map(|(config, _)| config.inferences)
+        };
+        if cfg!(not(feature = "inference")) {
+            let refused = read(good).unwrap_err().to_string();
+            assert!(
+                refused.contains("edge.toml:2:9: inference.model: this build of tidegate has no inference"),
+                "{refused}"
+            );
+            return;
+        }
+        assert_eq!(read(good).unwrap().len(), 1);
+        for (text, told) in [
+            (good.repeat(2), "inference.model: \"a\" is the model of an earlier [[inference]]"),
+            (good.replace("[\"/x\"]", "[]"), "inference.fields: is empty"),
+            (good.replace("[\"*\"]", "[]"), "inference.types: is empty"),
+            (good.replace("fields = [\"/x\"]\n", ""), "inference.fields"),
+            (good.replace("/x", "x"), "is no JSON pointer"),
+            (format!("{good}missing = nan\n"), "inference.missing"),
+            (format!("{good}alarm_above = \"0.8\"\n"), "inference.alarm_above: is a string"),
+            ((0..9).map(|i| good.replace("\"a\"", &format!("\"a{i}\""))).collect(), "write at most 8"),
+        ] {
+            let refused = read(&text).unwrap_err().to_string();
+            assert!(refused.contains(told), "{refused}");
+        }
+    }
+
+    #[test]
     fn numbers_are_finite_and_shown_as_toml() {
         assert_eq!((Number.text("0.8"), Number.text("-3"), Number.text("1e3")), (Ok(0.8), Ok(-3.0), Ok(1000.0)));
         for bad in ["nan", "inf", "-inf", "1e39", "", "x"] {
