@@ -116,14 +116,12 @@ impl Choice {
             link.sign_with(key);
         }
         let (trust, trusted) = watch::channel(Arc::new(inbox.trust().clone()));
-        // Also without anything pushed the models in use are proven and shown.
-        let models = match Models::start(&tasks, own.alone(), trusted, metrics) {
-            Ok(models) => Some(models),
-            Err(error) => {
-                tracing::error!(%error, "models are not looked after until the next start; those in use stay");
-                None
-            }
-        };
+        // Also without anything pushed the models in use are proven and shown; with --local nothing is touched.
+        let models = (!local_only).then(|| Models::start(&tasks, own.alone(), trusted, metrics));
+        let models = models.and_then(|started| {
+            let failed = "models are not looked after until the next start; those in use stay";
+            started.inspect_err(|error| tracing::error!(%error, "{failed}")).ok()
+        });
         let parts = Parts {
             live,
             tasks: tasks.clone(),

@@ -1,12 +1,12 @@
 //! The loop that keeps assigned models: fetches them, puts them to use, goes back from what is not well, and knows after
 //! a kill where it was.
 
+pub mod door;
 mod hooks;
 mod meters;
 mod work;
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ use crate::downlink::trial::Number;
 use crate::models::desired::{Attempts, Desired, RECORD_BYTES_MAX, Step, Told, Wanted};
 use crate::models::fetch::run::{Failed, Progress, Shared};
 use crate::models::manifest::Name;
-use crate::models::store::{Files, Store, StoreError, disk};
+use crate::models::store::{DIR, Files, Store, StoreError, disk};
 use crate::observe::metrics::Metrics;
 use crate::sys::files;
 use crate::sys::tasks::Tasks;
@@ -66,6 +66,7 @@ pub struct Shown {
 enum Order {
     Assign(Number, Vec<ModelAssigned>, oneshot::Sender<Result<(), String>>),
     Acknowledged(u64),
+    Rollback(Name, oneshot::Sender<Result<u64, String>>),
 }
 
 /// The loop, for others. Cheap to clone.
@@ -86,7 +87,7 @@ impl Models {
     ) -> Result<Self, StoreError> {
         let (store, found) = Store::open(&config.node.data_dir, config.models.max_bytes)?;
         found.iter().for_each(|found| tracing::error!("{found}"));
-        let record = config.node.data_dir.join("models").join(RECORD);
+        let record = config.node.data_dir.join(DIR).join(RECORD);
         let (orders, ordered) = mpsc::channel(ORDERS_MAX);
         let (link, linked) = watch::channel(None);
         let (shows, shown) = watch::channel(Shown::default());
@@ -113,8 +114,20 @@ impl Models {
             again_at: None,
             under_way: None,
             meters: Meters::new(metrics),
+            tasks: tasks.clone(),
         };
-        tasks.spawn("models", keeper.run(ordered, progressed, tasks.stopping().clone()));
+        let stopping = tasks.stopping().clone();
+        match door::open(&config.node.data_dir) {
+            Ok(door) => {
+                let (orders, stopping) = (orders.clone(), stopping.clone());
+                tasks.spawn_contained("door of models", async move {
+                    stopping.run_until_cancelled(door::keep(door, orders)).await;
+                });
+            }
+            Err(reason) => tracing::warn!(%reason, "tidegate model rollback cannot reach this gateway while it runs"),
+        }
+        // Events go on whatever becomes of it.
+        tasks.spawn_contained("models", keeper.run(ordered, progressed, stopping));
         Ok(Self { orders, link: Arc::new(link), shown })
     }
 
@@ -179,6 +192,7 @@ struct Keeper {
     again_at: Option<Instant>,
     under_way: Option<(Wanted, BoxFuture<'static, Ended>)>,
     meters: Meters,
+    tasks: Tasks,
 }
 
 impl Keeper {
@@ -187,7 +201,7 @@ impl Keeper {
         mut orders: mpsc::Receiver<Order>,
         mut progress: watch::Receiver<Progress>,
         stopping: CancellationToken,
-    ) -> Result<(), Infallible> {
+    ) {
         self.look().await;
         let mut proving = Some(Box::pin(self.hands.clone().prove(self.present.clone())));
         loop {
@@ -206,7 +220,7 @@ impl Keeper {
                 }
             };
             tokio::select! {
-                () = stopping.cancelled() => return Ok(()),
+                () = stopping.cancelled() => return,
                 Some(order) = orders.recv() => self.order(order).await,
                 damaged = proven => {
                     proving = None;
@@ -256,6 +270,10 @@ impl Keeper {
                 // Whoever asked may have gone.
                 let _ = answer.send(stored);
             }
+            Order::Rollback(name, answer) => {
+                let back = self.roll_back(name).await;
+                let _ = answer.send(back);
+            }
             Order::Acknowledged(seq) => {
                 let before = self.desired.clone();
                 self.desired.acknowledged(seq);
@@ -263,6 +281,29 @@ impl Keeper {
                 let _ = self.store(before).await;
             }
         }
+    }
+
+    /// An operator on the gateway wants the version before. The cloud's newest assignment is done with then.
+    async fn roll_back(&mut self, name: Name) -> Result<u64, String> {
+        if let Some(wanted) = self.desired.on_trial(&name) {
+            let version = wanted.assigned.version;
+            return Err(format!("version {version} of {name} is on trial; it goes back by itself if it is not well"));
+        }
+        let (of, trust) = (name.clone(), Arc::clone(&self.hands.trust.borrow()));
+        let back = self.hands.store.with(move |store| {
+            let version = store.rollback(&of, &trust)?;
+            Ok((version, work::switched(store, &of, Some(version))))
+        });
+        let (version, switched) = back.await.map_err(|failed| failed.detail().to_owned())?;
+        tracing::warn!(%name, version, "an operator on this gateway went back to the version before");
+        let hands = self.hands.clone();
+        self.tasks.spawn_contained("hook of a model", async move { hands.tell(&switched).await });
+        let before = self.desired.clone();
+        self.desired.left(&name);
+        self.look().await;
+        // If not, a start finds it decided as well: nothing is done about it either.
+        let _ = self.store(before).await;
+        Ok(version)
     }
 
     /// Something has come to its end: what follows is on disk before it is done.

@@ -1,6 +1,7 @@
 //! `tidegate model`: models, from a file to the catalogue from which gateways get them.
 
 mod assign;
+mod here;
 mod list;
 mod manifest;
 mod publish;
@@ -38,6 +39,11 @@ pub enum ModelCommand {
     List(list::ListArgs),
     /// Show the versions of a model: who published them, when, from what
     Show(list::ShowArgs),
+    /// On a gateway: which versions it has and uses, and what it fetches
+    Status(here::StatusArgs),
+    /// On a gateway: go back to the version before, at once and without the network
+    #[command(after_long_help = here::AFTER)]
+    Rollback(here::RollbackArgs),
 }
 
 pub fn run(command: &ModelCommand) -> Result<(), CliError> {
@@ -47,6 +53,8 @@ pub fn run(command: &ModelCommand) -> Result<(), CliError> {
         ModelCommand::Assign(args) => assign::run(args)?,
         ModelCommand::List(args) => list::list(args)?,
         ModelCommand::Show(args) => list::show(args)?,
+        ModelCommand::Status(args) => here::status(args)?,
+        ModelCommand::Rollback(args) => here::rollback(args)?,
     };
     super::print(&out);
     Ok(())

@@ -169,6 +169,11 @@ impl Desired {
         self.wanted.iter().find(|wanted| wanted.is_deciding()).or_else(|| self.wanted.iter().find(to_do))
     }
 
+    /// The version of `name` that is in use and of which nobody knows yet whether it is well.
+    pub fn on_trial(&self, name: &Name) -> Option<&Wanted> {
+        self.wanted.iter().find(|wanted| wanted.assigned.name == *name && wanted.is_deciding())
+    }
+
     /// Whether this is still to be done.
     pub fn wants(&self, wanted: &Wanted) -> bool {
         self.wanted.contains(wanted)

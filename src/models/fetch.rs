@@ -266,10 +266,16 @@ impl Fetch {
         self.bucket.settle(u64::from(ahead) * RESERVE_BYTES, 0);
     }
 
+    /// What was asked for over a link that is lost may have been sent: it counts as if it had come.
+    fn spend(&mut self) {
+        let held = self.reader.take().map_or(0, |reader| u64::from(reader.ahead) * RESERVE_BYTES);
+        self.bucket.settle(held, held);
+    }
+
     /// Takes what came. Its time plays no part: the budget was taken before, and fills up at the next poll.
     pub fn handle(&mut self, event: Event) {
         match event {
-            Event::Lost => self.give_back(),
+            Event::Lost => self.spend(),
             Event::End { epoch } => {
                 if let Some(reader) = self.reader.filter(|reader| reader.epoch == epoch && reader.ahead > 0) {
                     self.missed(reader, if reader.seen { Missed::NotThere } else { Missed::Overshot });
@@ -292,7 +298,12 @@ impl Fetch {
         let Content::Place { place, filled } = content else {
             // It stands where some place should be.
             self.reader = Some(Reader { next: reader.next.saturating_add(1), seen: true, ..reader });
-            return self.note_bad(pack);
+            let first = self.packs.get(&pack).and_then(|wanted| wanted.lacking.first().copied());
+            // Before the first place that is lacking it harms nobody.
+            if first.is_some_and(|first| reader.next >= first) {
+                self.note_bad(pack);
+            }
+            return;
         };
         let before = reader;
         let reader = Reader { next: place.saturating_add(1), seen: true, ..reader };

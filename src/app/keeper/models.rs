@@ -51,6 +51,11 @@ impl Kept {
         }
     }
 
+    /// A report was not sent: all that is not acknowledged is told again with the next presence.
+    pub(super) fn tell_again(&mut self) {
+        self.told = 0;
+    }
+
     /// What there is, and what keeps an assigned one from being fetched.
     pub(super) fn status(&self) -> (Vec<ModelPresent>, Option<String>) {
         self.models.as_ref().map_or_else(Default::default, |(_, shown)| {
@@ -75,11 +80,15 @@ impl<G: Gateway> Keeper<G> {
     pub(super) fn tell_models(&mut self) {
         let Some((_, shown)) = &mut self.models.models else { return };
         let Shown { reports, present, .. } = shown.borrow_and_update().clone();
+        let mut told_up_to = self.models.told;
         for told in reports.iter().filter(|told| told.seq > self.models.told) {
             let report = self.report(What::from(told));
-            self.teller.tell(report, tell::Kind::Model(told.seq));
+            if !self.teller.tell(report, tell::Kind::Model(told.seq)) {
+                break; // the rest with the next presence
+            }
+            told_up_to = told.seq;
         }
-        self.models.told = reports.iter().map(|told| told.seq).max().unwrap_or(0).max(self.models.told);
+        self.models.told = told_up_to;
         // How far a fetch is, is told with the next presence.
         let settled: Vec<ModelPresent> =
             present.into_iter().map(|model| ModelPresent { fetching: None, ..model }).collect();
@@ -87,11 +96,5 @@ impl<G: Gateway> Keeper<G> {
             self.models.present = settled;
             self.teller.present_soon();
         }
-    }
-
-    /// What was not acknowledged is told again, now that the link is up, or after a while.
-    pub(super) fn tell_models_again(&mut self) {
-        self.models.told = 0;
-        self.tell_models();
     }
 }

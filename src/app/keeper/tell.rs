@@ -70,12 +70,15 @@ impl Teller {
         (Self { queue, refused: VecDeque::new(), present_at: None }, told)
     }
 
-    /// Puts a report on its way.
-    pub fn tell(&mut self, report: NodeReport, kind: Kind) {
-        if let Err(e) = self.queue.try_send((report, kind)) {
+    /// Puts a report on its way; whether there was room.
+    pub fn tell(&mut self, report: NodeReport, kind: Kind) -> bool {
+        let sent = self.queue.try_send((report, kind));
+        let there_was = sent.is_ok();
+        if let Err(e) = sent {
             let (report, kind) = e.into_inner();
             self.not_sent(report, kind);
         }
+        there_was
     }
 
     fn not_sent(&mut self, report: NodeReport, kind: Kind) {
@@ -138,7 +141,7 @@ impl<G: Gateway> Keeper<G> {
         let report =
             self.report(What::Present { uptime_s, next_s, lanes: self.live.waiting(), models: self.models.status().0 });
         self.teller.tell(report, Kind::Passing);
-        self.tell_models_again();
+        self.tell_models();
         self.have_key();
         // A fleet that came up together does not speak together for ever.
         let share = (random::bits() % 1024) as f64 / 1024.0;
@@ -167,6 +170,9 @@ impl<G: Gateway> Keeper<G> {
             (_, Ok(())) => {}
             (kind, Err(reason)) => {
                 tracing::debug!(%reason, ?kind, "a report was not sent");
+                if matches!(kind, Kind::Model(_)) {
+                    self.models.tell_again();
+                }
                 self.teller.not_sent(report, kind);
             }
         }

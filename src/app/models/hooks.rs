@@ -79,3 +79,63 @@ fn post(url: &str, body: &str, time: Duration) -> Result<(), String> {
         Err(e) => Err(format!("{url}: {e}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::sys::tasks::thread;
+
+    fn switched() -> Switched {
+        Switched { name: "anomaly".to_owned(), version: Some((7, PathBuf::from("/m/7/model"))) }
+    }
+
+    /// Answers one request with `status`; what it was.
+    fn server(status: &'static str) -> (String, std::thread::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/model", listener.local_addr().unwrap());
+        let served = thread("server", move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut got = Vec::new();
+            while !got.ends_with(b"}") {
+                let mut buffer = [0; 1024];
+                let n = stream.read(&mut buffer).unwrap();
+                got.extend_from_slice(&buffer[..n]);
+            }
+            write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
+            String::from_utf8(got).unwrap()
+        });
+        (url, served.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_url_is_told_of_the_version_in_use_and_its_answer_counts() {
+        for (status, well) in [("204 No Content", true), ("503 Service Unavailable", false), ("302 Found", false)] {
+            let (url, served) = server(status);
+            let model = Model { http: Some(url), ..Model::default() };
+            let told = tell(&model, &switched()).await;
+            assert_eq!(told.is_ok(), well, "{status}: {told:?}");
+            let got = served.join().unwrap();
+            assert!(got.starts_with("POST /model HTTP/1.1\r\n"), "{got}");
+            assert!(got.ends_with(r#"{"name":"anomaly","path":"/m/7/model","version":7}"#), "{got}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_check_is_made_again_until_it_succeeds_or_its_time_is_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = format!(
+            "test $TIDEGATE_MODEL_VERSION = 7 && {{ test -e {0} || {{ touch {0}; exit 1; }}; }}",
+            dir.path().join("f").display()
+        );
+        let health = ["/bin/sh", "-c", &script].map(str::to_owned).to_vec();
+        let model = Model { health, health_timeout: Duration::from_secs(60), ..Model::default() };
+        assert_eq!(check(&model, &switched(), Instant::now()).await, Ok(()));
+        let health = ["/bin/sh", "-c", "echo no >&2; exit 3"].map(str::to_owned).to_vec();
+        let model = Model { health, health_timeout: Duration::from_millis(100), ..Model::default() };
+        let failed = check(&model, &switched(), Instant::now()).await.unwrap_err();
+        assert!(failed.contains("exit status: 3: no") || failed.contains("not ended within"), "{failed}");
+    }
+}

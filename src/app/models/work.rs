@@ -157,7 +157,7 @@ impl Hands {
     }
 
     /// What follows is decided: whoever does not hear of it is only named.
-    async fn tell(&self, switched: &Switched) {
+    pub async fn tell(&self, switched: &Switched) {
         let Some(model) = self.hooks.get(&switched.name) else { return };
         if let Err(detail) = hooks::tell(model, switched).await {
             let version = switched.version.as_ref().map(|(version, _)| *version);
@@ -186,11 +186,16 @@ impl Hands {
                 })
             });
             match proven.await {
-                Ok(true) => damaged.push((model.name, version)),
+                Ok(true) => damaged.push((model.name.clone(), version)),
                 Ok(false) => {}
                 Err(reason) => {
-                    tracing::error!(name = %model.name, version, ?reason, "a damaged model cannot be put out of use")
+                    tracing::error!(name = %model.name, version, ?reason, "a damaged model cannot be put out of use");
                 }
+            }
+            // So that a way back need not wait for it; one that is damaged is found out then.
+            if let Some(previous) = model.previous {
+                let (name, trust) = (model.name.clone(), Arc::clone(&self.trust.borrow()));
+                let _ = self.store.with(move |store| store.verify(&name, previous, &trust)).await;
             }
         }
         damaged
@@ -209,7 +214,7 @@ fn go_back(store: &mut Store<Files>, name: &Name, trust: &Trust) -> Result<(), S
     }
 }
 
-fn switched(store: &Store<Files>, name: &Name, version: Option<u64>) -> Switched {
+pub fn switched(store: &Store<Files>, name: &Name, version: Option<u64>) -> Switched {
     let version = version.map(|version| (version, store.version_path(name, version)));
     Switched { name: name.to_string(), version }
 }

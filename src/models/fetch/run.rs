@@ -80,6 +80,12 @@ pub enum Failed {
 }
 
 impl Failed {
+    /// For people.
+    pub fn detail(&self) -> &str {
+        let (Self::Refused { detail, .. } | Self::Pack { detail, .. } | Self::Later { detail }) = self;
+        detail
+    }
+
     fn pack(reason: &'static str, detail: impl ToString) -> Self {
         Self::Pack { reason, detail: detail.to_string() }
     }

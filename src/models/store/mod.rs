@@ -34,7 +34,7 @@ pub use self::assemble::Assembling;
 pub use self::busy::Version;
 pub use self::disk::{Disk, Files};
 pub use self::error::StoreError;
-pub use self::start::Found;
+pub use self::start::{DIR, Found};
 
 use self::assemble::Proof;
 use self::budget::{Item, NoRoom, make_room};
