@@ -191,7 +191,7 @@ mod tests {
         .unwrap();
         let (place, ca_file) = (format!("https://localhost:{port}/"), dir.path().join("ca.pem"));
         std::fs::write(&ca_file, made.cert.pem()).unwrap();
-        let mut config = config(dir.path(), &[place.clone()]);
+        let mut config = config(dir.path(), std::slice::from_ref(&place));
         config.ca_file = Some(ca_file);
         let fetched = |config: &cloud::Models| fetch(&format!("{place}m"), config, 5);
         let mut text = String::new();
