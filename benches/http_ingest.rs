@@ -226,11 +226,13 @@ async fn tidegate(dir: PathBuf) {
     let commands = Commands::open(&config, &clock, &metrics, journal, Arc::new(router.clone())).unwrap();
     let listener = Listener::bind(&config.http).unwrap();
     println!("{}", listener.local_addr());
+    let inference = tidegate::inference::Inference::new(&config, &metrics);
     let tasks = Tasks::new();
     listener.start(
         &tasks,
         Gateway {
             node: config.node.id.clone(),
+            scoring: tidegate::ingest::scoring::Scoring::new(inference, router.clone()),
             router,
             commands,
             outbox,

@@ -20,6 +20,7 @@ use crate::config::{CloudConfig, EdgeConfig, OwnFile};
 use crate::downlink::commands::Commands;
 use crate::downlink::keeper::Status;
 use crate::downlink::link::{self, Link};
+use crate::inference::Inference;
 use crate::ingest::bridge::Bridging;
 use crate::ingest::http::{Gateway, Listener, Settings};
 use crate::ingest::identity::Gate;
@@ -27,6 +28,7 @@ use crate::ingest::mqtt::local::Local;
 use crate::ingest::mqtt::upstream::Upstream;
 use crate::ingest::mqtt::{self, Hub, Surroundings};
 use crate::ingest::router::Router;
+use crate::ingest::scoring::Scoring;
 use crate::journal::Meters;
 use crate::observe::logs::Logs;
 use crate::observe::metrics::Metrics;
@@ -100,13 +102,15 @@ async fn run_edge(source: Source, choice: Choice, ports: Ports, logs: Logs) -> R
     let (ingest, uplink) = (Tasks::new(), Tasks::new());
     let gate = Gate::start(&ingest, &config, clock.clone(), &metrics).map_err(setup)?;
     let tls = server_tls(&config, &ingest, &clock, &metrics).map_err(setup)?;
-    let State { outbox, router, commands, hub, upstream, local, bridging } = State::open(&config, &clock, &metrics)?;
+    let State { outbox, router, commands, hub, upstream, local, bridging, inference } =
+        State::open(&config, &clock, &metrics)?;
     let mut live = Live {
         outbox: outbox.clone(),
         router: router.clone(),
         upstream: upstream.clone(),
         uplink: Uplink::new(links.clone(), clock.clone(), &metrics),
         bridging,
+        inference: inference.clone(),
         gate: gate.clone(),
         hub: hub.clone(),
         http: Settings::new(&config.http),
@@ -136,6 +140,7 @@ async fn run_edge(source: Source, choice: Choice, ports: Ports, logs: Logs) -> R
     say_started(&config, http.local_addr());
     let gateway = Gateway {
         node: config.node.id.clone(),
+        scoring: Scoring::new(inference, router.clone()),
         router,
         outbox: outbox.clone(),
         links,
@@ -182,6 +187,7 @@ struct State {
     upstream: Upstream,
     local: Local,
     bridging: Bridging,
+    inference: Inference,
 }
 
 impl State {
@@ -192,10 +198,11 @@ impl State {
         let results = Arc::new(router.clone());
         let commands = Commands::open(config, clock, metrics, journals.of("commands"), results).map_err(unavailable)?;
         let hub = Hub::open(config, clock, &journals).map_err(unavailable)?;
-        let upstream = Upstream::new(config, &router, clock.clone());
+        let inference = Inference::new(config, metrics);
+        let upstream = Upstream::new(config, &router, clock.clone(), inference.clone());
         let local = Local::new(hub.clone(), config);
         let bridging = Bridging::new(upstream.clone(), local.clone(), clock.clone(), metrics);
-        Ok(Self { outbox, router, commands, hub, upstream, local, bridging })
+        Ok(Self { outbox, router, commands, hub, upstream, local, bridging, inference })
     }
 }
 

@@ -11,6 +11,7 @@
 //! The modules, in the order in which an event meets them:
 
 pub mod event;
+pub mod inference;
 pub mod ingest;
 pub mod journal;
 pub mod outbox;

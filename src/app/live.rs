@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 
 use crate::config::edge::{Identity, Mqtt};
 use crate::config::{Changes, EdgeConfig};
+use crate::inference::Inference;
 use crate::ingest::bridge::Bridging;
 use crate::ingest::http::Settings;
 use crate::ingest::identity::{Gate, IdentityError};
@@ -50,6 +51,7 @@ pub struct Live {
     pub upstream: Upstream,
     pub uplink: Uplink,
     pub bridging: Bridging,
+    pub inference: Inference,
     pub gate: Gate,
     pub hub: Hub,
     pub http: Settings,
@@ -79,6 +81,8 @@ impl Live {
     /// Starts what runs by itself.
     pub async fn start(&mut self) -> Result<(), NotApplied> {
         self.uplink.set(&self.uplink_tasks, &self.config, self.allowed.clone(), &self.outbox).await?;
+        self.inference.set(&self.config).await;
+        self.inference.start(&self.tasks);
         self.bridging.set(&self.tasks, &self.config).await;
         Ok(())
     }
@@ -162,6 +166,9 @@ impl Live {
         if changes.lanes || changes.uplink || self.allowed != allowed {
             self.allowed = allowed.clone();
             self.uplink.set(&self.uplink_tasks, &new, allowed, &self.outbox).await?;
+        }
+        if changes.inferences {
+            self.inference.set(&new).await;
         }
         if changes.bridges {
             self.bridging.set(&self.tasks, &new).await;

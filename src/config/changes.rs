@@ -12,6 +12,8 @@ pub struct Changes {
     pub mappings: bool,
     /// Bridges.
     pub bridges: bool,
+    /// Models that score events.
+    pub inferences: bool,
     /// Where events go, and how.
     pub uplink: bool,
     /// Limits of the ways in that no client was told.
@@ -50,6 +52,7 @@ impl Changes {
             lanes,
             mappings: lanes || now.mappings != new.mappings || unmapped,
             bridges: now.bridges != new.bridges,
+            inferences: now.inferences != new.inferences,
             uplink: now.uplink != new.uplink,
             limits: now.http != hot.http || now.mqtt != Mqtt { unmapped: now.mqtt.unmapped, ..hot.mqtt.clone() },
             identity: now.identity != hot.identity,
@@ -72,6 +75,7 @@ impl Changes {
             lanes: true,
             mappings: true,
             bridges: true,
+            inferences: true,
             uplink: true,
             limits: true,
             identity: true,
@@ -88,6 +92,7 @@ impl Changes {
             (self.lanes, "lane"),
             (self.mappings && !self.lanes, "mapping"),
             (self.bridges, "bridge"),
+            (self.inferences, "inference"),
             (self.uplink, "uplink"),
             (self.limits, "limits"),
             (self.identity, "identity"),
@@ -125,8 +130,8 @@ impl EdgeConfig {
         let identity = Identity { audit_bytes: self.identity.audit_bytes, ..new.identity };
         let outbox = Outbox { max_bytes: new.outbox.max_bytes, ..self.outbox };
         let log = Log { level: new.log.level, ..self.log };
-        let Self { lanes, mappings, bridges, uplink, downlink, .. } = new;
-        Self { lanes, mappings, bridges, uplink, downlink, mqtt, http, identity, outbox, log, ..self }
+        let Self { lanes, mappings, bridges, inferences, uplink, downlink, .. } = new;
+        Self { lanes, mappings, bridges, inferences, uplink, downlink, mqtt, http, identity, outbox, log, ..self }
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::{Map, Value as Json};
 
-use super::edge::{self, Bridge, EdgeConfig, Lane, Mapping, TAKES_NOTHING};
+use super::edge::{self, Bridge, EdgeConfig, Inference, Lane, Mapping, TAKES_NOTHING};
 use super::overlay::{Header, Overlaid};
 use super::table::Section;
 
@@ -82,6 +82,7 @@ fn entries(config: &EdgeConfig) -> Vec<Entry> {
     all.extend(plain(&config.identity));
     all.extend(tables(&config.mappings, |mapping: &Mapping| &mapping.topic));
     all.extend(tables(&config.bridges, |bridge: &Bridge| &bridge.name));
+    all.extend(tables(&config.inferences, |inference: &Inference| &inference.model));
     all.extend(plain(&config.commands));
     all.extend(plain(&config.outbox));
     all.extend(tables(&config.lanes, |lane: &Lane| &lane.name));
@@ -236,6 +237,7 @@ pub fn policy_input(document: &Overlaid) -> Json {
     };
     list(Mapping::NAME, config.mappings.iter().map(Section::json).collect());
     list(Bridge::NAME, config.bridges.iter().map(Section::json).collect());
+    list(Inference::NAME, config.inferences.iter().map(Section::json).collect());
     list(Lane::NAME, config.lanes.iter().map(Section::json).collect());
     Json::Object(input)
 }

@@ -11,6 +11,7 @@ pub use super::devices::{
 use super::document::Document;
 use super::edge_rules;
 use super::env::Env;
+pub use super::inference::Inference;
 use super::key_text::{RevokedId, TrustedKey};
 use super::kinds::{Address, Choice, Count, FilePath, List, Optional, OrOff, SecretText, Size, Text, Time, TokenFile};
 pub use super::log::{Log, LogFormat};
@@ -41,9 +42,23 @@ pub(super) const EXAMPLE_KEYS: &str = "[\"tidegate-pub-ed25519:e8J+esSsJx/0oLQpT
 pub(super) const TAKES_NOTHING: &str = "";
 
 /// The sections of `edge.toml`.
-pub(super) const SECTIONS: [&str; 15] = [
-    "node", "http", "mqtt", "tls", "identity", "mapping", "bridge", "commands", "outbox", "lane", "uplink", "downlink",
-    "models", "model", "log",
+pub(super) const SECTIONS: [&str; 16] = [
+    "node",
+    "http",
+    "mqtt",
+    "tls",
+    "identity",
+    "mapping",
+    "bridge",
+    "inference",
+    "commands",
+    "outbox",
+    "lane",
+    "uplink",
+    "downlink",
+    "models",
+    "model",
+    "log",
 ];
 
 /// The whole of `edge.toml`.
@@ -63,6 +78,8 @@ pub struct EdgeConfig {
     pub mappings: Vec<Mapping>,
     /// `[[bridge]]`
     pub bridges: Vec<Bridge>,
+    /// `[[inference]]`, in the order written.
+    pub inferences: Vec<Inference>,
     /// `[commands]`
     pub commands: Commands,
     /// `[outbox]`
@@ -254,6 +271,7 @@ impl Default for EdgeConfig {
             identity: Identity::default(),
             mappings: Vec::new(),
             bridges: Vec::new(),
+            inferences: Vec::new(),
             commands: Commands::default(),
             outbox: Outbox::default(),
             lanes: vec![Lane::default()],
@@ -298,6 +316,7 @@ impl EdgeConfig {
             identity: reader.section(),
             mappings: reader.tables(Mapping::NAME, |fields| Some(Mapping::read(fields))).unwrap_or_default(),
             bridges: reader.tables(Bridge::NAME, |fields| Some(Bridge::read(fields))).unwrap_or_default(),
+            inferences: reader.tables(Inference::NAME, |fields| Some(Inference::read(fields))).unwrap_or_default(),
             commands: reader.section(),
             outbox: reader.section(),
             lanes: read_lanes(reader),
@@ -313,7 +332,7 @@ impl EdgeConfig {
         if !reader.files_are_here() {
             // Lanes and bridges come as a whole, the rest key by key.
             reader.unless_the_gateway_says_otherwise(first, |reader, problem| match problem.key.split_once('.') {
-                Some((Lane::NAME | Bridge::NAME, _)) => false,
+                Some((Lane::NAME | Bridge::NAME | Inference::NAME, _)) => false,
                 Some((Mapping::NAME, "lane")) => !reader.is_there::<Lane>(),
                 Some((Mapping::NAME, _)) => false,
                 _ => true,
@@ -335,6 +354,7 @@ impl EdgeConfig {
             false => format!("mapping {}: local", m.topic),
         }));
         lines.extend(self.bridges.iter().map(|b| format!("bridge {}: {} from {}", b.name, b.topics.join(", "), b.url)));
+        lines.extend(self.inferences.iter().map(|i| format!("inference {}: scores {}", i.model, i.types.join(", "))));
         lines.extend(changes(&self.commands, &default.commands));
         lines.extend(changes(&self.outbox, &default.outbox));
         lines.extend(self.lanes.iter().map(|lane| {

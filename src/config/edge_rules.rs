@@ -3,6 +3,7 @@
 use super::device_rules;
 use super::edge::{Downlink, EdgeConfig, Http, Lane, Mqtt, Node, Outbox, TAKES_NOTHING, Uplink};
 use super::env::Env;
+use super::inference;
 use super::reader::{KeyPath, Reader};
 use super::rules::{Credentials, names_differ};
 use super::units::format_size;
@@ -36,6 +37,7 @@ pub(super) fn check(config: &EdgeConfig, reader: &mut Reader<'_>) {
     uplink(&config.uplink, reader);
     downlink(&config.downlink, reader);
     super::models::check(config, reader);
+    inference::check(config, reader);
 }
 
 /// A lane that gets nothing, or an event that gets no lane, is a mistake.

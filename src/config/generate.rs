@@ -30,6 +30,7 @@ pub fn edge() -> String {
     section::<edge::Identity>(&mut out, Header::Table);
     section::<edge::Mapping>(&mut out, Header::ArrayInComment);
     section::<edge::Bridge>(&mut out, Header::ArrayInComment);
+    section::<edge::Inference>(&mut out, Header::ArrayInComment);
     section::<edge::Commands>(&mut out, Header::Table);
     section::<edge::Outbox>(&mut out, Header::Table);
     section::<edge::Uplink>(&mut out, Header::Table);
@@ -203,6 +204,13 @@ mod tests {
         assert!(tried > 10, "{tried}");
     }
 
+    /// A build without the feature refuses all of it.
+    fn without_inference(text: &str) -> String {
+        let (before, rest) = text.split_once("#[[inference]]").unwrap();
+        let (_, after) = rest.split_once("\n[commands]").unwrap();
+        format!("{before}\n[commands]{after}")
+    }
+
     #[test]
     fn every_setting_loads_when_its_mark_is_taken_away() {
         let env = Env::empty().on_host("edge");
@@ -215,12 +223,17 @@ mod tests {
         let bridge_url =
             ("#[[bridge]]", "#url = \"mqtt", "[[bridge]]\nurl = \"mqtt://b\"\nname = \"b\"\nuser_name = \"u\"");
         let model = ("#[[model]]", "#name = \"press-anomaly", "[[model]]\nname = \"m\"");
-        let text = [mapping, bridge_url, model].iter().fold(text, |text, (header, required, set)| {
+        let inference =
+            ("#[[inference]]", "#model = ", "[[inference]]\nmodel = \"m\"\ntypes = [\"x\"]\nfields = [\"/x\"]");
+        let text = if cfg!(feature = "inference") { text } else { without_inference(&text) };
+        let text = [mapping, bridge_url, inference, model].iter().fold(text, |text, (header, required, set)| {
             text.replacen(header, set, 1).replacen(required, &format!("#- {required}"), 1)
         });
         let text = text
             .replacen("#name = \"old", "#- name = \"old", 1)
             .replacen("#user_name", "#- user_name", 1)
+            .replacen("#types = [\"*.telemetry", "#- types = [\"*.telemetry", 1)
+            .replacen("#fields = ", "#- fields = ", 1)
             .replace("#lane = \"telemetry\"", "#lane = \"rest\"");
         let load = |text: &str| {
             let read = EdgeConfig::read(&Document::new("edge.toml", text.to_owned()), &env);

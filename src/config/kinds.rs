@@ -65,7 +65,7 @@ pub(super) trait Kind {
     }
 }
 
-fn wrong_type(value: &DeValue<'_>, takes: &str) -> Vec<Fault> {
+pub(super) fn wrong_type(value: &DeValue<'_>, takes: &str) -> Vec<Fault> {
     let is = match value {
         DeValue::String(_) => "a string",
         DeValue::Integer(_) => "an integer",

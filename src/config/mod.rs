@@ -15,6 +15,7 @@ pub mod edge;
 mod edge_rules;
 pub mod env;
 pub mod generate;
+pub mod inference;
 pub mod key_text;
 mod kinds;
 pub mod log;

@@ -1,7 +1,7 @@
 //! A pushed document over the gateway's own file: what it may set, and the configuration that comes out. [pure]
 //!
 //! A document holds whole keys: a key that it has replaces the gateway's own, and so does each of `[[lane]]`,
-//! `[[mapping]]` and `[[bridge]]` as a whole; what it does not name stays as the gateway's own file and variables say.
+//! `[[mapping]]`, `[[bridge]]` and `[[inference]]` as a whole; what it does not name stays as the gateway's own file and variables say.
 //! It can never remove the way to receive configuration: who the gateway is, where it listens, whom it trusts and where
 //! its data lies are [`Rule`]d out here, and so is an uplink without an address.
 
@@ -49,7 +49,7 @@ enum Rule {
 }
 
 /// Every section of `edge.toml` (a test compares).
-const RULES: [(&str, Rule); 15] = [
+const RULES: [(&str, Rule); 16] = [
     // Who the gateway is and where its data lies: all that was promised hangs on it.
     ("node", Rule::Never),
     // Whom the gateway trusts: only by hand, or by a keyring that a root key has signed.
@@ -64,6 +64,8 @@ const RULES: [(&str, Rule); 15] = [
     ("identity", Rule::All),
     ("mapping", Rule::All),
     ("bridge", Rule::All),
+    // It adds attributes and alarms; the models themselves have signatures of their own.
+    ("inference", Rule::All),
     ("commands", Rule::All),
     ("outbox", Rule::All),
     ("lane", Rule::All),

@@ -1,5 +1,6 @@
 //! The event: CloudEvents 1.0 context attributes and data, its limits, and its record on disk; MQTT topics as text. [pure]
 
+pub mod pattern;
 pub mod record;
 pub mod time;
 pub mod topic;

@@ -12,5 +12,6 @@ pub mod mqtt;
 pub mod refusal;
 mod results;
 pub mod router;
+pub mod scoring;
 
 pub use router::{Router, RouterError};

@@ -84,6 +84,29 @@ impl Batch {
         Ok(())
     }
 
+    /// Puts other versions of events into their places, which come in ascending order. One that is too large, or has no place
+    /// here, changes nothing.
+    pub fn replace<'e>(&mut self, events: impl IntoIterator<Item = (usize, &'e Event)>) {
+        let max = self.writer.lane.settings.record_bytes_max;
+        let fits = |event: &&Event| record::encoded_len(event) as u64 <= max;
+        let mut events = events.into_iter().filter(|(_, event)| fits(event)).peekable();
+        let (old, ends) = (take(&mut self.records), take(&mut self.ends));
+        let mut from = 0;
+        for (at, end) in ends.into_iter().enumerate() {
+            match events.next_if(|(place, _)| *place == at) {
+                Some((_, event)) => record::encode(event, &mut self.records),
+                None => self.records.extend_from_slice(old.get(from..end).unwrap_or_default()),
+            }
+            from = end;
+            self.ends.push(self.records.len());
+        }
+    }
+
+    /// Another batch for the same lane, without events.
+    pub fn emptied(&self) -> Self {
+        self.writer.batch()
+    }
+
     /// How many events.
     pub fn len(&self) -> usize {
         self.ends.len()
@@ -135,5 +158,48 @@ impl Future for Receipt {
             let reason = "the commit ended unexpectedly, and the log says why; the events may still be stored".into();
             Err(AppendError::Disk { lane: self.lane.name.clone(), reason })
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::event::tests::sample;
+    use crate::outbox::testing::Hung;
+
+    fn records(batch: &Batch) -> Vec<Event> {
+        let starts = [0].into_iter().chain(batch.ends.iter().copied());
+        let records = starts.zip(&batch.ends).map(|(start, end)| &batch.records[start..*end]);
+        records.map(|bytes| record::decode(bytes).unwrap().0.to_event()).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Whichever events are replaced: those are others, the rest are as they were, all in their places.
+        #[test]
+        fn replaced_events_stand_where_the_others_stood(replaced in prop::collection::vec(any::<bool>(), 1..20), bytes in 0_usize..50) {
+            let hung = Hung::new("a");
+            let mut batch = hung.writer().batch();
+            let of = |i: usize| sample(&i.to_string());
+            let other = |i: usize| Event { data: vec![b'x'; bytes].into(), ..of(i) };
+            (0..replaced.len()).for_each(|i| batch.push(&of(i)).unwrap());
+            let others: Vec<(usize, Event)> = (0..replaced.len()).filter(|i| replaced[*i]).map(|i| (i, other(i))).collect();
+            batch.replace(others.iter().map(|(i, event)| (*i, event)));
+            let expected: Vec<Event> = (0..replaced.len()).map(|i| if replaced[i] { other(i) } else { of(i) }).collect();
+            prop_assert_eq!(records(&batch), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_or_has_no_place_replaces_nothing() {
+        let mut batch = Hung::new("a").writer().batch();
+        (0..3).for_each(|i| batch.push(&sample(&i.to_string())).unwrap());
+        let huge = Event { data: vec![0; 2 << 20].into(), ..sample("0") };
+        let changed = Event { ty: "other".to_owned(), ..sample("1") };
+        batch.replace([(0, &huge), (1, &changed), (7, &changed)]);
+        assert_eq!(records(&batch), [sample("0"), changed, sample("2")]);
     }
 }

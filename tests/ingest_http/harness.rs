@@ -56,8 +56,10 @@ impl Gate {
         let router = Router::new(&config.lanes, &outbox).unwrap();
         let journal = Meters::new(&metrics).of("commands");
         let commands = Commands::open(&config, &clock, &metrics, journal, Arc::new(router.clone())).unwrap();
+        let inference = tidegate::inference::Inference::new(&config, &metrics);
         let gateway = Gateway {
             node: config.node.id.clone(),
+            scoring: tidegate::ingest::scoring::Scoring::new(inference, router.clone()),
             router,
             commands,
             outbox: outbox.clone(),

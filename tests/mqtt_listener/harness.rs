@@ -7,6 +7,7 @@ use tempfile::TempDir;
 use tidegate::config::EdgeConfig;
 use tidegate::downlink::commands::Commands;
 use tidegate::event::{Event, record};
+use tidegate::inference::Inference;
 use tidegate::ingest::Router;
 use tidegate::ingest::identity::Gate as Identities;
 use tidegate::ingest::mqtt::transport::Kind;
@@ -52,7 +53,7 @@ impl Gate {
         let around = Surroundings {
             config: &config,
             hub: hub.clone(),
-            upstream: Upstream::new(&config, &router, clock),
+            upstream: Upstream::new(&config, &router, clock, Inference::new(&config, &metrics)),
             commands,
             outbox: outbox.clone(),
             links,

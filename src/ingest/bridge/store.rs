@@ -3,12 +3,14 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::echo;
 use super::status::Report;
 use super::window::Ticket;
+use crate::event::Event;
 use crate::ingest::mqtt::broker::EventName;
 use crate::ingest::mqtt::broker::record::Message;
 use crate::ingest::mqtt::local::Local;
@@ -123,6 +125,17 @@ impl Store {
                 }
             }
         }
+        let scoring = self.upstream.rules();
+        for lane in lanes.iter_mut().filter(|lane| !lane.asked.is_empty()) {
+            let (asked, empty) = (std::mem::take(&mut lane.asked), lane.batch.emptied());
+            // All models are asked before any is waited for.
+            lane.scored = Some(Box::pin(scoring.scoring().of_batch(std::mem::replace(&mut lane.batch, empty), asked)));
+        }
+        for lane in &mut lanes {
+            if let Some(scored) = lane.scored.take() {
+                lane.batch = scored.await;
+            }
+        }
         let mut failed: Option<AppendError> = None;
         // All lanes are handed to the disk before any is waited for.
         let mut receipts = Vec::new();
@@ -169,11 +182,20 @@ impl Store {
         };
         let Some((writer, event)) = event else { return Ok(None) };
         let at = lanes.iter().position(|lane| lane.writer.lane() == writer.lane()).unwrap_or_else(|| {
-            lanes.push(Lane { writer: writer.clone(), batch: writer.batch(), jobs: Vec::new() });
+            lanes.push(Lane {
+                writer: writer.clone(),
+                batch: writer.batch(),
+                jobs: Vec::new(),
+                asked: Vec::new(),
+                scored: None,
+            });
             lanes.len() - 1
         });
         let Some(lane) = lanes.get_mut(at) else { return Ok(None) };
         lane.batch.push(&event)?;
+        if rules.scoring().wants(&event.ty) {
+            lane.asked.push((lane.batch.len() - 1, event));
+        }
         Ok(Some(lane))
     }
 }
@@ -183,4 +205,7 @@ struct Lane {
     writer: Writer,
     batch: Batch,
     jobs: Vec<Job>,
+    /// Events that are scored, with their places in the batch.
+    asked: Vec<(usize, Event)>,
+    scored: Option<BoxFuture<'static, Batch>>,
 }

@@ -127,6 +127,7 @@ async fn store(shared: &Shared, work: Work) -> Result<Receipt, Refusal> {
     {
         local.room().await;
     }
+    let events = shared.gateway.scoring.of(events).await;
     let durable = match tokio::time::timeout(COMMIT_TIMEOUT, writer.append(events)).await {
         Ok(result) => result.map_err(|e| refused_by_outbox(e, &places))?,
         Err(_) => return Err(disk_slow(writer.lane())),

@@ -33,6 +33,7 @@ use crate::ingest::Router;
 use crate::ingest::bridge::Bridges;
 use crate::ingest::identity::Gate;
 use crate::ingest::mqtt::local::Local;
+use crate::ingest::scoring::Scoring;
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Links;
 use crate::outbox::Outbox;
@@ -48,6 +49,8 @@ pub struct Gateway {
     pub node: String,
     /// Lanes by event type, each with its way into the outbox.
     pub router: Router,
+    /// Models that score events before they are stored.
+    pub scoring: Scoring,
     /// For the status page; events go through `router`.
     pub outbox: Outbox,
     /// The uplink's state, for the status page.

@@ -9,8 +9,10 @@ use super::broker::{EventName, Unstored};
 use super::packet::Reason;
 use crate::config::EdgeConfig;
 use crate::event::{Event, Timestamp};
+use crate::inference::Inference;
 use crate::ingest::mapping::{self, Id, Mapper, MessageView, Route, Sender, Unfit};
 use crate::ingest::router::{Router, Table};
+use crate::ingest::scoring::Scoring;
 use crate::journal::JournalError;
 use crate::outbox::{AppendError, Writer};
 use crate::sys::clock::Clock;
@@ -32,6 +34,7 @@ pub struct Rules {
     lanes: Arc<Table>,
     node: String,
     clock: Clock,
+    scoring: Scoring,
 }
 
 /// Where messages come from: made once per connection.
@@ -145,14 +148,16 @@ impl Origin {
 
 impl Upstream {
     /// For the lanes that `router` has now.
-    pub fn new(config: &EdgeConfig, router: &Router, clock: Clock) -> Self {
-        Self(Arc::new(RwLock::new(Arc::new(Rules::new(config, router, clock)))))
+    pub fn new(config: &EdgeConfig, router: &Router, clock: Clock, inference: Inference) -> Self {
+        let scoring = Scoring::new(inference, router.clone());
+        Self(Arc::new(RwLock::new(Arc::new(Rules::new(config, router, clock, scoring)))))
     }
 
     /// From here on the mappings of `config`, and the lanes that `router` has now.
     pub fn set(&self, config: &EdgeConfig, router: &Router) {
-        let clock = self.rules().clock.clone();
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Rules::new(config, router, clock));
+        let before = self.rules();
+        let rules = Rules::new(config, router, before.clock.clone(), before.scoring.clone());
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
     }
 
     /// The rules at this moment: one look for messages that came together.
@@ -179,8 +184,11 @@ impl Upstream {
     pub async fn store(&self, origin: &Origin, message: &Message, name: Option<EventName>) -> Result<bool, Refused> {
         let rules = self.rules();
         let Some((writer, event)) = rules.event(origin, message, name)? else { return Ok(false) };
-        let mut batch = writer.batch();
+        let (mut batch, wanted) = (writer.batch(), rules.scoring.wants(&event.ty));
         batch.push(&event)?;
+        if wanted {
+            batch = rules.scoring.of_batch(batch, vec![(0, event)]).await;
+        }
         let give_up = tokio::time::Instant::now() + BUSY_MAX;
         loop {
             match batch.submit() {
@@ -195,9 +203,14 @@ impl Upstream {
 }
 
 impl Rules {
-    fn new(config: &EdgeConfig, router: &Router, clock: Clock) -> Self {
+    fn new(config: &EdgeConfig, router: &Router, clock: Clock, scoring: Scoring) -> Self {
         let mapper = Mapper::new(&config.mappings, &config.lanes, config.mqtt.unmapped);
-        Self { mapper, lanes: router.table(), node: config.node.id.clone(), clock }
+        Self { mapper, lanes: router.table(), node: config.node.id.clone(), clock, scoring }
+    }
+
+    /// The models.
+    pub fn scoring(&self) -> &Scoring {
+        &self.scoring
     }
 
     /// The event of `message` and the lane for it; `None`: it stays here. `name`: the same for the same message sent again.

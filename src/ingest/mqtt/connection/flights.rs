@@ -10,9 +10,11 @@ use std::task::{Context, Poll, ready};
 
 use tokio::time::Instant;
 
+use crate::event::Event;
 use crate::ingest::http::budget::Lease;
 use crate::ingest::mqtt::packet::{PacketId, QoS};
 use crate::ingest::mqtt::upstream::{BUSY_MAX, BUSY_RETRY, Refused};
+use crate::ingest::scoring::Scoring;
 use crate::journal::{Journal, JournalError, Position};
 use crate::outbox::{AppendError, Batch, Receipt};
 
@@ -33,6 +35,10 @@ pub struct Load {
     /// This must be on disk before the outbox is asked: a QoS 2 message has its name in it, and after a power cut would get
     /// another one.
     pub after: Option<Position>,
+    /// Its events that wait for their scores, with their places in the batch.
+    pub asked: Vec<(usize, Event)>,
+    scoring: Option<Scored>,
+    scored_bytes: usize,
 }
 
 /// What became of a [`Load`].
@@ -49,6 +55,7 @@ pub struct Landed {
 
 struct Flight {
     state: State,
+    scoring: Option<Scored>,
     counts: [u64; 3],
     ids: Vec<PacketId>,
     at: Instant,
@@ -61,6 +68,9 @@ enum State {
     Sent(Receipt),
     Refused(Refused),
 }
+
+/// The batch with the scores of its events.
+type Scored = Pin<Box<dyn Future<Output = Batch> + Send>>;
 
 type Named = Pin<Box<dyn Future<Output = Result<(), JournalError>> + Send>>;
 
@@ -78,7 +88,17 @@ pub struct Flights {
 
 impl Load {
     pub fn new(batch: Batch) -> Self {
-        Self { batch, counts: [0; 3], ids: Vec::new(), after: None }
+        Self { batch, counts: [0; 3], ids: Vec::new(), after: None, asked: Vec::new(), scoring: None, scored_bytes: 0 }
+    }
+
+    /// Asks for the scores of `asked`; the batch comes back with them.
+    pub fn ask(&mut self, scoring: &Scoring) {
+        if !self.asked.is_empty() {
+            let (asked, empty) = (std::mem::take(&mut self.asked), self.batch.emptied());
+            let batch = std::mem::replace(&mut self.batch, empty);
+            self.scored_bytes = batch.bytes();
+            self.scoring = Some(Box::pin(scoring.of_batch(batch, asked)));
+        }
     }
 
     /// A message was added to the batch.
@@ -106,10 +126,18 @@ impl Flights {
 
     /// Takes a load; `lease`: its share of the memory.
     pub fn push(&mut self, load: Load, at: Instant, lease: Lease) {
-        let Load { batch, counts, ids, after } = load;
-        let bytes = batch.bytes();
+        let bytes = load.batch.bytes() + load.scored_bytes;
+        let Load { batch, counts, ids, after, scoring, .. } = load;
         self.bytes += bytes;
-        self.queue.push_back(Flight { state: State::Waiting(batch, after), counts, ids, at, bytes, _lease: lease });
+        self.queue.push_back(Flight {
+            state: State::Waiting(batch, after),
+            scoring,
+            counts,
+            ids,
+            at,
+            bytes,
+            _lease: lease,
+        });
     }
 
     /// Hands over what can be, and waits for the oldest answer.
@@ -143,6 +171,11 @@ impl Flights {
                     flight.state = State::Refused(Refused::unnamed(&e));
                     continue;
                 }
+            }
+            // Whoever came later waits as well: the order is that of the arrivals.
+            if let Some(scoring) = &mut flight.scoring {
+                let Poll::Ready(scored) = scoring.as_mut().poll(cx) else { return };
+                (*batch, flight.scoring) = (scored, None);
             }
             let now = Instant::now();
             if self.busy.is_some_and(|(_, again)| now < again) {

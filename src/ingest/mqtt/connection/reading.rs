@@ -313,7 +313,13 @@ impl Connection {
                         loads.push(Load::new(writer.batch()));
                         loads.len() - 1
                     });
-                    loads[at].batch.push(&event).map(|()| Some(at)).map_err(Refused::from)
+                    let wanted = rules.scoring().wants(&event.ty);
+                    let put = loads[at].batch.push(&event).map(|()| Some(at)).map_err(Refused::from);
+                    if wanted && put.is_ok() {
+                        let place = loads[at].batch.len() - 1;
+                        loads[at].asked.push((place, event));
+                    }
+                    put
                 }
                 Err(refused) => Err(refused),
             };
@@ -356,9 +362,10 @@ impl Connection {
         self.seat.journal().append::<&[u8]>(&[]).ok()
     }
 
-    fn launch(&mut self, load: Load, now: Instant) {
+    fn launch(&mut self, mut load: Load, now: Instant) {
         let mut lease = self.shared.storing.lease();
         if lease.grow(load.batch.bytes()).is_ok() {
+            load.ask(self.shared.upstream.rules().scoring());
             return self.flights.push(load, now, lease);
         }
         let text =

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::config::EdgeConfig;
+use crate::inference::Inference;
 use crate::ingest::mqtt::broker::tests::{anybody, connect};
 use crate::ingest::mqtt::broker::{Published, Rules, Who};
 use crate::ingest::mqtt::packet::{Connect, PacketId, Publish, QoS, Version, Will};
@@ -112,7 +113,9 @@ async fn a_qos_2_message_that_is_stored_is_known_after_the_window() {
     };
     for run in 0..3 {
         let outbox = Outbox::open(&config, &clock, &Metrics::default()).unwrap();
-        let upstream = Upstream::new(&config, &Router::new(&config.lanes, &outbox).unwrap(), clock.clone());
+        let inference = Inference::new(&config, &Metrics::default());
+        let router = Router::new(&config.lanes, &outbox).unwrap();
+        let upstream = Upstream::new(&config, &router, clock.clone(), inference);
         let hub = Hub::open(&config, &clock, &Meters::new(&Metrics::default())).unwrap();
         hub.resolve(&upstream, &outbox.recalled());
         let seat = hub.enter();

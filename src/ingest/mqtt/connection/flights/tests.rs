@@ -151,3 +151,27 @@ async fn a_closed_outbox_is_an_answer() {
     world.push(world.load(1..2, 10));
     assert_eq!(world.landed().result.unwrap_err().why, Why::Closed);
 }
+
+#[tokio::test]
+async fn who_waits_for_scores_holds_back_what_came_later() {
+    let mut world = World::new();
+    let (scored, is_scored) = tokio::sync::oneshot::channel();
+    let mut first = world.load(1..3, 10);
+    first.scored_bytes = BYTES_MAX;
+    let empty = first.batch.emptied();
+    let batch = std::mem::replace(&mut first.batch, empty);
+    first.scoring = Some(Box::pin(async move {
+        is_scored.await.unwrap();
+        batch
+    }));
+    world.push(first);
+    assert!(!world.flights.has_room(), "what is away for its scores counts");
+    world.push(world.load(3..4, 10));
+    assert!(world.poll().is_pending());
+    assert_eq!(world.flights.sent, 0);
+    scored.send(()).unwrap();
+    assert!(world.poll().is_pending());
+    assert_eq!(world.hung.answer(), [2, 1]);
+    assert_eq!(ids(&world.landed()), [1, 2]);
+    assert_eq!(ids(&world.landed()), [3]);
+}
