@@ -157,7 +157,7 @@ section! {
     /// `[models]`: models that are published to gateways.
     "models" => Models {
         /// Directory for a model while it is taken in and verified. Nothing stays there: its files have no names, and are gone
-        /// with the process. Room for `uploads_max` models of `max_bytes` is enough.
+        /// with the process. Room for `uploads_max` models of `max_bytes`, and for four of updates, is enough.
         dir: PathBuf = "./tidegate-models".into(), key(FilePath);
         /// Largest model that is taken.
         max_bytes: u64 = GIB, key(Size(1, GIB));
@@ -165,6 +165,8 @@ section! {
         /// one of them. Without any, updates bring their model with them.
         sources: Vec<String> = Vec::new(),
             key(List(SourceUrl, 64)).example("[\"https://models.example/anomaly/\", \"file:///srv/models/\"]");
+        /// PEM file with the authorities to trust at these places, instead of the public ones.
+        ca_file: Option<PathBuf> = None, key(Optional(FilePath)).example("\"/etc/tidegate/ca.pem\"");
         /// Models that are taken in over HTTP at a time; another one is asked to come later.
         uploads_max: u32 = 4, key(Count(1, 64));
     }

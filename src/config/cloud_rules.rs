@@ -1,6 +1,6 @@
 //! What must hold between the keys of `cloud.toml`.
 
-use super::cloud::{CloudConfig, Cluster, Control, FilesSink, Lane, Pulsar, Sink};
+use super::cloud::{CloudConfig, Cluster, Control, FilesSink, Lane, Models, Pulsar, Sink};
 use super::reader::{KeyPath, Reader};
 use super::rules::{Credentials, names_differ};
 
@@ -11,6 +11,7 @@ pub(super) fn check(config: &CloudConfig, reader: &mut Reader<'_>) {
     clusters(config, reader);
     sinks(&config.sinks, reader);
     control(&config.control, reader);
+    models(&config.models, reader);
     let pulsar = &config.pulsar;
     Credentials {
         token: pulsar.token.as_ref(),
@@ -43,6 +44,16 @@ fn control(control: &Control, reader: &mut Reader<'_>) {
     if control.controller_key.is_some() && control.artefact_keys.is_empty() {
         let text = "is empty, and controller_key is set: no document can be stored; name the keys that sign them";
         reader.warn(KeyPath::of::<Control>("artefact_keys"), text);
+    }
+}
+
+fn models(models: &Models, reader: &mut Reader<'_>) {
+    if reader.files_are_here()
+        && let Some(path) = &models.ca_file
+        && let Err(e) = std::fs::File::open(path)
+    {
+        let text = format!("{} cannot be read: {e}; name a file that this process can read", path.display());
+        reader.wrong(KeyPath::of::<Models>("ca_file"), text);
     }
 }
 

@@ -56,8 +56,8 @@ const PERMITS: u32 = 8;
 /// A connection that was quiet so long is asked whether it still lives.
 const WATCHDOG: Duration = Duration::from_secs(10);
 
-/// Tries to fetch what an update names, some minutes in all.
-const FETCH_TRIES: u32 = 20;
+/// Tries to fetch what an update names, a minute in all: others wait behind it.
+const FETCH_TRIES: u32 = 10;
 
 /// One line in the log for the same reason in this time.
 const LINE_EVERY: Duration = Duration::from_secs(60);
@@ -290,7 +290,7 @@ impl Session {
         let mut backoff = Backoff::default();
         for n in 1.. {
             let (url, config) = (url.to_owned(), self.models.0.config.clone());
-            let fetching = move || source::fetch(&url, &config.sources, size, &config.dir);
+            let fetching = move || source::fetch(&url, &config, size);
             let fetched = tokio::task::spawn_blocking(fetching).await;
             let fetched = fetched.map_err(|e| PublishError::Disk(std::io::Error::other(e)))?;
             match fetched {

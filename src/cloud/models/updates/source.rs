@@ -3,12 +3,16 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ureq::Agent;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::super::PublishError;
 use super::super::upload::nameless;
+use crate::config::cloud;
+use crate::security::tls;
 
 /// Time for all of it.
 const FETCH_MAX: Duration = Duration::from_secs(3600);
@@ -43,8 +47,9 @@ pub enum SourceError {
     Publish(#[from] PublishError),
 }
 
-/// Fetches `url`, which must have `size` bytes, into a file without a name in `dir`. Blocks.
-pub fn fetch(url: &str, sources: &[String], size: u64, dir: &Path) -> Result<File, SourceError> {
+/// Fetches `url`, which must have `size` bytes, into a file without a name. Blocks.
+pub fn fetch(url: &str, config: &cloud::Models, size: u64) -> Result<File, SourceError> {
+    let sources = &config.sources;
     let not_allowed = || SourceError::NotAllowed(url.chars().take(200).collect());
     if !sources.iter().any(|source| url.starts_with(source.as_str())) || url.contains(['\\', '?', '#']) {
         return Err(not_allowed());
@@ -52,9 +57,9 @@ pub fn fetch(url: &str, sources: &[String], size: u64, dir: &Path) -> Result<Fil
     let from: Box<dyn Read> = match url.strip_prefix("file://") {
         Some(path) => Box::new(file(url, path, sources)?),
         None if url.split('/').any(|part| part == ".." || part == ".") => return Err(not_allowed()),
-        None => https(url)?,
+        None => https(url, config.ca_file.as_deref())?,
     };
-    let mut to = nameless(dir).map_err(PublishError::from)?;
+    let mut to = nameless(&config.dir).map_err(PublishError::from)?;
     let failed = |e: io::Error| SourceError::Unreachable { url: url.to_owned(), why: e.to_string() };
     let found = io::copy(&mut from.take(size.saturating_add(1)), &mut to).map_err(failed)?;
     if found == size { Ok(to) } else { Err(PublishError::Size { found, size }.into()) }
@@ -74,8 +79,22 @@ fn file(url: &str, path: &str, sources: &[String]) -> Result<File, SourceError> 
 }
 
 /// Follows no redirect: it could lead anywhere.
-fn https(url: &str) -> Result<Box<dyn Read>, SourceError> {
+fn https(url: &str, ca_file: Option<&Path>) -> Result<Box<dyn Read>, SourceError> {
+    let unreachable = |why: String| SourceError::Unreachable { url: url.to_owned(), why };
+    let roots = match ca_file {
+        None => RootCerts::WebPki,
+        Some(path) => {
+            let authorities = tls::authorities(path).map_err(|e| unreachable(format!("{e}; check models.ca_file")))?;
+            RootCerts::from(authorities.iter().map(|der| Certificate::from_der(der).to_owned()).collect::<Vec<_>>())
+        }
+    };
+    // The provider is named because ureq without one panics at the first https request.
+    let tls = TlsConfig::builder()
+        .root_certs(roots)
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .build();
     let agent: Agent = Agent::config_builder()
+        .tls_config(tls)
         .https_only(true)
         .max_redirects(0)
         .http_status_as_error(false)
@@ -83,7 +102,6 @@ fn https(url: &str) -> Result<Box<dyn Read>, SourceError> {
         .timeout_recv_response(Some(ANSWER_MAX))
         .build()
         .into();
-    let unreachable = |why: String| SourceError::Unreachable { url: url.to_owned(), why };
     let answer = agent.get(url).call().map_err(|e| unreachable(e.to_string()))?;
     match answer.status().as_u16() {
         200 => Ok(Box::new(answer.into_body().into_reader())),
@@ -94,7 +112,15 @@ fn https(url: &str) -> Result<Box<dyn Read>, SourceError> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::net::TcpListener;
+
     use super::*;
+    use crate::sys::tasks;
+
+    fn config(dir: &Path, sources: &[String]) -> cloud::Models {
+        cloud::Models { dir: dir.to_owned(), sources: sources.to_vec(), ..cloud::CloudConfig::default().models }
+    }
 
     #[test]
     fn only_what_is_in_an_allowed_place_is_read() {
@@ -106,8 +132,8 @@ mod tests {
         }
         std::os::unix::fs::symlink(outside.join("m"), inside.join("link")).unwrap();
         let url = |path: &Path| format!("file://{}", path.display());
-        let sources = [format!("{}/", url(&inside)), "https://models.example/a/".to_owned()];
-        let fetched = |url: &str, size| fetch(url, &sources, size, dir.path());
+        let config = config(dir.path(), &[format!("{}/", url(&inside)), "https://models.example/a/".to_owned()]);
+        let fetched = |url: &str, size| fetch(url, &config, size);
         assert!(fetched(&url(&inside.join("m")), 5).is_ok());
         for refused in [
             url(&outside.join("m")),
@@ -126,5 +152,59 @@ mod tests {
             assert!(matches!(error, SourceError::Publish(PublishError::Size { .. })), "{error}");
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left behind");
+    }
+
+    #[test]
+    fn a_server_that_an_authority_of_ours_knows_is_asked_and_no_redirect_followed() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let dir = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let private = rustls_pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+        let server = rustls::ServerConfig::builder().with_no_client_auth();
+        let server = Arc::new(server.with_single_cert(vec![made.cert.der().clone()], private).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let answers = [
+            "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nmodel",
+            "HTTP/1.1 302 Found\r\nlocation: /m\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            "HTTP/1.1 503 Later\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+        ];
+        let serving = tasks::thread("server", move || {
+            for answer in answers {
+                let connection = rustls::ServerConnection::new(server.clone()).unwrap();
+                let mut stream = rustls::StreamOwned::new(connection, listener.accept().unwrap().0);
+                let (mut head, mut part) = (Vec::new(), [0; 1024]);
+                while !head.ends_with(b"\r\n\r\n") {
+                    let read = stream.read(&mut part).unwrap();
+                    head.extend_from_slice(&part[..read]);
+                }
+                stream.write_all(answer.as_bytes()).unwrap();
+                stream.conn.send_close_notify();
+                stream.flush().unwrap();
+            }
+            // One that trusts the public authorities alone ends in the middle of the greeting.
+            let connection = rustls::ServerConnection::new(server).unwrap();
+            let mut stream = rustls::StreamOwned::new(connection, listener.accept().unwrap().0);
+            assert!(stream.read(&mut [0; 1024]).is_err());
+        })
+        .unwrap();
+        let (place, ca_file) = (format!("https://localhost:{port}/"), dir.path().join("ca.pem"));
+        std::fs::write(&ca_file, made.cert.pem()).unwrap();
+        let mut config = config(dir.path(), std::slice::from_ref(&place));
+        config.ca_file = Some(ca_file);
+        let fetched = |config: &cloud::Models| fetch(&format!("{place}m"), config, 5);
+        let mut text = String::new();
+        let mut file = fetched(&config).unwrap();
+        io::Seek::rewind(&mut file).unwrap();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "model");
+        for _ in ["302", "404"] {
+            assert!(matches!(fetched(&config), Err(SourceError::Unreadable { .. })));
+        }
+        assert!(matches!(fetched(&config), Err(SourceError::Unreachable { .. })));
+        config.ca_file = None;
+        assert!(matches!(fetched(&config), Err(SourceError::Unreachable { .. })));
+        serving.join().unwrap();
     }
 }

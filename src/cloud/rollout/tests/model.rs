@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::cloud::rollout::{
     ALL_PPM, Author, Digest, Event, NodeId, NodeReport, RolloutId, Rollouts, Stage, Verdict, Void, What,
 };
-use crate::downlink::artefact::Mode;
 use crate::downlink::artefact::model::Name;
+use crate::downlink::artefact::{Mode, ModelAssigned};
 
 struct Had {
     number: u64,
@@ -80,25 +80,7 @@ impl Model {
             What::ModelAssigned { nodes, model, .. } => {
                 let free: Vec<_> = nodes.iter().filter(|n| !self.members.values().any(|m| m.contains(n))).collect();
                 assert!(changed.iter().eq(free));
-                for node in changed {
-                    // Its document stays, unless that has failed.
-                    let last = self.has.get(node).and_then(|had| had.last());
-                    let target = match last {
-                        Some(had) if had.said == Some(Verdict::Failure) => self.base(node),
-                        last => last.and_then(|had| had.target),
-                    };
-                    self.gets(node, target, state);
-                    let models = self.models.entry(node.clone()).or_default();
-                    let uses = models.entry(model.name.clone()).or_default();
-                    match model.mode {
-                        Mode::Active => *uses = BTreeMap::from([(Mode::Active, model.version)]),
-                        Mode::Shadow => {
-                            uses.remove(&Mode::Off);
-                            uses.insert(Mode::Shadow, model.version);
-                        }
-                        Mode::Off => *uses = BTreeMap::from([(Mode::Off, model.version)]),
-                    }
-                }
+                changed.iter().for_each(|node| self.given(node, model, state));
             }
             What::Departed { nodes } => {
                 nodes.iter().for_each(|node| _ = self.models.remove(node));
@@ -116,7 +98,30 @@ impl Model {
             What::Reported { reports } => reports.iter().for_each(|report| self.said(report)),
             _ => assert!(changed.is_empty(), "{event:?} changes {changed:?}"),
         }
-        // Whatever else happens to a node, its models stay in its assignment.
+        self.models_stay(state);
+    }
+
+    /// A node gets a model: its document stays, unless that has failed.
+    fn given(&mut self, node: &NodeId, model: &ModelAssigned, state: &Rollouts) {
+        let last = self.has.get(node).and_then(|had| had.last());
+        let target = match last {
+            Some(had) if had.said == Some(Verdict::Failure) => self.base(node),
+            last => last.and_then(|had| had.target),
+        };
+        self.gets(node, target, state);
+        let models = self.models.entry(node.clone()).or_default();
+        let uses = models.entry(model.name.clone()).or_default();
+        match model.mode {
+            Mode::Shadow => {
+                uses.remove(&Mode::Off);
+                uses.insert(Mode::Shadow, model.version);
+            }
+            alone => *uses = BTreeMap::from([(alone, model.version)]),
+        }
+    }
+
+    /// Whatever else happens to a node, its models stay in its assignment.
+    fn models_stay(&self, state: &Rollouts) {
         for (node, models) in &self.models {
             let assigned = state.assignment(node).unwrap().models;
             let found: BTreeSet<_> = assigned.iter().map(|m| (&m.name, m.mode, m.version)).collect();
