@@ -17,17 +17,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("outbox", &["config", "event", "sys", "observe"]),
     ("journal", &["event", "sys", "observe"]),
     ("downlink", &["journal", "pulsar", "config", "event", "sys", "observe", "security"]),
-    ("models", &["downlink", "config", "event", "sys"]),
+    ("models", &["downlink", "pulsar", "config", "event", "sys"]),
     ("inference", &["config", "event", "sys", "observe"]),
     ("ingest", &["inference", "outbox", "journal", "downlink", "config", "event", "sys", "observe", "security"]),
     ("uplink", &["outbox", "pulsar", "config", "event", "sys", "observe", "security"]),
-    ("cloud", &["downlink", "pulsar", "config", "event", "sys", "observe", "security"]),
+    ("cloud", &["downlink", "models", "pulsar", "config", "event", "sys", "observe", "security"]),
     (
         "app",
         &[
             "ingest",
             "inference",
             "downlink",
+            "models",
             "journal",
             "outbox",
             "uplink",
@@ -42,7 +43,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     (
         "cli",
-        &["app", "ingest", "downlink", "outbox", "cloud", "pulsar", "config", "event", "sys", "observe", "security"],
+        &[
+            "app", "ingest", "downlink", "models", "outbox", "cloud", "pulsar", "config", "event", "sys", "observe",
+            "security",
+        ],
     ),
 ];
 
@@ -109,6 +113,9 @@ const PURE: &[&str] = &[
     "src/cloud/control/reports.rs",
     "src/cloud/control/numbers.rs",
     "src/cloud/control/state.rs",
+    "src/cloud/models/catalogue.rs",
+    "src/cloud/models/resume.rs",
+    "src/cloud/models/updates/desk.rs",
     "src/cloud/rollout/decide.rs",
     "src/cloud/rollout/event.rs",
     "src/cloud/rollout/fold.rs",
@@ -119,6 +126,9 @@ const PURE: &[&str] = &[
     "src/cloud/rollout/waves.rs",
     "src/models/chunks.rs",
     "src/models/delta.rs",
+    "src/models/desired.rs",
+    "src/models/fetch.rs",
+    "src/models/fetch/places.rs",
     "src/models/hash.rs",
     "src/models/index.rs",
     "src/models/manifest.rs",

@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -315,4 +317,54 @@ fn a_guarded_cluster_wants_its_authority_and_a_superusers_token() {
     let (error, code) = failure(&config);
     assert!(error.contains("if this port speaks TLS, write https://"), "{error}");
     assert_eq!(code, 75);
+}
+
+/// The admin interface of `to`, which refuses the first `n` tenants as a broker does that has just started.
+fn just_starting(to: &str, n: usize) -> String {
+    let to = to.strip_prefix("http://").unwrap().to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut left = n;
+    let serve = move || {
+        for mut client in listener.incoming().flatten() {
+            let (mut head, mut byte) = (Vec::new(), [0]);
+            while !head.ends_with(b"\r\n\r\n") && client.read(&mut byte).is_ok_and(|n| n == 1) {
+                head.push(byte[0]);
+            }
+            let head = String::from_utf8(head).unwrap();
+            let length =
+                head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+            let mut body = vec![0; length.unwrap_or(0)];
+            client.read_exact(&mut body).unwrap();
+            if head.starts_with("PUT /admin/v2/tenants/") && left > 0 {
+                left -= 1;
+                let reason = r#"{"reason":"Clusters do not exist"}"#;
+                let length = reason.len();
+                let head = "HTTP/1.1 412 Precondition Failed\r\ncontent-type: application/json\r\nconnection: close";
+                write!(client, "{head}\r\ncontent-length: {length}\r\n\r\n{reason}").unwrap();
+                continue;
+            }
+            let mut server = TcpStream::connect(&to).unwrap();
+            let head = head.replacen("\r\n", "\r\nconnection: close\r\n", 1);
+            server.write_all(head.as_bytes()).and_then(|()| server.write_all(&body)).unwrap();
+            let _ = std::io::copy(&mut server, &mut client);
+        }
+    };
+    drop(tidegate::sys::tasks::thread("just starting", serve).unwrap());
+    url
+}
+
+#[test]
+fn a_cluster_that_has_just_started_is_waited_for() {
+    let broker = Broker::shared();
+    let mut config = config_for(&broker, "starting");
+    config.pulsar.admin = just_starting(&broker.admin_url(), 1);
+    let (error, code) = failure(&config);
+    assert!(code == 64 && error.contains("Clusters do not exist"), "{code} {error}");
+    config.pulsar.admin = just_starting(&broker.admin_url(), 2);
+    let args = ProvisionArgs { config: None, dry_run: false, grow_partitions: false, wait: 60 };
+    let mut out = Vec::new();
+    run(&args, &config, &mut out).unwrap();
+    let out = String::from_utf8(out).unwrap();
+    assert!(out.contains("\nwaiting for ") && out.contains("done: "), "{out}");
 }

@@ -497,7 +497,10 @@ launch() {
   fi
   # A session of its own, no terminal, no inherited lock: it outlives this script and the shell or CI step around it.
   setsid nohup "$java" "${args[@]}" >"$dir/logs/console.log" 2>&1 </dev/null 8>&- 9>&- &
-  printf '%s\n' $! >"$dir/pid"
+  local started=$! end=$((SECONDS + wait_seconds))
+  printf '%s\n' "$started" >"$dir/pid"
+  # Before it is Java it has this script's arguments, and would be taken for a stranger: on a busy machine for some time.
+  while ! running_pid >/dev/null && alive "$started" && ((SECONDS < end)); do sleep 0.02; done
 }
 
 port_taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }

@@ -6,6 +6,7 @@ pub mod doors;
 pub mod gateway;
 mod hear;
 mod look;
+mod models;
 mod probe;
 pub mod proven;
 mod reopen;
@@ -24,6 +25,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::gateway::Gateway;
+use super::models::Models;
 use crate::config::{ConfigErrors, EdgeConfig, OwnFile};
 use crate::downlink::artefact::{Digest, Trust};
 use crate::downlink::keeper::meters::Meters;
@@ -66,6 +68,10 @@ pub struct Parts<G> {
     pub local_only: bool,
     /// Whom it believes.
     pub inbox: Inbox,
+    /// Who else is told whom it believes.
+    pub trust: watch::Sender<Arc<Trust>>,
+    /// The models; `None`: they cannot be looked after.
+    pub models: Option<Models>,
     /// The way to the cloud.
     pub link: Link,
     /// For the status page.
@@ -93,6 +99,7 @@ pub struct Keeper<G: Gateway> {
     reopen: Option<(Instant, Duration)>,
     inbox: Inbox,
     trust: watch::Sender<Arc<Trust>>,
+    models: models::Kept,
     link: Link,
     settings: Option<link::Settings>,
     /// Those of what runs at which the assignment was found.
@@ -171,6 +178,8 @@ impl<G: Gateway> Keeper<G> {
             store,
             local_only,
             inbox,
+            trust,
+            models,
             link,
             status,
             meters,
@@ -180,7 +189,7 @@ impl<G: Gateway> Keeper<G> {
         } = parts;
         let (answers, answered) = mpsc::channel(ANSWERS_MAX);
         let jobs = work::start(&tasks, store.clone(), answers.clone());
-        let (trust, trusted) = watch::channel(Arc::new(inbox.trust().clone()));
+        let trusted = trust.subscribe();
         let (unfit, unfits) = mpsc::channel(link::COMMANDS_MAX);
         // The link hands over no more than these before they are taken: this never fills.
         let (orders, ordered) = mpsc::channel(link::COMMANDS_MAX);
@@ -202,6 +211,7 @@ impl<G: Gateway> Keeper<G> {
             local_only,
             inbox,
             trust,
+            models: models::Kept::new(models),
             link,
             settings: None,
             proven: Vec::new(),
@@ -259,7 +269,7 @@ impl<G: Gateway> Keeper<G> {
             self.show();
             let tick = self.machine.deadline().map(|at| self.origin + Duration::from_millis(at));
             let present = self.teller.next_presence();
-            let unread = self.unread.clone();
+            let (unread, sample) = (self.unread.clone(), self.next_sample());
             let reopen = self.reopen.map(|(at, _)| at);
             tokio::select! {
                 () = stopping.cancelled() => break,
@@ -267,6 +277,7 @@ impl<G: Gateway> Keeper<G> {
                 Some(heard) = heard.recv() => self.hear(heard).await,
                 Some(Unfit { bytes, reason, detail }) = ears.unfit.recv() => self.refuse(&bytes, reason, detail),
                 Some(sent) = ears.sent.recv() => self.sent(sent).await,
+                () = self.models.changed() => self.tell_models(),
                 Some(()) = hang_up.recv() => self.reread().await,
                 () = sleep_until(tick.unwrap_or_else(Instant::now)), if tick.is_some() => self.feed(Input::Tick).await,
                 () = sleep_until(unread.as_ref().map_or_else(Instant::now, |u| u.0)), if unread.is_some() => {
@@ -274,7 +285,7 @@ impl<G: Gateway> Keeper<G> {
                         self.read(letter).await;
                     }
                 }
-                () = sleep_until(self.next_sample()) => self.sample(),
+                () = sleep_until(sample) => self.sample(),
                 () = sleep_until(reopen.unwrap_or_else(Instant::now)), if reopen.is_some() => self.reopen().await,
                 () = sleep_until(present.unwrap_or_else(Instant::now)), if present.is_some() => self.present(),
             }
@@ -363,6 +374,7 @@ impl<G: Gateway> Keeper<G> {
         let mut snapshot = status::of(&self.machine, self.now(), &self.inbox, version);
         snapshot.refused = self.refused.clone();
         snapshot.local_only = self.local_only;
+        (snapshot.models, snapshot.models_wait_for) = self.models.status();
         snapshot.open &= self.store.is_some();
         self.status.set(snapshot);
     }

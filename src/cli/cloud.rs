@@ -1,13 +1,16 @@
 //! What commands share that speak with the cloud's HTTP interface.
 
 use std::fmt::Write as _;
+use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
-use ureq::Agent;
+use ureq::http::request::Builder;
+use ureq::http::{Request, Response};
+use ureq::{Agent, SendBody};
 
 use super::{CliError, EXIT_TEMPORARY};
 use crate::event::Timestamp;
@@ -24,6 +27,9 @@ const ANSWER_BYTES_MAX: u64 = 32 << 20;
 
 /// Longest file with a token.
 const TOKEN_BYTES_MAX: usize = 4096;
+
+/// Time for an answer after a model was sent: the cloud cuts, compresses and writes a gibibyte meanwhile.
+const PUBLISHED_MAX: Duration = Duration::from_secs(1800);
 
 /// How often an order is given again when the cloud does not answer; it counts once.
 const TRIES: u32 = 5;
@@ -88,11 +94,42 @@ impl Cloud {
         self.call("DELETE", path, "")
     }
 
+    /// The JSON at `path`, if there is such a thing.
+    pub fn find(&self, path: &str) -> Result<Option<Value>, CliError> {
+        match self.answered(self.request("GET", path).body(()), |request| self.agent.run(request))? {
+            (404, answer) if answer["detail"].is_string() => Ok(None),
+            (status, answer) => self.accepted(status, answer).map(Some),
+        }
+    }
+
     /// Gives an order, again when it is not answered: it must be one that counts once.
     pub fn post(&self, path: &str, body: &str) -> Result<Value, CliError> {
+        self.again(|| self.call("POST", path, body))
+    }
+
+    /// Sends what `open` gives, and how many bytes that is, again when it is not answered: it must count once.
+    pub fn upload<R: Read + 'static>(
+        &self,
+        path: &str,
+        open: impl Fn() -> Result<(R, u64), CliError>,
+    ) -> Result<Value, CliError> {
+        self.again(|| {
+            let (body, bytes) = open()?;
+            let request = self.request("POST", path).header("content-type", "application/octet-stream");
+            let request = request.header("content-length", bytes).body(SendBody::from_owned_reader(body));
+            let run = |request| {
+                let limits = self.agent.configure_request(request).timeout_global(None);
+                self.agent.run(limits.timeout_recv_response(Some(PUBLISHED_MAX)).build())
+            };
+            let (status, answer) = self.answered(request, run)?;
+            self.accepted(status, answer)
+        })
+    }
+
+    fn again(&self, order: impl Fn() -> Result<Value, CliError>) -> Result<Value, CliError> {
         let mut tries = 1;
         loop {
-            match self.call("POST", path, body) {
+            match order() {
                 Err(e) if e.code == EXIT_TEMPORARY && tries < TRIES => {
                     eprintln!("tidegate: {}; trying again", e.message);
                     std::thread::sleep(TRY_AGAIN);
@@ -119,31 +156,48 @@ impl Cloud {
     }
 
     fn call(&self, method: &str, path: &str, body: &str) -> Result<Value, CliError> {
-        let url = format!("{}{path}", self.url);
-        let unreachable = |e: ureq::Error| {
-            let cloud = &self.url;
-            CliError::temporary(format!(
-                "cannot reach the cloud at {cloud}: {e}; is `tidegate cloud` running, and is --cloud right?"
-            ))
-        };
-        let mut request = ureq::http::Request::builder().method(method).uri(&url);
+        let request = self.request(method, path);
+        let (status, answer) = match method {
+            "GET" => self.answered(request.body(()), |request| self.agent.run(request)),
+            _ => {
+                let request = request.header("content-type", "application/json").body(body.to_owned());
+                self.answered(request, |request| self.agent.run(request))
+            }
+        }?;
+        self.accepted(status, answer)
+    }
+
+    fn request(&self, method: &str, path: &str) -> Builder {
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.url));
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
         if let Some(author) = &self.author {
             request = request.header("x-tidegate-author", author);
         }
-        let wrong = |e: ureq::http::Error| CliError::usage(format!("--cloud {url}: {e}"));
-        let answered = match method {
-            "GET" => self.agent.run(request.body(()).map_err(wrong)?),
-            _ => {
-                self.agent.run(request.header("content-type", "application/json").body(body.to_owned()).map_err(wrong)?)
-            }
+        request
+    }
+
+    /// Status and JSON of the answer.
+    fn answered<B>(
+        &self,
+        request: Result<Request<B>, ureq::http::Error>,
+        run: impl FnOnce(Request<B>) -> Result<Response<ureq::Body>, ureq::Error>,
+    ) -> Result<(u16, Value), CliError> {
+        let unreachable = |e: ureq::Error| {
+            let cloud = &self.url;
+            CliError::temporary(format!(
+                "cannot reach the cloud at {cloud}: {e}; is `tidegate cloud` running, and is --cloud right?"
+            ))
         };
-        let mut answer = answered.map_err(unreachable)?;
+        let request = request.map_err(|e| CliError::usage(format!("--cloud {}: {e}", self.url)))?;
+        let mut answer = run(request).map_err(unreachable)?;
         let status = answer.status().as_u16();
         let bytes = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec().map_err(unreachable)?;
-        let json: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        Ok((status, serde_json::from_slice(&bytes).unwrap_or_default()))
+    }
+
+    fn accepted(&self, status: u16, json: Value) -> Result<Value, CliError> {
         if matches!(status, 200 | 201) {
             return Ok(json);
         }

@@ -4,7 +4,7 @@ mod check;
 mod diff;
 mod history;
 mod keyring;
-mod push;
+pub(super) mod push;
 mod rollback;
 mod sign;
 mod verify;
@@ -117,13 +117,13 @@ impl Given {
     }
 }
 
-fn secret_key(path: &Path) -> Result<SecretKey, CliError> {
+pub(super) fn secret_key(path: &Path) -> Result<SecretKey, CliError> {
     let pem = read(path, SECRET_KEY_FILE_BYTES_MAX)?;
     SecretKey::from_pem(&pem).map_err(|e| CliError::usage(format!("{}: {e}", path.display())))
 }
 
 /// Writes what was made: to a file, or to standard output.
-fn deliver(json: &str, out: Option<&Path>, note: &str) -> Result<String, CliError> {
+pub(super) fn deliver(json: &str, out: Option<&Path>, note: &str) -> Result<String, CliError> {
     let Some(path) = out else {
         eprintln!("{note}");
         return Ok(format!("{json}\n"));

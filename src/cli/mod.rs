@@ -6,6 +6,7 @@ mod command;
 mod config;
 mod devices;
 mod keys;
+mod model;
 mod nodes;
 mod outbox;
 pub mod provision;
@@ -64,6 +65,9 @@ To push configuration to gateways (tidegate config --help):
   tidegate config push press.signed --group plant-7 --wait
   tidegate config history --node press-7
 
+To publish models to gateways (tidegate model --help):
+  tidegate model publish press-anomaly model.onnx --sign anna.key
+
 Every key of a [section] can be set by the environment: TIDEGATE_NODE_ID, TIDEGATE_UPLINK_TOKEN, …
 
 Exit codes: 0 clean, 64 command line or configuration, 70 internal, 75 temporary (try again).";
@@ -86,6 +90,9 @@ enum Command {
     /// Documents that are pushed to gateways: check, compare, sign, verify, push, roll back
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Models: sign, publish, list
+    #[command(subcommand)]
+    Model(model::ModelCommand),
     /// Roll-outs: list, show, pause, resume, abort, approve
     #[command(subcommand)]
     Rollout(rollout::RolloutCommand),
@@ -196,6 +203,7 @@ pub fn main() -> ExitCode {
         Command::Cloud(args) => run::cloud(&args),
         Command::Check(args) => return check::run(args.file.as_deref(), args.mode()),
         Command::Config(command) => config::run(&command),
+        Command::Model(command) => model::run(&command),
         Command::Rollout(command) => rollout::run(&command).map(|out| print(&out)),
         Command::Nodes(args) => nodes::run(&args).map(|out| print(&out)),
         Command::Provision(args) => run::provision(&args),

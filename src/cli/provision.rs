@@ -32,7 +32,7 @@ pub struct ProvisionArgs {
     /// or see that /v1/status shows no backlog.
     #[arg(long)]
     pub grow_partitions: bool,
-    /// Keep trying for so long to reach the clusters, for scripts that have just started them.
+    /// Keep trying for so long while clusters cannot be reached or are starting, for scripts that have just started them.
     #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=WAIT_SECONDS_MAX))]
     pub wait: u64,
 }
@@ -65,7 +65,7 @@ impl RunError {
 /// Runs it; plan and progress go to `out`.
 pub fn run(args: &ProvisionArgs, config: &CloudConfig, out: &mut dyn Write) -> Result<(), RunError> {
     let begun = Instant::now();
-    let mut report = Report { out, dry_run: args.dry_run, error: None, waiting: false };
+    let mut report = Report { out, dry_run: args.dry_run, error: None, waiting: false, open: false };
     let summary = provision(config, args.dry_run, args.grow_partitions, Duration::from_secs(args.wait), &mut report);
     let Report { out, error, .. } = report;
     let summary = summary.inspect_err(|_| {
@@ -93,6 +93,8 @@ struct Report<'a> {
     dry_run: bool,
     error: Option<io::Error>,
     waiting: bool,
+    /// The line of a step that is not done.
+    open: bool,
 }
 
 impl Report<'_> {
@@ -122,13 +124,18 @@ impl Progress for Report<'_> {
     fn begins(&mut self, n: usize, of: usize, cluster: &str, step: &Step) {
         let width = of.to_string().len();
         self.print(format_args!("[{n:>width$}/{of}] {cluster}: {} …", step.sentence));
+        self.open = true;
     }
 
     fn done(&mut self, took: Duration) {
         self.print(format_args!(" done ({} ms)\n", took.as_millis()));
+        self.open = false;
     }
 
     fn waits(&mut self, cluster: &str, error: &AdminError) {
+        if std::mem::take(&mut self.open) {
+            self.print(format_args!("\n"));
+        }
         if !self.waiting {
             self.print(format_args!("waiting for {cluster}: {error}\n"));
         }

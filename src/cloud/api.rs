@@ -5,7 +5,7 @@
 //! GET /v1/stream?node=&device=&type=&lane= Server-Sent Events
 //! GET /v1/status  /healthz  /readyz  /metrics
 //! ```
-//! and what is about configuration: `control::http`.
+//! and what is about configuration: `control::http`; about models: `models::http`.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -30,6 +30,7 @@ use self::body::{Bodies, Body};
 use super::board::{LaneBoard, LaneStatus};
 use super::control::views::StatusView;
 use super::control::{Control, http};
+use super::models::{self, Models};
 use super::stream::{Filter, Live};
 use crate::config::cloud::Http;
 use crate::observe::metrics::{self, Metrics};
@@ -89,6 +90,7 @@ pub(super) struct Shared {
     pub metrics: Metrics,
     pub stopping: CancellationToken,
     pub control: Control,
+    pub models: Models,
     pub bodies: Bodies,
 }
 
@@ -191,6 +193,10 @@ async fn respond<B: Buf>(
 ) -> Result<warp::reply::Response, Problem> {
     let Request { method, headers, from, .. } = request;
     let (path, query) = (request.path.as_str(), Query::parse(&request.query)?);
+    if models::http::is_here(path) {
+        let asked = http::Asked { method, path, query: &query, headers, from: *from };
+        return shared.models.answer(&asked, body, &shared.bodies).await;
+    }
     if http::is_here(path) {
         let asked = http::Asked { method, path, query: &query, headers, from: *from };
         // Who asks, and for what, is looked at before anything is read for him.
@@ -230,7 +236,7 @@ fn get(shared: &Shared, path: &str, query: &Query) -> Result<warp::reply::Respon
 }
 
 fn no_such(path: &str) -> Problem {
-    let all = [&PATHS[..], &http::PATHS].concat().join(", ");
+    let all = [&PATHS[..], &http::PATHS, &[models::http::PATH]].concat().join(", ");
     Problem::new(StatusCode::NOT_FOUND, format!("there is no {path}; there are {all}"))
 }
 

@@ -21,6 +21,7 @@ mod intervals;
 mod lane;
 mod line;
 mod meters;
+pub mod models;
 pub mod policy;
 pub mod rollout;
 pub mod sinks;
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use self::board::LaneBoard;
 use self::control::Control;
 use self::meters::AllMeters;
+use self::models::Models;
 use self::stream::Live;
 use crate::config::CloudConfig;
 use crate::config::cloud::{FilesSink, Sink};
@@ -61,6 +63,9 @@ pub enum StartError {
     /// Keys of [control] cannot be used.
     #[error(transparent)]
     Control(#[from] control::SetupError),
+    /// The address of Pulsar.
+    #[error("[pulsar] service: {0}")]
+    Service(#[from] control::wire::TopicError),
     /// Another process uses the directory.
     #[error("another process stores events in {}; stop it, or give this one another directory", _0.display())]
     InUse(PathBuf),
@@ -78,6 +83,7 @@ pub fn start(
     let sink = the_sink(config)?;
     let owner = Arc::new(own(sink)?);
     let control = Control::start(tasks, config, &clock, metrics)?;
+    let models = Models::start(tasks, config, control.clone(), &clock, metrics)?;
     let (meters, live) = (AllMeters::new(metrics), Live::default());
     let mut boards = Vec::with_capacity(config.lanes.len());
     for configured in &config.lanes {
@@ -112,6 +118,7 @@ pub fn start(
             metrics: metrics.clone(),
             stopping: tasks.stopping().clone(),
             control,
+            models,
             bodies: Default::default(),
         },
     );

@@ -44,6 +44,8 @@ impl Changes {
         later(&hot.identity, &new.identity, &mut at_restart);
         later(&hot.commands, &new.commands, &mut at_restart);
         later(&hot.outbox, &new.outbox, &mut at_restart);
+        later(&hot.models, &new.models, &mut at_restart);
+        at_restart.extend((now.model != new.model).then(|| "[[model]]".to_owned()));
         later(&hot.log, &new.log, &mut at_restart);
         let unmapped = now.mqtt.unmapped != hot.mqtt.unmapped;
         Self {

@@ -16,7 +16,7 @@ use super::problem::{ConfigErrors, Warning};
 use super::reader::{Fields, OtherMode, Reader};
 use super::secret::Secret;
 use super::table::{Key, Section, changes, key, section};
-use super::urls::{AdminUrl, ServiceUrl};
+use super::urls::{AdminUrl, ServiceUrl, SourceUrl};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -26,7 +26,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// The sections of `cloud.toml`.
-pub(super) const SECTIONS: [&str; 7] = ["pulsar", "cluster", "http", "lane", "sink", "control", "log"];
+pub(super) const SECTIONS: [&str; 8] = ["pulsar", "cluster", "http", "lane", "sink", "control", "models", "log"];
 
 /// The whole of `cloud.toml`.
 #[derive(Clone, Debug)]
@@ -43,6 +43,8 @@ pub struct CloudConfig {
     pub sinks: Vec<Sink>,
     /// `[control]`
     pub control: Control,
+    /// `[models]`
+    pub models: Models,
     /// `[log]`
     pub log: Log,
 }
@@ -151,6 +153,23 @@ section! {
     }
 }
 
+section! {
+    /// `[models]`: models that are published to gateways.
+    "models" => Models {
+        /// Directory for a model while it is taken in and verified. Nothing stays there: its files have no names, and are gone
+        /// with the process. Room for `uploads_max` models of `max_bytes` is enough.
+        dir: PathBuf = "./tidegate-models".into(), key(FilePath);
+        /// Largest model that is taken.
+        max_bytes: u64 = GIB, key(Size(1, GIB));
+        /// Places from which an update may have its model fetched, each with a slash at its end: what it names must begin with
+        /// one of them. Without any, updates bring their model with them.
+        sources: Vec<String> = Vec::new(),
+            key(List(SourceUrl, 64)).example("[\"https://models.example/anomaly/\", \"file:///srv/models/\"]");
+        /// Models that are taken in over HTTP at a time; another one is asked to come later.
+        uploads_max: u32 = 4, key(Count(1, 64));
+    }
+}
+
 /// What `kind` of a `[[sink]]` can be. The others of DESIGN §12 are an error and no warning: someone
 /// would look for the events there.
 struct SinkKind;
@@ -187,6 +206,7 @@ impl Default for CloudConfig {
             lanes: vec![Lane::default()],
             sinks: vec![Sink::Files(FilesSink::default())],
             control: Control::default(),
+            models: Models::default(),
             log: Log::default(),
         }
     }
@@ -209,6 +229,7 @@ impl CloudConfig {
             lanes: non_empty(reader.tables(Lane::NAME, |fields| Some(Lane::read(fields))), default.lanes),
             sinks: non_empty(reader.tables(FilesSink::NAME, read_sink), default.sinks),
             control: reader.section(),
+            models: reader.section(),
             log: reader.section(),
         };
         cloud_rules::check(&config, &mut reader);
@@ -230,6 +251,7 @@ impl CloudConfig {
             lines.extend(changes(files, &same_dir));
         }
         lines.extend(changes(&self.control, &default.control));
+        lines.extend(changes(&self.models, &default.models));
         lines.extend(changes(&self.log, &default.log));
         lines
     }
@@ -255,5 +277,12 @@ pub(super) fn sink_keys() -> Vec<Key> {
 /// All environment variables of `cloud.toml`.
 pub(super) fn variables() -> Vec<String> {
     use super::table::variables_of;
-    [variables_of::<Pulsar>(), variables_of::<Http>(), variables_of::<Control>(), variables_of::<Log>()].concat()
+    [
+        variables_of::<Pulsar>(),
+        variables_of::<Http>(),
+        variables_of::<Control>(),
+        variables_of::<Models>(),
+        variables_of::<Log>(),
+    ]
+    .concat()
 }

@@ -15,6 +15,7 @@ pub use super::inference::Inference;
 use super::key_text::{RevokedId, TrustedKey};
 use super::kinds::{Address, Choice, Count, FilePath, List, Optional, OrOff, SecretText, Size, Text, Time, TokenFile};
 pub use super::log::{Log, LogFormat};
+pub use super::models::{Model, Models};
 use super::names::{LANE_NAME, NODE_ID, PULSAR_NAME, TopicFilter, TypePattern};
 use super::overlay::{self, CheckedOn, Overlaid, Pushed};
 use super::problem::{ConfigErrors, Warning};
@@ -41,7 +42,7 @@ pub(super) const EXAMPLE_KEYS: &str = "[\"tidegate-pub-ed25519:e8J+esSsJx/0oLQpT
 pub(super) const TAKES_NOTHING: &str = "";
 
 /// The sections of `edge.toml`.
-pub(super) const SECTIONS: [&str; 14] = [
+pub(super) const SECTIONS: [&str; 16] = [
     "node",
     "http",
     "mqtt",
@@ -55,6 +56,8 @@ pub(super) const SECTIONS: [&str; 14] = [
     "lane",
     "uplink",
     "downlink",
+    "models",
+    "model",
     "log",
 ];
 
@@ -87,6 +90,10 @@ pub struct EdgeConfig {
     pub uplink: Uplink,
     /// `[downlink]`
     pub downlink: Downlink,
+    /// `[models]`
+    pub models: Models,
+    /// `[[model]]`
+    pub model: Vec<Model>,
     /// `[log]`
     pub log: Log,
 }
@@ -270,6 +277,8 @@ impl Default for EdgeConfig {
             lanes: vec![Lane::default()],
             uplink: Uplink::default(),
             downlink: Downlink::default(),
+            models: Models::default(),
+            model: Vec::new(),
             log: Log::default(),
         }
     }
@@ -313,6 +322,8 @@ impl EdgeConfig {
             lanes: read_lanes(reader),
             uplink: reader.section(),
             downlink: reader.section(),
+            models: reader.section(),
+            model: reader.tables(Model::NAME, |fields| Some(Model::read(fields))).unwrap_or_default(),
             log: reader.section(),
         };
         edge_rules::name_the_node(&mut config.node, reader, env);
@@ -356,6 +367,8 @@ impl EdgeConfig {
         }));
         lines.extend(changes(&self.uplink, &default.uplink));
         lines.extend(changes(&self.downlink, &default.downlink));
+        lines.extend(changes(&self.models, &default.models));
+        lines.extend(self.model.iter().map(|model| format!("model {}", model.name)));
         lines.extend(changes(&self.log, &default.log));
         lines
     }
@@ -386,6 +399,7 @@ pub(super) fn variables() -> Vec<String> {
         variables_of::<Outbox>(),
         variables_of::<Uplink>(),
         variables_of::<Downlink>(),
+        variables_of::<Models>(),
         variables_of::<Log>(),
     ]
     .concat()

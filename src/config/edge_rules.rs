@@ -37,6 +37,7 @@ pub(super) fn check(config: &EdgeConfig, reader: &mut Reader<'_>) {
     uplink(&config.uplink, reader);
     downlink(&config.downlink, reader);
     inference::check(config, reader);
+    super::models::check(config, reader);
 }
 
 /// A lane that gets nothing, or an event that gets no lane, is a mistake.

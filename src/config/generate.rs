@@ -40,6 +40,8 @@ pub fn edge() -> String {
     ));
     section::<edge::Lane>(&mut out, Header::Array);
     section::<edge::Downlink>(&mut out, Header::Table);
+    section::<edge::Models>(&mut out, Header::Table);
+    section::<edge::Model>(&mut out, Header::ArrayInComment);
     section::<Log>(&mut out, Header::Table);
     out
 }
@@ -53,6 +55,7 @@ pub fn cloud() -> String {
     section::<cloud::Lane>(&mut out, Header::Array);
     keys::<cloud::FilesSink>(&mut out, Header::Array, &cloud::sink_keys());
     section::<cloud::Control>(&mut out, Header::Table);
+    section::<cloud::Models>(&mut out, Header::Table);
     section::<Log>(&mut out, Header::Table);
     out
 }
@@ -222,7 +225,8 @@ mod tests {
         let inference =
             ("#[[inference]]", "#model = ", "[[inference]]\nmodel = \"m\"\ntypes = [\"x\"]\nfields = [\"/x\"]");
         let text = if cfg!(feature = "inference") { text } else { without_inference(&text) };
-        let text = [mapping, bridge_url, inference].iter().fold(text, |text, (header, required, set)| {
+        let model = ("#[[model]]", "#name = \"press-anomaly", "[[model]]\nname = \"m\"");
+        let text = [mapping, bridge_url, inference, model].iter().fold(text, |text, (header, required, set)| {
             text.replacen(header, set, 1).replacen(required, &format!("#- {required}"), 1)
         });
         let text = text

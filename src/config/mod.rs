@@ -20,6 +20,7 @@ pub mod key_text;
 mod kinds;
 pub mod log;
 pub mod mode;
+pub mod models;
 mod names;
 pub mod overlay;
 mod own_file;

@@ -15,6 +15,18 @@ pub(super) struct Name {
     taken: fn(&str) -> Option<&'static str>,
 }
 
+impl Name {
+    /// At most so many of the allowed characters, unless it is `taken`; `rule` says so.
+    pub(super) const fn new(
+        most: usize,
+        allowed: fn(char) -> bool,
+        rule: &'static str,
+        taken: fn(&str) -> Option<&'static str>,
+    ) -> Self {
+        Self { most, allowed, rule, taken }
+    }
+}
+
 /// A gateway's name. No dots: it is the first part of `node.incarnation.lane`.
 pub(super) const NODE_ID: Name = Name {
     most: NODE_ID_MAX,
@@ -31,19 +43,6 @@ pub(super) const LANE_NAME: Name = Name {
     taken: |name| match name {
         _ if name.starts_with('-') || name.ends_with('-') => Some("starts or ends with -"),
         _ if name.ends_with("-dead") => Some("ends with -dead, which is the lane's dead-letter topic"),
-        _ if name.contains("-partition-") => Some("has -partition- in it, which Pulsar keeps for itself"),
-        _ => None,
-    },
-};
-
-/// A model's name, as `models::manifest::Name` has it: part of a topic's and a directory's.
-pub(super) const MODEL_NAME: Name = Name {
-    most: 64,
-    allowed: |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-',
-    rule: "1 to 64 lower-case letters, digits or -",
-    taken: |name| match name {
-        "lock" => Some("is the name of a file among the models"),
-        _ if name.starts_with('-') || name.ends_with('-') => Some("starts or ends with -"),
         _ if name.contains("-partition-") => Some("has -partition- in it, which Pulsar keeps for itself"),
         _ => None,
     },

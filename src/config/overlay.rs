@@ -49,11 +49,14 @@ enum Rule {
 }
 
 /// Every section of `edge.toml` (a test compares).
-const RULES: [(&str, Rule); 14] = [
+const RULES: [(&str, Rule); 16] = [
     // Who the gateway is and where its data lies: all that was promised hangs on it.
     ("node", Rule::Never),
     // Whom the gateway trusts: only by hand, or by a keyring that a root key has signed.
     ("downlink", Rule::Never),
+    // Nothing central makes a gateway run a program, or takes its disk.
+    ("models", Rule::Never),
+    ("model", Rule::Never),
     // Devices and local tools know these addresses.
     ("http", Rule::Except(&["listen", "tls_listen"])),
     ("mqtt", Rule::Except(&["listen", "tls_listen", "ws_listen", "wss_listen"])),

@@ -94,7 +94,7 @@ fn mistakes_in_a_document_have_its_line_and_those_in_the_file_theirs() {
         ("[pulsar]\n", "pushed.toml:1:2: pulsar: belongs in cloud.toml; take it out of this file"),
         (
             "x = 1",
-            "pushed.toml:1:1: x: stands outside of all sections; put it below one of [node], [http], [mqtt], [tls], [identity], [mapping], [bridge], [inference], [commands], [outbox], [lane], [uplink], [downlink], [log]",
+            "pushed.toml:1:1: x: stands outside of all sections; put it below one of [node], [http], [mqtt], [tls], [identity], [mapping], [bridge], [inference], [commands], [outbox], [lane], [uplink], [downlink], [models], [model], [log]",
         ),
         (
             "[uplink]\nwindow = \"1KiB\"",

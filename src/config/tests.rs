@@ -34,7 +34,7 @@ const BAD_EDGE: &[(&str, &[&str])] = &[
     (
         "tenant = \"a\"",
         &[
-            "edge.toml:1:1: tenant: stands outside of all sections; put it below one of [node], [http], [mqtt], [tls], [identity], [mapping], [bridge], [inference], [commands], [outbox], [lane], [uplink], [downlink], [log]",
+            "edge.toml:1:1: tenant: stands outside of all sections; put it below one of [node], [http], [mqtt], [tls], [identity], [mapping], [bridge], [inference], [commands], [outbox], [lane], [uplink], [downlink], [models], [model], [log]",
         ],
     ),
     // Wrong shapes.

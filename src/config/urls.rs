@@ -97,6 +97,34 @@ impl Kind for AdminUrl {
     }
 }
 
+/// `https://host/…/` or `file:///…/`: everything below it.
+pub(super) struct SourceUrl;
+
+impl Kind for SourceUrl {
+    type Value = String;
+
+    fn takes(&self) -> String {
+        "a place such as \"https://models.example/anomaly/\" or \"file:///srv/models/\"".to_owned()
+    }
+
+    fn text(&self, text: &str) -> Result<String, String> {
+        let (scheme, rest) = scheme(text, "https")?;
+        let wrong = |why: &str| Err(format!("{} {why}; write {}", echo(text), self.takes()));
+        let is_plain = rest.bytes().all(|b| b.is_ascii_graphic() && !b"\\?#\"".contains(&b));
+        match (scheme, rest.split_once('/')) {
+            _ if !rest.ends_with('/') => wrong("does not end with a slash, so that it would begin other names as well"),
+            _ if !is_plain || rest.split('/').any(|part| part == "." || part == "..") => wrong("is no plain path"),
+            ("https", Some((host, _))) if is_host(host.split(':').next().unwrap_or_default()) => Ok(text.to_owned()),
+            ("file", Some(("", path))) if !path.is_empty() => Ok(text.to_owned()),
+            _ => wrong("is no such place"),
+        }
+    }
+
+    fn show(&self, value: &String) -> Option<String> {
+        Some(format!("{value:?}"))
+    }
+}
+
 fn scheme<'t>(text: &'t str, usual: &str) -> Result<(&'t str, &'t str), String> {
     if text.contains('@') {
         return Err(format!("names a user; write {usual}://host:port and give the token as token_file"));
@@ -139,6 +167,26 @@ fn is_host(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_of_models_is_a_whole_directory() {
+        for text in ["https://models.example/", "https://models.example:8443/a/b/", "file:///srv/models/"] {
+            assert_eq!(SourceUrl.text(text).as_deref(), Ok(text));
+        }
+        for text in [
+            "https://models.example",
+            "https:///a/",
+            "https://u:p@models.example/",
+            "https://models.example/../",
+            "https://models.example/a?b/",
+            "http://models.example/",
+            "file:///",
+            "file://host/a/",
+            "/srv/models/",
+        ] {
+            assert!(SourceUrl.text(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn service_urls_get_their_port() {

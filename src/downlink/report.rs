@@ -14,6 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::artefact::envelope::pae;
+use super::artefact::model::Name;
 use super::artefact::{Digest, PublicKey, SecretKey};
 use super::number::{Number, is_zero};
 use super::trial;
@@ -132,6 +133,9 @@ pub enum What {
         /// What waits in each lane.
         #[serde(default)]
         lanes: Vec<Lane>,
+        /// Its models, at most [`MODELS_MAX`](super::artefact::model::MODELS_MAX).
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        models: Vec<ModelPresent>,
     },
     /// It stops in order.
     Leaving,
@@ -147,6 +151,28 @@ pub enum What {
         /// What became of it.
         outcome: Outcome,
         /// A code for machines, empty when committed.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reason: String,
+        /// For people.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        detail: String,
+    },
+    /// Something became of an assigned model. The version before does not know it and passes it over.
+    Model {
+        /// Grows with every such report of this node: one that is told again has the same.
+        seq: u64,
+        /// The assignment's epoch.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        epoch: u64,
+        /// The assignment's.
+        number: u64,
+        /// The model.
+        name: Name,
+        /// Its version.
+        version: u64,
+        /// What became of it.
+        outcome: ModelOutcome,
+        /// A code for machines, empty unless it was refused or taken back.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         reason: String,
         /// For people.
@@ -171,6 +197,68 @@ pub struct Lane {
     pub events: u64,
     /// Bytes on disk.
     pub bytes: u64,
+}
+
+/// A model on the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelPresent {
+    /// Its name.
+    pub name: Name,
+    /// The version that is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// The one that a rollback leads to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<u64>,
+    /// The one that runs beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<u64>,
+    /// The one that is on its way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetching: Option<Fetching>,
+}
+
+/// A version on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fetching {
+    /// Which.
+    pub version: u64,
+    /// Bytes of the model that are here.
+    pub bytes: u64,
+    /// Bytes of the model; 0: not known yet.
+    pub of_bytes: u64,
+}
+
+/// What became of an assigned model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModelOutcome {
+    /// It is here, whole and proven.
+    Fetched,
+    /// It is used, and healthy.
+    Active,
+    /// It runs beside the one that is used.
+    Shadowing,
+    /// No version of it is used any more, as assigned.
+    Off,
+    /// It was used, and the one before is used again.
+    Reverted,
+    /// It is not used.
+    Refused,
+}
+
+impl ModelOutcome {
+    /// As it is written.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Fetched => "fetched",
+            Self::Active => "active",
+            Self::Shadowing => "shadowing",
+            Self::Off => "off",
+            Self::Reverted => "reverted",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 /// What became of an assignment: `trial::Outcome` as it is told.
@@ -290,5 +378,46 @@ mod tests {
         let sig = STANDARD.encode(key.sign(&pae("application/vnd.tidegate.command.v1+json", claim.report)));
         let proof = serde_json::to_vec(&Proof { key: key.public().clone(), sig }).unwrap();
         assert!(!Claim::of(&[claim.report, b"\n", &proof].concat()).unwrap().is_proven());
+    }
+
+    fn of(what: What) -> NodeReport {
+        let committed = Running { epoch: 0, number: 0, sha256: None };
+        let (node, incarnation, software) = ("press-7".into(), "00ff".into(), "0.1.0".into());
+        let groups = Vec::new();
+        NodeReport { node, incarnation, at_ms: None, software, groups, committed, trial: None, accepted: None, what }
+    }
+
+    #[test]
+    fn a_model_is_reported_as_agreed_with_the_cloud_and_nothing_is_said_where_there_is_none() {
+        let json = |what: &What| serde_json::to_string(what).unwrap();
+        let name = Name::parse("press-anomaly").unwrap();
+        let none = What::Present { uptime_s: 1, next_s: 60, lanes: Vec::new(), models: Vec::new() };
+        assert_eq!(json(&none), r#"{"present":{"uptime_s":1,"next_s":60,"lanes":[]}}"#);
+        let fetching = Some(Fetching { version: 8, bytes: 5, of_bytes: 9 });
+        let model = ModelPresent { name: name.clone(), version: Some(7), previous: None, shadow: Some(6), fetching };
+        let some = What::Present { uptime_s: 1, next_s: 60, lanes: Vec::new(), models: vec![model] };
+        let models =
+            r#"[{"name":"press-anomaly","version":7,"shadow":6,"fetching":{"version":8,"bytes":5,"of_bytes":9}}]"#;
+        assert_eq!(json(&some), format!(r#"{{"present":{{"uptime_s":1,"next_s":60,"lanes":[],"models":{models}}}}}"#));
+        let told = What::Model {
+            seq: 3,
+            epoch: 0,
+            number: 9,
+            name,
+            version: 8,
+            outcome: ModelOutcome::Reverted,
+            reason: "unhealthy".into(),
+            detail: "the hook ended with 1".into(),
+        };
+        assert_eq!(
+            json(&told),
+            r#"{"model":{"seq":3,"number":9,"name":"press-anomaly","version":8,"outcome":"reverted","reason":"unhealthy","detail":"the hook ended with 1"}}"#
+        );
+        for what in [none, some, told] {
+            let report = of(what);
+            assert_eq!(serde_json::from_str::<NodeReport>(&serde_json::to_string(&report).unwrap()).unwrap(), report);
+        }
+        // What the cloud before does with a kind of report that it does not know: it is no report to it.
+        assert!(serde_json::from_str::<What>(r#"{"later":{"seq":1}}"#).is_err());
     }
 }

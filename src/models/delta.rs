@@ -1,6 +1,6 @@
 //! What a version's pack must carry: the chunks that no kept earlier version has, in pieces. [pure]
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::chunks::{Chunk, Cut};
 use super::hash::Hash;
@@ -79,6 +79,26 @@ impl Layout {
         let (name, version) = (manifest.name.clone(), manifest.version);
         let index = Index { name, version, size: cut.size, blake3: cut.hash, packs, entries };
         Ok(Self { index, pieces, heads })
+    }
+
+    /// As it was, from its index alone: how a publication that broke off goes on. `None`: the index does not say where all of
+    /// its own pack's chunks are, or not as [`Layout::of`] does.
+    pub fn again(index: &Index) -> Option<Self> {
+        let own = *index.packs.iter().find(|pack| pack.version == index.version)?;
+        let mut pieces: Vec<Vec<Chunk>> = vec![Vec::new(); own.pieces as usize]; // at most CHUNKS_MAX
+        let mut seen = HashSet::new();
+        for (offset, &Entry { hash, length, piece, .. }) in
+            index.placed().filter(|(_, entry)| index.pack_of(entry) == Some(&own))
+        {
+            if seen.insert(hash) {
+                pieces.get_mut(piece as usize)?.push(Chunk { hash, offset, length });
+            }
+        }
+        let bytes = |piece: &Vec<Chunk>| piece.iter().map(|chunk| chunk.length as usize).sum::<usize>();
+        let fits = |piece: &Vec<Chunk>| {
+            (1..=PIECE_CHUNKS_MAX).contains(&piece.len()) && (1..=PIECE_BYTES_MAX).contains(&bytes(piece))
+        };
+        pieces.iter().all(fits).then(|| Self { index: index.clone(), pieces, heads: own.heads })
     }
 
     /// Messages of the pack.

@@ -8,7 +8,6 @@
 //! can make one: nothing in it depends on how the file is cut or travels.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -18,6 +17,7 @@ use super::MODEL_BYTES_MAX;
 use super::hash::Hash;
 use crate::config::overlay::VERSION_MAX;
 use crate::downlink::artefact::envelope::{EnvelopeError, pae};
+pub use crate::downlink::artefact::model::{NAME_BYTES_MAX, Name};
 use crate::downlink::artefact::{Digest, Envelope, KeyId, Role, SecretKey, Trust, json};
 
 /// The payload type: part of what is signed, so that a signature for anything else is none for a model.
@@ -28,9 +28,6 @@ pub const MANIFEST_BYTES_MAX: usize = 64 * 1024;
 
 /// Largest envelope around one: base64, and eight signatures with long key ids.
 pub const ENVELOPE_BYTES_MAX: usize = MANIFEST_BYTES_MAX.div_ceil(3) * 4 + 4 * 1024;
-
-/// Longest name of a model, in bytes: it is part of topics' and directories' names.
-pub const NAME_BYTES_MAX: usize = 64;
 
 /// Most entries of metadata.
 pub const METADATA_MAX: usize = 32;
@@ -43,53 +40,6 @@ pub const METADATA_VALUE_BYTES_MAX: usize = 512;
 
 /// Longest foreign text that is repeated in an error.
 const ECHO_MAX: usize = 64;
-
-/// A model's name: 1 to 64 lower-case letters, digits or `-`, neither at the start nor at the end a `-`, and not `lock`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Name(String);
-
-impl Name {
-    /// Reads a name.
-    pub fn parse(text: &str) -> Option<Self> {
-        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        let fits = (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(allowed);
-        // Pulsar keeps -partition- for itself, and the store a file in the directory of the models.
-        let free = !text.starts_with('-') && !text.ends_with('-') && !text.contains("-partition-") && text != "lock";
-        (fits && free).then(|| Self(text.to_owned()))
-    }
-
-    /// As text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl TryFrom<String> for Name {
-    type Error = &'static str;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        Self::parse(&text).ok_or("a model's name has 1 to 64 lower-case letters, digits or -")
-    }
-}
-
-impl From<Name> for String {
-    fn from(name: Name) -> Self {
-        name.0
-    }
-}
 
 /// What the file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,6 +98,20 @@ pub enum ManifestError {
     /// The payload is wrong.
     #[error("the model's manifest {why}; make and sign it again")]
     Malformed { why: String },
+}
+
+impl ManifestError {
+    /// A code for machines, as `downlink::artefact::Refusal` has them.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Envelope(_) | Self::Malformed { .. } => "malformed",
+            Self::OtherType { .. } => "wrong-type",
+            Self::Unsigned => "unsigned",
+            Self::UnknownKey { .. } => "unknown-key",
+            Self::RevokedKey { .. } => "revoked-key",
+            Self::BadSignature { .. } => "bad-signature",
+        }
+    }
 }
 
 impl Manifest {

@@ -18,6 +18,8 @@
 
 pub mod chunks;
 pub mod delta;
+pub mod desired;
+pub mod fetch;
 pub mod hash;
 pub mod index;
 pub mod manifest;

@@ -14,8 +14,9 @@ use super::hash::Hash;
 use super::index::{INDEX_BYTES_MAX, Index, IndexError};
 use super::manifest;
 
-/// Longest part of a head, in bytes: below Pulsar's 5 MiB, and what a gateway with little memory holds with ease.
-pub const PART_BYTES_MAX: usize = 1 << 20;
+/// Longest part of a head, in bytes: with its header what a gateway takes of Pulsar as one message
+/// (`downlink::link::MESSAGE_BYTES_MAX`).
+pub const PART_BYTES_MAX: usize = (1 << 20) - HEADER_BYTES;
 
 /// Largest head, in bytes.
 pub const HEAD_BYTES_MAX: usize = 8 + manifest::ENVELOPE_BYTES_MAX + INDEX_BYTES_MAX;

@@ -90,6 +90,12 @@ pub enum AdminError {
 }
 
 impl AdminError {
+    /// A broker that has just started does not know its own cluster yet: HTTP 412 "Clusters do not exist" at a tenant (seen on
+    /// 4.0.7). It is gone within seconds, or for good when the name is wrong: worth trying again while somebody waits.
+    pub fn may_be_starting(&self) -> bool {
+        matches!(self, Self::Refused { status: 412, reason, .. } if reason.contains("Clusters do not exist"))
+    }
+
     /// What to do about it.
     pub fn class(&self) -> Class {
         match self {

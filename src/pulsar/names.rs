@@ -14,6 +14,10 @@ pub const REPORTS: &str = "reports";
 /// because nothing of it may ever be trimmed, and because a gateway that could write here could give orders to all.
 pub const ROLLOUTS: &str = "rollouts";
 
+/// Namespace of models: the cloud writes packs, gateways read them, training pipelines write updates. Kept for ever: a pack
+/// is the only place where a version's bytes are.
+pub const MODELS: &str = "models";
+
 /// Message property: `node.incarnation.lane`.
 pub const STREAM: &str = "tg_stream";
 /// Message property: the event's sequence in its stream, in decimal.
@@ -82,6 +86,26 @@ pub fn documents_topic(tenant: &str) -> String {
 /// Topic whose only producer has the lead among the cloud's processes; it has no messages.
 pub fn lead_topic(tenant: &str) -> String {
     format!("persistent://{tenant}/{ROLLOUTS}/lead")
+}
+
+/// Topic with the catalogue of models: which versions there are, whole.
+pub fn catalogue_topic(tenant: &str) -> String {
+    format!("persistent://{tenant}/{ROLLOUTS}/models")
+}
+
+/// Topic with the pack of one version of a model.
+pub fn pack_topic(tenant: &str, name: &str, version: u64) -> String {
+    format!("persistent://{tenant}/{MODELS}/pack-{name}-{version}")
+}
+
+/// Topic to which training pipelines send models.
+pub fn updates_topic(tenant: &str) -> String {
+    format!("persistent://{tenant}/{MODELS}/updates")
+}
+
+/// Topic in which they are told what became of them.
+pub fn results_topic(tenant: &str) -> String {
+    format!("persistent://{tenant}/{MODELS}/results")
 }
 
 /// One partition of a partitioned topic.

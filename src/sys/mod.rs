@@ -3,6 +3,8 @@
 pub mod backoff;
 pub mod clock;
 pub mod files;
+#[cfg(test)]
+pub mod histories;
 pub mod limits;
 pub mod random;
 pub mod sync_barrier;

@@ -110,7 +110,7 @@ impl Fleet {
             while !stop.is_cancelled() {
                 let gateway = gateways.lock().unwrap()[&name].clone();
                 if gateway.online {
-                    let present = What::Present { uptime_s: 1, next_s: 1, lanes: Vec::new() };
+                    let present = What::Present { uptime_s: 1, next_s: 1, lanes: Vec::new(), models: Vec::new() };
                     let _ = reports.send(report(&name, &gateway, present));
                 }
                 let _ = tokio::time::timeout(PRESENT_EVERY, stop.cancelled()).await;

@@ -127,7 +127,7 @@ async fn gateways_that_say_much_come_in_more_pages() {
     let lanes: Vec<Lane> = (0..40).map(|n| Lane { name: name(n), events: u64::MAX, bytes: u64::MAX }).collect();
     for n in 0..TALKERS {
         let node = format!("talker-{n}");
-        let what = What::Present { uptime_s: 1, next_s: 60, lanes: lanes.clone() };
+        let what = What::Present { uptime_s: 1, next_s: 60, lanes: lanes.clone(), models: Vec::new() };
         let report = NodeReport { groups: (0..80).map(name).collect(), what, ..decided(&node, 0, Outcome::Committed) };
         let payload = report.message(Some(&key_of(&node, false))).into();
         writer.write(Outgoing { key: node, properties: Vec::new(), payload }).await.unwrap();

@@ -13,5 +13,6 @@ mod orders;
 mod real;
 mod rollouts;
 mod site;
+mod startup;
 mod waits;
 mod wire;

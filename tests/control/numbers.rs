@@ -114,6 +114,7 @@ async fn after_a_controller_key_was_stolen_a_keyring_of_a_higher_epoch_heals_wit
         issued_at: in_seconds(0),
         expires_at: None,
         document: None,
+        models: Vec::new(),
         reason: String::new(),
         by: String::new(),
     };

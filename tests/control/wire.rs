@@ -91,6 +91,28 @@ async fn every_reader_sees_the_same_messages_in_the_same_order_also_when_the_bro
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_topic_whose_messages_were_trimmed_is_read_to_its_end_at_once() {
+    let broker = Broker::shared();
+    let (_, cluster) = ready(&broker, "trimmed");
+    let topic = names::rollouts_topic("trimmed");
+    let tasks = Tasks::new();
+    let writer = writer(&tasks, &cluster, &topic);
+    for i in 0..10 {
+        writer.write(message(&format!("a{i}"))).await.unwrap();
+    }
+    assert_eq!(take(&reader(&tasks, &cluster, &topic), 10).len(), 10);
+    // All of it is deleted; the broker names the last message still. The ledger in use is not deleted: it begins another first.
+    broker.unload("trimmed/rollouts/config");
+    broker.truncate("trimmed/rollouts/config");
+    let heard = reader(&tasks, &cluster, &topic);
+    let first = heard.recv_timeout(Duration::from_secs(60)).unwrap();
+    assert!(matches!(first, Heard::CaughtUp), "{first:?}");
+    writer.write(message("after")).await.unwrap();
+    assert_eq!(texts(&take(&reader(&tasks, &cluster, &topic), 1)), ["after"]);
+    tasks.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_has_the_lead_and_the_next_one_gets_it_when_it_is_gone() {
     let broker = Broker::shared();
     let (_, cluster) = ready(&broker, "lead");

@@ -38,6 +38,9 @@ pub struct Options {
     pub heap: Option<&'static str>,
 }
 
+/// What pulsar.sh ends with when a later try may succeed (EX_TEMPFAIL).
+const NOT_READY: i32 = 75;
+
 static SHARED: Mutex<Weak<Broker>> = Mutex::new(Weak::new());
 
 impl Broker {
@@ -138,9 +141,19 @@ impl Broker {
         self.script("kill", &[]);
     }
 
-    /// Starts it again, after [`Broker::kill9`] or [`Broker::stop`].
+    /// Starts it again, after [`Broker::kill9`] or [`Broker::stop`]. A broker that does not become ready after a kill, as 4.0.7
+    /// does now and then on a busy machine, is killed once more by pulsar.sh: then the next start counts.
     pub fn restart(&self) {
-        self.script("start", &[]);
+        let first = self.command("start", &[]).unwrap();
+        if first.status.code() == Some(NOT_READY) {
+            println!(
+                "the broker did not come back, and is started once more: {}",
+                String::from_utf8_lossy(&first.stderr)
+            );
+            self.script("start", &[]);
+        } else {
+            assert!(first.status.success(), "pulsar.sh start: {}", String::from_utf8_lossy(&first.stderr));
+        }
     }
 
     /// A clean stop.
@@ -172,6 +185,12 @@ impl Broker {
     /// Takes a topic off its broker; it is loaded again when someone comes.
     pub fn unload(&self, topic: &str) {
         self.admin("PUT", &format!("persistent/{topic}/unload"), "");
+    }
+
+    /// Deletes all messages of a topic, whatever is to be kept.
+    pub fn truncate(&self, topic: &str) {
+        let url = format!("{}/admin/v2/persistent/{topic}/truncate", self.admin_url());
+        ureq::delete(&url).call().unwrap_or_else(|e| panic!("DELETE {url}: {e}"));
     }
 
     /// Entries of a partitioned topic that `subscription` has not acknowledged.

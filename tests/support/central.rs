@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use pulsar::consumer::InitialPosition;
 use tidegate::downlink::artefact::{
-    Assignment, Command, Digest, DocumentRef, Envelope, Keyring, Kind, Message, SecretKey,
+    Assignment, Command, Digest, DocumentRef, Envelope, Keyring, Kind, Message, ModelAssigned, SecretKey,
 };
-use tidegate::downlink::report::{Claim, NodeReport, Outcome, What};
+use tidegate::downlink::report::{Claim, ModelOutcome, NodeReport, Outcome, What};
 use tidegate::event::Timestamp;
 use tidegate::pulsar::names;
 use tidegate::sys::clock::Clock;
@@ -132,6 +132,39 @@ impl Central {
         let message = self.message(node, number, None);
         self.send(node, message.encode()).await;
         number
+    }
+
+    /// Assigns models beside the gateway's own file. The assignment's number.
+    pub async fn push_models(&mut self, node: &str, models: Vec<ModelAssigned>) -> u64 {
+        let number = self.next(node);
+        let assignment = Assignment { models, ..assignment(node, number, None) };
+        let assignment = assignment.to_envelope().signed_by(&self.keys.controller);
+        self.send(node, Message { keyring: None, assignment, document: None }.encode()).await;
+        number
+    }
+
+    /// What `node` has reported of version `version` by assignment `number`: outcome and reason, in order, each once.
+    pub fn model(&self, node: &str, number: u64, version: u64) -> Vec<(ModelOutcome, String)> {
+        let mut told = BTreeMap::new();
+        for report in self.reports(node) {
+            if let What::Model { seq, number: n, version: v, outcome, reason, .. } = report.what
+                && (n, v) == (number, version)
+            {
+                told.insert(seq, (outcome, reason));
+            }
+        }
+        told.into_values().collect()
+    }
+
+    /// Waits for what becomes of it in the end.
+    pub async fn wait_model(
+        &self,
+        node: &str,
+        (number, version): (u64, u64),
+        alive: impl FnMut() -> String,
+    ) -> (ModelOutcome, String) {
+        let last = || self.model(node, number, version).pop().filter(|(outcome, _)| *outcome != ModelOutcome::Fetched);
+        self.wait(&format!("what becomes of version {version} by assignment {number}"), alive, last).await
     }
 
     /// The next number for `node`; used up.
@@ -287,6 +320,7 @@ pub fn assignment(node: &str, number: u64, text: Option<&str>) -> Assignment {
         issued_at: in_seconds(0),
         expires_at: None,
         document: text.map(|text| DocumentRef { sha256: Digest::of(text.as_bytes()), version: number }),
+        models: Vec::new(),
         reason: "a test".to_owned(),
         by: "anna".to_owned(),
     }

@@ -14,6 +14,7 @@ pub mod files;
 pub mod fleet;
 pub mod gateway;
 pub mod load;
+pub mod models;
 pub mod mosquitto;
 pub mod mqtt;
 pub mod mqtt_fleet;

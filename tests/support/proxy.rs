@@ -19,6 +19,8 @@ struct State {
     silent: AtomicBool,
     ended: AtomicBool,
     forwarded: AtomicU64,
+    /// Bytes per second of each connection and way; 0: as fast as they come.
+    rate: AtomicU64,
     /// Of the next connections: whether they are let through.
     fates: Mutex<VecDeque<bool>>,
     refused: AtomicU64,
@@ -88,6 +90,11 @@ impl Proxy {
         self.state.silent.store(silent, Ordering::Relaxed);
     }
 
+    /// Each connection moves so many bytes per second each way from now on; 0: as fast as they come.
+    pub fn slow(&self, bytes_per_s: u64) {
+        self.state.rate.store(bytes_per_s, Ordering::Relaxed);
+    }
+
     /// Bytes forwarded so far, both ways.
     pub fn forwarded(&self) -> u64 {
         self.state.forwarded.load(Ordering::Relaxed)
@@ -109,6 +116,10 @@ fn forward(mut from: TcpStream, mut into: TcpStream, state: &State) {
             break;
         }
         state.forwarded.fetch_add(n as u64, Ordering::Relaxed);
+        let rate = state.rate.load(Ordering::Relaxed);
+        if rate > 0 {
+            std::thread::sleep(Duration::from_micros(n as u64 * 1_000_000 / rate));
+        }
         if !state.silent.load(Ordering::Relaxed) && into.write_all(&buffer[..n]).is_err() {
             break;
         }

@@ -23,6 +23,7 @@ use tidegate::downlink::report::{Lane, NodeReport, Running, What};
 use tidegate::downlink::trial::Record;
 use tidegate::downlink::trial::slots::Slots;
 use tidegate::event::Event;
+use tidegate::inference::Inference;
 use tidegate::journal;
 use tidegate::observe::metrics::Metrics;
 use tidegate::sys::clock::Clock;
@@ -156,6 +157,7 @@ impl Simulated {
             status: Status::default(),
             clock,
             commands: self.place.commands.clone(),
+            inference: Inference::new(&choice.begun.config, &metrics),
         };
         choice.keep(source, kept, &metrics, signal(SignalKind::hangup()).unwrap()).unwrap();
         self.process = Some(Process { tasks, link_tasks, link });
@@ -260,7 +262,7 @@ impl Gateway for Devices {
             let uptime_s = count.fetch_add(1, Ordering::Relaxed);
             let record = tokio::task::spawn_blocking(move || record(&pushed)).await.unwrap();
             let (committed, trial): (Running, Option<Running>) = status::running(&record);
-            let what = What::Present { uptime_s, next_s: 60, lanes: Vec::new() };
+            let what = What::Present { uptime_s, next_s: 60, lanes: Vec::new(), models: Vec::new() };
             let (node, groups, incarnation) = (node.id, node.groups, INCARNATION.to_owned());
             let software = "simulated".to_owned();
             // The keeper's own reports say what was accepted.

@@ -67,6 +67,11 @@ impl Node {
         &self.file
     }
 
+    /// The directory of models.
+    pub fn models(&self) -> PathBuf {
+        self.data.join("models")
+    }
+
     /// The directory of pushed configuration.
     pub fn pushed(&self) -> PathBuf {
         self.data.join("downlink")

@@ -75,6 +75,7 @@ impl<G: Gateway> Keeper<G> {
         }
         self.running.trial = None;
         let kept = self.live.keep().await;
+        self.lead_models();
         self.keep_proven().await;
         let detail = kept.err()?;
         tracing::error!(reason = detail, "what is committed cannot be applied");
@@ -102,6 +103,7 @@ impl<G: Gateway> Keeper<G> {
             self.settings.clone_from(&settings);
         }
         self.link.set(settings, generation);
+        self.lead_models();
     }
 
     /// The gateway's own file may have changed: it is read again under what runs.

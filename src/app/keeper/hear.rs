@@ -153,6 +153,8 @@ impl<G: Gateway> Keeper<G> {
     async fn offered(&mut self, offer: Offer) -> Result<(), String> {
         let Offer { assignment, document, accepted } = offer;
         let number = assignment.at();
+        // Before it counts as taken: after a kill in between it is offered again.
+        self.models.assign(number, &assignment.models).await?;
         self.on_disk("what was assigned", move |store| store.keep_accepted(&accepted)).await?;
         self.inbox.took(accepted);
         let digest = document.as_ref().map(|document| document.sha256.bytes());

@@ -30,6 +30,8 @@ const PRESENT_EVERY: Duration = Duration::from_secs(60);
 pub enum Kind {
     /// A decision, told until it is acknowledged.
     Decided(u64),
+    /// What became of a model, told until it is acknowledged.
+    Model(u64),
     /// A refusal.
     Refused,
     /// True for the moment only.
@@ -68,12 +70,15 @@ impl Teller {
         (Self { queue, refused: VecDeque::new(), present_at: None }, told)
     }
 
-    /// Puts a report on its way.
-    pub fn tell(&mut self, report: NodeReport, kind: Kind) {
-        if let Err(e) = self.queue.try_send((report, kind)) {
+    /// Puts a report on its way; whether there was room.
+    pub fn tell(&mut self, report: NodeReport, kind: Kind) -> bool {
+        let sent = self.queue.try_send((report, kind));
+        let there_was = sent.is_ok();
+        if let Err(e) = sent {
             let (report, kind) = e.into_inner();
             self.not_sent(report, kind);
         }
+        there_was
     }
 
     fn not_sent(&mut self, report: NodeReport, kind: Kind) {
@@ -133,8 +138,10 @@ impl<G: Gateway> Keeper<G> {
     /// Says that the gateway is there.
     pub(super) fn present(&mut self) {
         let (uptime_s, next_s) = (self.origin.elapsed().as_secs(), PRESENT_EVERY.as_secs());
-        let report = self.report(What::Present { uptime_s, next_s, lanes: self.live.waiting() });
+        let report =
+            self.report(What::Present { uptime_s, next_s, lanes: self.live.waiting(), models: self.models.status().0 });
         self.teller.tell(report, Kind::Passing);
+        self.tell_models();
         self.have_key();
         // A fleet that came up together does not speak together for ever.
         let share = (random::bits() % 1024) as f64 / 1024.0;
@@ -159,9 +166,13 @@ impl<G: Gateway> Keeper<G> {
         let Sent { report, kind, result } = sent;
         match (kind, result) {
             (Kind::Decided(seq), Ok(())) => self.feed(Input::ReportAcknowledged { seq }).await,
+            (Kind::Model(seq), Ok(())) => self.models.acknowledged(seq),
             (_, Ok(())) => {}
             (kind, Err(reason)) => {
                 tracing::debug!(%reason, ?kind, "a report was not sent");
+                if matches!(kind, Kind::Model(_)) {
+                    self.models.tell_again();
+                }
                 self.teller.not_sent(report, kind);
             }
         }

@@ -177,7 +177,7 @@ impl Order<'_> {
     }
 }
 
-fn warnings(answer: &Value) {
+pub(in crate::cli) fn warnings(answer: &Value) {
     for warning in answer["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         eprintln!("warning: {warning}");
     }

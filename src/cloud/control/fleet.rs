@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::super::rollout::{self, NodeId, Verdict};
 use super::reports::Dropped;
 use crate::downlink::artefact::Digest;
+use crate::downlink::artefact::model::{MODELS_MAX, Name};
 use crate::downlink::number::Number;
-use crate::downlink::report::{Lane, NodeReport, Outcome, Running, What};
+use crate::downlink::report::{Lane, ModelOutcome, ModelPresent, NodeReport, Outcome, Running, What};
 
 /// Nodes that are remembered: as many as roll-outs can name. Some 1 KB each.
 pub const NODES_MAX: usize = rollout::NODES_MAX;
@@ -65,6 +66,10 @@ pub struct Seen {
     pub decided: Option<Decided>,
     /// The last message that was no offer.
     pub refused: Option<Refused>,
+    /// Its models.
+    pub models: Vec<ModelPresent>,
+    /// What became of a model last, by its name; at most [`MODELS_MAX`].
+    pub told: Vec<ModelTold>,
     /// What it was counted as.
     counted: usize,
 }
@@ -78,6 +83,23 @@ pub struct Decided {
     pub number: u64,
     /// What became of it.
     pub outcome: Outcome,
+    /// Code, and words.
+    pub reason: String,
+    /// When it was heard, in milliseconds since 1970.
+    pub heard_ms: u64,
+}
+
+/// What became of an assigned model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelTold {
+    /// The model.
+    pub name: Name,
+    /// Its version.
+    pub version: u64,
+    /// By which assignment, and which of the node's reports it was.
+    pub at: (Number, u64),
+    /// What became of it.
+    pub outcome: ModelOutcome,
     /// Code, and words.
     pub reason: String,
     /// When it was heard, in milliseconds since 1970.
@@ -128,7 +150,7 @@ impl Fleet {
         self.bytes = self.bytes.saturating_sub(seen.counted);
         if seen.incarnation != name(report.incarnation.clone()) {
             // Another life: what the one before decided says nothing of it.
-            (seen.decided, seen.refused) = (None, None);
+            (seen.decided, seen.refused, seen.told) = (None, None, Vec::new());
         }
         // The backlog of a process that starts is read in order; a clock that was set back must not hide a node.
         seen.heard_ms = heard_ms;
@@ -139,12 +161,18 @@ impl Fleet {
         seen.accepted = report.accepted.map(|number| (number, since.unwrap_or(heard_ms)));
         seen.left = matches!(report.what, What::Leaving);
         match report.what {
-            What::Present { uptime_s, next_s, lanes } => {
+            What::Present { uptime_s, next_s, lanes, models } => {
+                seen.models = models.into_iter().take(MODELS_MAX).collect();
                 (seen.uptime_s, seen.next_s) = (uptime_s, next_s.min(NEXT_S_MAX));
                 let short = |lane: Lane| Lane { name: name(lane.name), ..lane };
                 seen.lanes = lanes.into_iter().take(LANES_MAX).map(short).collect();
             }
             What::Leaving => {}
+            What::Model { seq, epoch, number, name, version, outcome, reason, detail } => {
+                let at = (Number::new(epoch, number), seq);
+                let reason = words(reason, detail);
+                seen.tell(ModelTold { name, version, at, outcome, reason, heard_ms });
+            }
             What::Decided { epoch, number, outcome, reason, detail, .. } => {
                 let told = Decided { epoch, number, outcome, reason: words(reason, detail), heard_ms };
                 // Repeated ones come in any order; of one number the failure counts.
@@ -164,7 +192,7 @@ impl Fleet {
         seen.counted = seen.bytes();
         if self.bytes + seen.counted > BYTES_MAX {
             // What is needed to lead it is kept.
-            (seen.lanes, seen.counted) = (Vec::new(), 0);
+            (seen.lanes, seen.models, seen.told, seen.counted) = (Vec::new(), Vec::new(), Vec::new(), 0);
             seen.counted = seen.bytes();
         }
         self.bytes += seen.counted;
@@ -238,7 +266,25 @@ impl Seen {
             lanes: Vec::new(),
             decided: None,
             refused: None,
+            models: Vec::new(),
+            told: Vec::new(),
             counted: 0,
+        }
+    }
+
+    /// Of one model the newest counts; they come again, and in any order.
+    fn tell(&mut self, told: ModelTold) {
+        match self.told.iter_mut().find(|before| before.name == told.name) {
+            Some(before) if before.at <= told.at => *before = told,
+            Some(_) => {}
+            None => {
+                if self.told.len() >= MODELS_MAX
+                    && let Some(oldest) = (0..self.told.len()).min_by_key(|n| self.told.get(*n).map(|told| told.at))
+                {
+                    self.told.remove(oldest);
+                }
+                self.told.push(told);
+            }
         }
     }
 
@@ -250,9 +296,11 @@ impl Seen {
         const ITEM: usize = 64;
         let lanes: usize = self.lanes.iter().map(|lane| lane.name.len() + ITEM).sum();
         let groups: usize = self.groups.iter().map(|group| group.len() + ITEM).sum();
+        let models: usize = self.models.iter().map(|model| model.name.as_str().len() + 2 * ITEM).sum();
+        let told: usize = self.told.iter().map(|told| told.name.as_str().len() + told.reason.len() + 2 * ITEM).sum();
         let reasons = self.decided.as_ref().map_or(0, |d| d.reason.len())
             + self.refused.as_ref().map_or(0, |refused| refused.reason.len());
-        RECORD + lanes + groups + reasons + self.incarnation.len() + self.software.len()
+        RECORD + lanes + groups + models + told + reasons + self.incarnation.len() + self.software.len()
     }
 
     /// Whether it counts as there: heard within `present_ms`, or within twice the time that it said itself.
@@ -407,7 +455,13 @@ mod tests {
     fn a_node_is_present_while_it_is_heard() {
         let mut fleet = Fleet::default();
         let node = NodeId::from("press-7");
-        fleet.apply(report(0, What::Present { uptime_s: 1, next_s: 60, lanes: Vec::new() }), 1_000, at(0)).unwrap();
+        fleet
+            .apply(
+                report(0, What::Present { uptime_s: 1, next_s: 60, lanes: Vec::new(), models: Vec::new() }),
+                1_000,
+                at(0),
+            )
+            .unwrap();
         let seen = fleet.get(&node).unwrap();
         assert!(seen.is_present(1_000 + 120_000, 30_000), "twice what it said");
         assert!(!seen.is_present(1_000 + 120_001, 30_000));
@@ -423,7 +477,12 @@ mod tests {
         let mut fleet = Fleet::default();
         let lane = |n: usize| Lane { name: format!("{n}{}", "\n".repeat(60_000)), events: 1, bytes: 1 };
         let ghost = |n: usize, lanes: usize| {
-            let what = What::Present { uptime_s: 1, next_s: u64::MAX, lanes: (0..lanes).map(lane).collect() };
+            let what = What::Present {
+                uptime_s: 1,
+                next_s: u64::MAX,
+                lanes: (0..lanes).map(lane).collect(),
+                models: Vec::new(),
+            };
             let groups = (0..200).map(|n| format!("{n}{}", "g".repeat(1_000))).collect();
             NodeReport { node: format!("ghost-{n}"), groups, ..report(0, what) }
         };

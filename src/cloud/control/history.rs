@@ -92,7 +92,7 @@ impl History {
     }
 
     fn change(&mut self, node: &NodeId, assignment: Option<Assignment>) {
-        let Some(Assignment { number, target, at_ms, rollout }) = assignment else { return };
+        let Some(Assignment { number, target, at_ms, rollout, .. }) = assignment else { return };
         let changes = self.nodes.entry(node.clone()).or_default();
         if changes.len() >= CHANGES_MAX {
             changes.pop_front();
@@ -181,6 +181,7 @@ impl Line {
             What::Absent { rollout, .. } => name("absent", Some(rollout)),
             What::Departed { .. } => name("departed", None),
             What::Assigned { .. } => name("assigned", None),
+            What::ModelAssigned { .. } => name("assigned-model", None),
             What::Raised { .. } => name("raised", None),
         }
         match what {
@@ -189,13 +190,18 @@ impl Line {
             What::Advanced { wave, .. } | What::Approved { wave, .. } | What::Passed { wave, .. } => {
                 self.wave = Some(*wave);
             }
+            What::ModelAssigned { model, reason, .. } => {
+                let colon = if reason.is_empty() { "" } else { ": " };
+                self.reason = format!("{} version {} {}{colon}{reason}", model.name, model.version, model.mode.text());
+            }
             What::Paused { reason, .. } | What::Aborted { reason, .. } => self.reason.clone_from(reason),
             _ => {}
         }
         if let What::Enrolled { nodes, .. }
         | What::Absent { nodes, .. }
         | What::Departed { nodes }
-        | What::Assigned { nodes, .. } = what
+        | What::Assigned { nodes, .. }
+        | What::ModelAssigned { nodes, .. } = what
         {
             (self.nodes, self.named) = (nodes.len(), nodes.iter().take(NAMED_MAX).cloned().collect());
         }

@@ -90,7 +90,7 @@ fn body_bytes_max(parts: &[&str]) -> usize {
 impl Control {
     /// Looks at everything but the body: nobody makes us read one who may not give orders, or asks for nothing there is.
     pub fn admit(&self, asked: &Asked<'_>) -> Result<Admitted, Problem> {
-        let parts: Vec<String> = asked.path.split('/').skip(2).map(decoded).collect::<Result<_, _>>()?;
+        let parts = path_parts(asked.path)?;
         let names: Vec<&str> = parts.iter().map(String::as_str).collect();
         let (by, bytes_max) = match *asked.method {
             Method::GET | Method::HEAD => (None, 0),
@@ -119,7 +119,8 @@ impl Control {
         }
     }
 
-    fn author(&self, asked: &Asked<'_>) -> Result<String, Problem> {
+    /// Who gives the order; everybody else is refused.
+    pub(in crate::cloud) fn author(&self, asked: &Asked<'_>) -> Result<String, Problem> {
         let text = |name| asked.headers.get(name).and_then(|value| value.to_str().ok());
         let file = self.0.config.operators_file.as_deref();
         let way = operators::Way {
@@ -267,15 +268,18 @@ impl Control {
     }
 }
 
-fn unknown(text: String) -> Problem {
+/// The answer when there is no such thing.
+pub(in crate::cloud) fn unknown(text: String) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, text)
 }
 
-fn not_allowed(path: &str, methods: &'static str) -> Problem {
+/// The answer to another method.
+pub(in crate::cloud) fn not_allowed(path: &str, methods: &'static str) -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} answers {methods}")).allowing(methods)
 }
 
-fn problem(error: OrderError) -> Problem {
+/// The answer to an order that is not carried out.
+pub(in crate::cloud) fn problem(error: OrderError) -> Problem {
     let status = match &error {
         OrderError::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,
         OrderError::Unknown(_) => StatusCode::NOT_FOUND,
@@ -287,7 +291,7 @@ fn problem(error: OrderError) -> Problem {
 }
 
 /// A page of another site can make a browser post a form here, from this machine, but not this media type.
-fn expect_json(asked: &Asked<'_>) -> Result<(), Problem> {
+pub(in crate::cloud) fn expect_json(asked: &Asked<'_>) -> Result<(), Problem> {
     let kind = asked.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if kind.eq_ignore_ascii_case("application/json") {
@@ -303,12 +307,14 @@ fn expect_length(asked: &Asked<'_>, bytes_max: usize) -> Result<(), Problem> {
     if length.is_some_and(|length| length > bytes_max) { Err(too_large(bytes_max)) } else { Ok(()) }
 }
 
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+/// The order in a body.
+pub(in crate::cloud) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(body)
         .map_err(|e| Problem::new(StatusCode::BAD_REQUEST, format!("the order cannot be read: {e}")))
 }
 
-fn limit(query: &Query) -> Result<usize, Problem> {
+/// The length of a page.
+pub(in crate::cloud) fn limit(query: &Query) -> Result<usize, Problem> {
     let Some(text) = query.get("limit") else { return Ok(PAGE) };
     text.parse().ok().filter(|n| (1..=PAGE_MAX).contains(n)).ok_or_else(|| {
         Problem::new(StatusCode::BAD_REQUEST, format!("limit is {text:?}; write a number from 1 to {PAGE_MAX}"))
@@ -318,6 +324,11 @@ fn limit(query: &Query) -> Result<usize, Problem> {
 fn sha256(text: &str) -> Result<Digest, Problem> {
     let wrong = || Problem::new(StatusCode::BAD_REQUEST, format!("{text:?} is no SHA-256: 64 hexadecimal digits"));
     Digest::parse(text).ok_or_else(wrong)
+}
+
+/// The segments of a path after its version.
+pub(in crate::cloud) fn path_parts(path: &str) -> Result<Vec<String>, Problem> {
+    path.split('/').skip(2).map(decoded).collect()
 }
 
 fn decoded(part: &str) -> Result<String, Problem> {

@@ -25,9 +25,10 @@ pub mod http;
 pub mod keys;
 mod later;
 mod meters;
+pub mod models;
 pub mod numbers;
 mod operators;
-mod orders;
+pub(in crate::cloud) mod orders;
 mod pins;
 pub mod reports;
 mod sender;
@@ -327,6 +328,15 @@ impl Control {
             Some(Topic { is_read: true, .. }) | None => TopicState::Read,
             Some(Topic { problem: Some(why), .. }) => TopicState::Problem(why.clone()),
             Some(_) => TopicState::Reading,
+        }
+    }
+
+    /// Whose documents, keyrings and models count, the newest keyring included; the error is a part of a sentence.
+    pub(in crate::cloud) fn trust(&self) -> Result<Trust, String> {
+        match self.topic_state(DOCUMENTS) {
+            TopicState::Read => Ok(self.with(|state| state.documents.trust().clone())),
+            TopicState::Reading => Err("waits for the keyrings, which are still being read".to_owned()),
+            TopicState::Problem(why) => Err(format!("waits for the keyrings, which cannot be read: {why}")),
         }
     }
 

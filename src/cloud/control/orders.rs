@@ -445,7 +445,7 @@ impl Control {
         Ok(self.with(|state| state.rollouts.index()))
     }
 
-    async fn order(&self, by: &str, what: What) -> Result<Result<(), Void>, OrderError> {
+    pub(super) async fn order(&self, by: &str, what: What) -> Result<Result<(), Void>, OrderError> {
         Ok(self.append(Author::Operator { name: by.to_owned() }, what).await?.result)
     }
 
@@ -460,7 +460,7 @@ impl Control {
         self.with(is_so)
     }
 
-    fn expect_read(&self, which: usize, what: &str) -> Result<(), OrderError> {
+    pub(super) fn expect_read(&self, which: usize, what: &str) -> Result<(), OrderError> {
         match self.topic_state(which) {
             TopicState::Read => Ok(()),
             TopicState::Reading => Err(OrderError::Unavailable(format!("{what} is still being read; try again"))),
@@ -498,7 +498,7 @@ fn refused(refusal: Refusal) -> OrderError {
     OrderError::Refused(format!("{}: {words}", refusal.code()))
 }
 
-fn void_error(void: Void) -> OrderError {
+pub(super) fn void_error(void: Void) -> OrderError {
     match void {
         Void::Unknown(_) => OrderError::Unknown(void.to_string()),
         Void::Malformed(_) | Void::Author => OrderError::Refused(void.to_string()),

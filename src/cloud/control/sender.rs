@@ -265,6 +265,7 @@ fn sign(
         issued_at: Timestamp::from_unix_ms(i64::try_from(assigned.at_ms).unwrap_or(0)),
         expires_at: None,
         document,
+        models: assigned.models.clone(),
         reason,
         by: String::new(),
     };

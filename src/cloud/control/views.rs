@@ -4,14 +4,15 @@ use serde::Serialize;
 
 use super::Control;
 use super::documents::Known;
-use super::fleet::{Refused, Seen};
+use super::fleet::{ModelTold, Refused, Seen};
 use super::history::{Change, Line};
 use super::numbers::{Ahead, Group};
 use super::state::{State, artefact};
-use crate::cloud::rollout::{Audience, Digest as Target, NodeId, Plan, Progress, RolloutId, Verdict};
-use crate::downlink::artefact::Digest;
+use crate::cloud::rollout::{Assignment, Audience, Digest as Target, NodeId, Plan, Progress, RolloutId, Verdict};
+use crate::downlink::artefact::model::Name;
+use crate::downlink::artefact::{Digest, ModelAssigned};
 use crate::downlink::number::Number;
-use crate::downlink::report::{Lane, Outcome, Running};
+use crate::downlink::report::{Lane, ModelOutcome, ModelPresent, Outcome, Running};
 use crate::event::Timestamp;
 
 /// Most entries of one answer.
@@ -85,6 +86,48 @@ pub struct NodeView {
     accepted: Option<Number>,
     /// It has taken what this cloud never gave: what is assigned to it is refused as older.
     ahead: Option<Ahead>,
+    /// Its models: what is assigned, what is there, what became of it.
+    #[serde(skip_serializing_if = "ModelsView::is_empty")]
+    models: ModelsView,
+}
+
+#[derive(Debug, Serialize)]
+struct ModelsView {
+    assigned: Vec<ModelAssigned>,
+    present: Vec<ModelPresent>,
+    told: Vec<ModelToldView>,
+}
+
+#[derive(Debug, Serialize)]
+struct ModelToldView {
+    name: Name,
+    version: u64,
+    number: u64,
+    outcome: ModelOutcome,
+    reason: String,
+    at: String,
+}
+
+impl ModelsView {
+    fn of(assigned: Option<&Assignment>, seen: Option<&Seen>) -> Self {
+        let told = |told: &ModelTold| ModelToldView {
+            name: told.name.clone(),
+            version: told.version,
+            number: told.at.0.n,
+            outcome: told.outcome,
+            reason: told.reason.clone(),
+            at: time(told.heard_ms),
+        };
+        Self {
+            assigned: assigned.map(|assigned| assigned.models.clone()).unwrap_or_default(),
+            present: seen.map(|seen| seen.models.clone()).unwrap_or_default(),
+            told: seen.map(|seen| seen.told.iter().map(told).collect()).unwrap_or_default(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.assigned.is_empty() && self.present.is_empty() && self.told.is_empty()
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -147,6 +190,7 @@ impl NodeView {
             lanes: seen.map(|seen| seen.lanes.clone()).unwrap_or_default(),
             committed: seen.map(|seen| running(&seen.committed)),
             trial: seen.and_then(|seen| seen.trial.as_ref()).map(running),
+            models: ModelsView::of(assigned.as_ref(), seen),
             assignment: assigned.map(|assigned| AssignmentView {
                 number: assigned.number,
                 document: Named::of(state, assigned.target),

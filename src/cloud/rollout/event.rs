@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{BATCH_MAX, GROUPS_MAX, ID_BYTES_MAX, Plan, PlanError, RAISED_MAX, REASON_BYTES_MAX, UnixMs};
+use crate::downlink::artefact::{ModelAssigned, model};
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -227,6 +228,14 @@ pub enum What {
     Departed { nodes: Vec<NodeId> },
     /// Nodes get something outside of any roll-out. One that is in a roll-out that is not over is passed over.
     Assigned { nodes: Vec<NodeId>, target: Option<Digest> },
+    /// Nodes get a version of a model, beside whatever else they have. One that is in a roll-out that is not over, or has as
+    /// many models as there may be, is passed over.
+    ModelAssigned {
+        nodes: Vec<NodeId>,
+        model: ModelAssigned,
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reason: String,
+    },
     /// Numbers go on above this, also those of assignments that nodes have not spoken of: for a log that was lost, trimmed or
     /// begun anew while nodes remember. An operator says so: what nodes report could be forged.
     Raised { index: u64 },
@@ -252,6 +261,9 @@ pub enum Malformed {
         "numbers can be raised to {RAISED_MAX} at most, not to {0}, which no log reaches by itself: leave them behind with a keyring of a higher epoch"
     )]
     Raised(u64),
+    /// The model.
+    #[error("{0}")]
+    Model(String),
     /// The plan.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -286,6 +298,11 @@ impl What {
             | Self::Absent { nodes: n, .. }
             | Self::Departed { nodes: n }
             | Self::Assigned { nodes: n, .. } => nodes(n),
+            Self::ModelAssigned { nodes: n, model, reason: text } => {
+                reason(text)?;
+                model::check(std::slice::from_ref(model)).map_err(Malformed::Model)?;
+                nodes(n)
+            }
             Self::Reported { reports } if reports.len() > BATCH_MAX => Err(Malformed::Batch(reports.len())),
             Self::Reported { reports } => reports.iter().try_for_each(|r| reason(&r.reason)),
             Self::Paused { reason: text, .. } | Self::Aborted { reason: text, .. } => reason(text),

@@ -8,6 +8,7 @@ use super::node::Node;
 use super::progress::{Progress, Stage};
 use super::waves::Rollout;
 use super::{ACTIVE_MAX, DRAFTS_MAX, MEMBERS_MAX, NODES_MAX, Plan, ROLLBACKS_MAX, ROLLOUTS_MAX, UnixMs};
+use crate::downlink::artefact::ModelAssigned;
 
 /// What a node is to run. All of it is a function of the log: whoever signs it signs the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct Assignment {
     pub at_ms: UnixMs,
     /// The roll-out that made it, or took it back.
     pub rollout: Option<RolloutId>,
+    /// Its models.
+    pub models: Vec<ModelAssigned>,
 }
 
 /// What a roll-out was created as.
@@ -161,6 +164,7 @@ impl Rollouts {
             }),
             What::Departed { nodes } => Ok(self.depart(nodes)),
             What::Assigned { nodes, target } => Ok(self.assign(nodes, *target)),
+            What::ModelAssigned { nodes, model, .. } => Ok(self.assign_model(nodes, model)),
             What::Raised { index } => Ok(self.raise(*index)),
         }
     }
@@ -168,7 +172,7 @@ impl Rollouts {
     fn check_author(&self, event: &Event) -> Result<(), Void> {
         use What::{
             Aborted, Absent, Advanced, Approved, Assigned, Begun, Claimed, Completed, Created, Departed, Enrolled,
-            Passed, Paused, Raised, Reported, Resumed, Retired, Soaking, Started,
+            ModelAssigned, Passed, Paused, Raised, Reported, Resumed, Retired, Soaking, Started,
         };
         match (&event.by, &event.what) {
             // Facts and orders need no lead.
@@ -193,6 +197,7 @@ impl Rollouts {
                 | Retired { .. }
                 | Aborted { .. }
                 | Assigned { .. }
+                | ModelAssigned { .. }
                 | Raised { .. },
             ) => Ok(()),
             _ => Err(Void::Author),
@@ -459,6 +464,24 @@ impl Rollouts {
         changed
     }
 
+    fn assign_model(&mut self, nodes: &[NodeId], model: &ModelAssigned) -> Vec<NodeId> {
+        let mut changed = Vec::new();
+        for name in nodes {
+            if self.nodes.len() >= NODES_MAX && !self.nodes.contains_key(name) {
+                continue;
+            }
+            let node = self.nodes.entry(name.clone()).or_default();
+            if node.rollout.is_none() && node.give(model) {
+                // A document that has failed here is not tried again because of a model.
+                let target = if node.verdict == Some(Verdict::Failure) { node.base() } else { node.target };
+                let origin = node.origin.clone();
+                self.set(name, target, origin.as_ref());
+                changed.push(name.clone());
+            }
+        }
+        changed
+    }
+
     fn set(&mut self, name: &NodeId, target: Option<Digest>, origin: Option<&RolloutId>) {
         if let Some(node) = self.nodes.get_mut(name) {
             node.passes();
@@ -471,8 +494,8 @@ impl Rollouts {
     /// What a node is to run; `None`: nothing was assigned to it.
     pub fn assignment(&self, node: &NodeId) -> Option<Assignment> {
         let node = self.nodes.get(node).filter(|n| n.number != 0)?;
-        let Node { number, target, at_ms, ref origin, .. } = *node;
-        Some(Assignment { number, target, at_ms, rollout: origin.clone() })
+        let Node { number, target, at_ms, ref origin, ref models, .. } = *node;
+        Some(Assignment { number, target, at_ms, rollout: origin.clone(), models: models.clone() })
     }
 
     /// Whether the node has not reported on its assignment.

@@ -2,6 +2,8 @@
 
 use super::UnixMs;
 use super::event::{Digest, NodeReport, RolloutId, Verdict};
+use crate::downlink::artefact::model::MODELS_MAX;
+use crate::downlink::artefact::{Mode, ModelAssigned};
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Node {
@@ -19,6 +21,8 @@ pub(super) struct Node {
     pub good: Option<Digest>,
     /// The assignment before, while nobody knows what became of it: it was away.
     pub unknown: Option<(u64, Option<Digest>)>,
+    /// The models that were assigned to it, at most [`MODELS_MAX`]. All of them are in every assignment.
+    pub models: Vec<ModelAssigned>,
 }
 
 impl Node {
@@ -34,6 +38,20 @@ impl Node {
             None if self.number != 0 => self.unknown = Some((self.number, self.target)),
             _ => {}
         }
+    }
+
+    /// It is to have this version of a model, and what that leaves of the others of the name: with one in use nothing runs
+    /// beside it, unless that is assigned later. `false`: it has too many.
+    pub fn give(&mut self, model: &ModelAssigned) -> bool {
+        let goes =
+            |had: &ModelAssigned| had.name == model.name && (model.mode != Mode::Shadow || had.mode != Mode::Active);
+        let stay = self.models.iter().filter(|had| !goes(had)).count();
+        if stay >= MODELS_MAX {
+            return false;
+        }
+        self.models.retain(|had| !goes(had));
+        self.models.push(model.clone());
+        true
     }
 
     /// Whether it has not said as much of this number.

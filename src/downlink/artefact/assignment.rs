@@ -1,4 +1,4 @@
-//! The assignment: which document a node runs. [pure]
+//! The assignment: which document and which models a node runs. [pure]
 
 use std::fmt;
 
@@ -6,14 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use super::envelope::{Envelope, Kind, Verified};
 use super::json;
+use super::model::{self, ModelAssigned};
 use super::refusal::Refusal;
 use crate::config::key_text::{parse_hex, show_hex};
 use crate::config::overlay::VERSION_MAX;
 use crate::downlink::number::{Number, is_zero};
 use crate::event::time::Timestamp;
 
-/// Largest assignment, in bytes of JSON: names and two sentences.
-pub const ASSIGNMENT_BYTES_MAX: usize = 4096;
+/// Largest assignment, in bytes of JSON: names, two sentences, and [`model::MODELS_MAX`] models of at most 200 bytes.
+pub const ASSIGNMENT_BYTES_MAX: usize = 8192;
 
 /// Longest name of a node (`node.id`), in bytes.
 pub const NODE_BYTES_MAX: usize = 64;
@@ -91,7 +92,7 @@ pub struct DocumentRef {
     pub version: u64,
 }
 
-/// Which document a node runs. An unknown field could restrict it: it is refused.
+/// Which document and which models a node runs. An unknown field could restrict it: it is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Assignment {
@@ -110,6 +111,10 @@ pub struct Assignment {
     pub expires_at: Option<Timestamp>,
     /// The document; `None`: the node's own file alone, as before anything was pushed.
     pub document: Option<DocumentRef>,
+    /// The models. One that is not among them stays as it is; not written while there are none, so that the version before
+    /// reads it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<ModelAssigned>,
     /// Why, for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
@@ -165,6 +170,7 @@ impl Assignment {
         if version.is_some_and(|version| !(1..=VERSION_MAX).contains(&version)) {
             return Err(format!("its document's version is not from 1 to {VERSION_MAX}"));
         }
+        model::check(&self.models)?;
         for (what, text) in [("reason", &self.reason), ("by", &self.by)] {
             if text.len() > TEXT_BYTES_MAX || text.chars().any(char::is_control) {
                 return Err(format!("its {what:?} has more than {TEXT_BYTES_MAX} bytes, or is not one line"));

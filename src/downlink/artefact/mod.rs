@@ -19,6 +19,7 @@ pub mod json;
 pub mod keyring;
 pub mod keys;
 pub mod message;
+pub mod model;
 pub mod refusal;
 pub mod trust;
 
@@ -29,6 +30,7 @@ pub use envelope::{Envelope, EnvelopeError, Kind, Verified};
 pub use keyring::Keyring;
 pub use keys::{KeyError, KeyId, PublicKey, SecretKey};
 pub use message::{MESSAGE_BYTES_MAX, Message};
+pub use model::{Mode, ModelAssigned};
 pub use refusal::Refusal;
 pub use trust::{Role, Trust};
 

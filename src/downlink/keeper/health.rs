@@ -19,6 +19,16 @@ const OUTPUT_WAIT_MAX: Duration = Duration::from_millis(500);
 /// ends, also by dropping this, everything in its process group is killed; what left the group is not ours. When this
 /// process is killed itself, it lives on. Our own variables are not handed over: they may hold a token.
 pub async fn run(command: &[String], time: Duration) -> Result<(), String> {
+    run_with(command, &[], time, "downlink.health_timeout").await
+}
+
+/// The same with these variables; `key` is the configuration's that says the time.
+pub async fn run_with(
+    command: &[String],
+    variables: &[(&str, String)],
+    time: Duration,
+    key: &str,
+) -> Result<(), String> {
     let Some((program, arguments)) = command.split_first() else { return Ok(()) };
     let ours = std::env::vars_os().map(|(name, _)| name);
     let ours = ours.filter(|name| name.to_string_lossy().starts_with(env::PREFIX));
@@ -28,6 +38,7 @@ pub async fn run(command: &[String], time: Duration) -> Result<(), String> {
     ours.for_each(|name| {
         command.env_remove(name);
     });
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
     let mut child = command.spawn().map_err(|e| format!("{program} cannot be run: {e}"))?;
     let _group = Group(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)));
     let (mut out, mut err) = (Vec::new(), Vec::new());
@@ -52,7 +63,7 @@ pub async fn run(command: &[String], time: Duration) -> Result<(), String> {
         Ok(Ok(status)) if status.success() => Ok(()),
         Ok(Ok(status)) => Err(format!("{program}: {status}{said}")),
         Ok(Err(e)) => Err(format!("{program}: cannot be waited for: {e}")),
-        Err(_) => Err(format!("{program}: not ended within {time:?} (downlink.health_timeout){said}")),
+        Err(_) => Err(format!("{program}: not ended within {time:?} ({key}){said}")),
     }
 }
 

@@ -198,6 +198,7 @@ mod tests {
             issued_at: Timestamp::from_unix_ms(0),
             expires_at: None,
             document: None,
+            models: Vec::new(),
             reason: reason.to_owned(),
             by: String::new(),
         };

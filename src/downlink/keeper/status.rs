@@ -9,7 +9,7 @@ use crate::downlink::artefact::{Digest, Role};
 use crate::downlink::keeper::Inbox;
 use crate::downlink::link::Link;
 use crate::downlink::number::{Number, is_zero};
-use crate::downlink::report::{Outcome, Running};
+use crate::downlink::report::{ModelPresent, Outcome, Running};
 use crate::downlink::trial::{self, Machine, Millis, Record, Stage};
 use crate::observe::status::LinkStatus;
 
@@ -42,6 +42,12 @@ pub struct Snapshot {
     pub epoch: u64,
     /// The last assignment that was taken, whatever became of it.
     pub accepted: Number,
+    /// Models on this gateway.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<ModelPresent>,
+    /// Why an assigned model is not fetched yet, if something keeps it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub models_wait_for: Option<String>,
     /// The control link.
     pub link: LinkStatus,
 }
@@ -176,6 +182,8 @@ pub fn of(machine: &Machine, now: Millis, inbox: &Inbox, version: impl Fn(&trial
             detail: last.failure.as_ref().map(|failure| failure.detail.clone()).unwrap_or_default(),
         }),
         reports_waiting: record.reports.len(),
+        models: Vec::new(),
+        models_wait_for: None,
         refused: None,
         keys: keys.collect(),
         keyring_version: inbox.trust().keyring_version(),

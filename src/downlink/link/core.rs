@@ -3,7 +3,7 @@
 
 mod hand;
 mod opening;
-mod requests;
+pub(crate) mod requests;
 mod traffic;
 
 use std::collections::VecDeque;

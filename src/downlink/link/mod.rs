@@ -2,13 +2,13 @@
 //! own with the uplink's settings. It has no state that must survive: the newest inbox message is read again at every
 //! connection, a command until it is taken, a report until its sender has heard of the receipt.
 
-mod content;
+pub(crate) mod content;
 mod core;
-mod frames;
+pub(crate) mod frames;
 mod meters;
 mod pending;
 mod run;
-mod wires;
+pub(crate) mod wires;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -25,6 +25,7 @@ use crate::pulsar::wire::{Address, Connector, LinkError};
 use crate::sys::clock::Clock;
 use crate::sys::tasks::Tasks;
 
+pub(crate) use self::core::requests;
 pub use meters::Meters;
 
 /// Largest message taken, as it is sent and after decompression; larger ones are refused without being held.

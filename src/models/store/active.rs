@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(10_000))]
+        #![proptest_config(ProptestConfig::with_cases(crate::models::tests::cases(2_000)))]
 
         #[test]
         fn a_record_is_read_as_written_and_a_damaged_one_is_not(

@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(10_000))]
+        #![proptest_config(ProptestConfig::with_cases(crate::models::tests::cases(2_000)))]
 
         #[test]
         fn what_goes_is_enough_no_more_than_needed_the_oldest_and_nothing_that_stays(

@@ -24,6 +24,7 @@ pub mod error;
 mod files;
 pub mod shelf;
 mod start;
+mod uses;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -33,7 +34,7 @@ pub use self::assemble::Assembling;
 pub use self::busy::Version;
 pub use self::disk::{Disk, Files};
 pub use self::error::StoreError;
-pub use self::start::Found;
+pub use self::start::{DIR, Found};
 
 use self::assemble::Proof;
 use self::budget::{Item, NoRoom, make_room};
@@ -251,7 +252,8 @@ impl<D: Disk> Store<D> {
             let item = |version: u64, held: &Held, partial: bool| {
                 let id = (name.clone(), version);
                 let assigned = keep.contains(&id) || self.busy.has(&id);
-                let stays = assigned || (!partial && active.names(version));
+                let used = active.names(version) || shelf.shadow == Some(version);
+                let stays = assigned || (!partial && used);
                 Item { id: (id, partial), bytes: held.bytes, since_ms: held.since_ms, partial, stays }
             };
             items.extend(shelf.versions.iter().map(|(version, held)| item(*version, held, false)));

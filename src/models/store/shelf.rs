@@ -7,6 +7,7 @@
 //!   removing-5/…                              one that is no more
 //!   active                                    which version is used, and which one before (super::active)
 //!   current -> 7                              what programs follow; after the record, by rename
+//!   shadow -> 8                               what runs beside it
 //! ```
 //! What is durable of a partial version is told by `data` alone: a chunk is there if it has its hash. So nothing can say
 //! that something is there which is not, whatever the order in which a disk wrote it.
@@ -32,6 +33,8 @@ pub const MANIFEST: &str = "manifest";
 pub const ACTIVE: &str = "active";
 /// The symbolic link that programs follow.
 pub const CURRENT: &str = "current";
+/// The symbolic link to what runs beside it.
+pub const SHADOW: &str = "shadow";
 const PARTIAL: &str = "partial-";
 const REMOVING: &str = "removing-";
 
@@ -63,6 +66,8 @@ pub struct Shelf {
     pub record: Option<Active>,
     /// Where `current` leads.
     pub link: Option<String>,
+    /// Where `shadow` leads.
+    pub shadow: Option<u64>,
 }
 
 impl Shelf {
@@ -75,6 +80,7 @@ impl Shelf {
             leftovers: Vec::new(),
             record: Some(Active::default()),
             link: None,
+            shadow: None,
         };
         for name in disk::if_there(disk.names(dir))?.unwrap_or_default() {
             let path = dir.join(&name);
@@ -87,6 +93,8 @@ impl Shelf {
                 shelf.record = bytes.and_then(|bytes| Active::decode(&bytes));
             } else if name == CURRENT {
                 shelf.link = disk.read_link(&path).ok();
+            } else if name == SHADOW {
+                shelf.shadow = disk.read_link(&path).ok().as_deref().and_then(version);
             } else if name.starts_with(REMOVING) || name.ends_with(NEW) {
                 shelf.leftovers.push(name);
             }
@@ -121,18 +129,27 @@ impl Shelf {
         if self.record != Some(active) {
             disk::replace(disk, &self.dir, ACTIVE, &active.encode())?;
         }
-        let (link, target) = (self.dir.join(CURRENT), active.current.map(|version| version.to_string()));
-        match &target {
-            same if *same == self.link => {}
-            Some(target) => {
-                let new = self.dir.join(format!("{CURRENT}{NEW}"));
-                disk::if_there(disk.remove_file(&new))?;
-                disk.symlink(target, &new)?;
-                disk.rename(&new, &link)?;
-            }
-            None => disk.remove_file(&link)?,
+        let target = active.current.map(|version| version.to_string());
+        if target != self.link {
+            self.lead(disk, CURRENT, target.as_deref())?;
         }
         disk.sync_dir(&self.dir)
+    }
+
+    /// Leads `shadow` to a version, or nowhere.
+    pub fn set_shadow<D: Disk>(&self, disk: &D, version: Option<u64>) -> io::Result<()> {
+        if version != self.shadow {
+            self.lead(disk, SHADOW, version.map(|version| version.to_string()).as_deref())?;
+        }
+        disk.sync_dir(&self.dir)
+    }
+
+    fn lead<D: Disk>(&self, disk: &D, link: &str, target: Option<&str>) -> io::Result<()> {
+        let (path, new) = (self.dir.join(link), self.dir.join(format!("{link}{NEW}")));
+        let Some(target) = target else { return disk::if_there(disk.remove_file(&path)).map(drop) };
+        disk::if_there(disk.remove_file(&new))?;
+        disk.symlink(target, &new)?;
+        disk.rename(&new, &path)
     }
 
     /// Removes a directory of a version. First its name goes: no name of a whole version ever has less.

@@ -50,7 +50,7 @@ fn mend_crc(bytes: &mut [u8]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(20_000))]
+    #![proptest_config(ProptestConfig::with_cases(crate::models::tests::cases(1000)))]
 
     #[test]
     fn any_bytes_are_swallowed(

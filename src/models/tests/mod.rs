@@ -1,5 +1,6 @@
 //! Tests of models: what travels is what was published, and nothing half is ever seen.
 
+mod fetching;
 mod hostile;
 mod ratios;
 mod signing;
@@ -22,6 +23,11 @@ pub const SMALL: Sizes = Sizes { min: 64, avg: 256, max: 1024 };
 
 /// Bytes of a piece of small files.
 pub const SMALL_PIECE: usize = 2048;
+
+/// `PROPTEST_CASES=100000 cargo test --lib models` for a night.
+pub fn cases(default: u32) -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+}
 
 pub fn key(n: u8) -> SecretKey {
     SecretKey::from_seed(&[n; 32]).unwrap()
@@ -70,6 +76,7 @@ pub fn publish_as(version: u64, file: &[u8], kept: &[&Published], sizes: Sizes, 
     let cut: Cut = chunks::cut(file, sizes).unwrap();
     let kept: Vec<&Index> = kept.iter().map(|published| &published.index).collect();
     let layout = Layout::of(&signed, &cut, &kept, piece).unwrap();
+    assert_eq!(Layout::again(&layout.index).as_ref(), Some(&layout));
     let mut messages = layout.head(&signed);
     assert_eq!(messages.len(), layout.heads as usize);
     for (place, chunks) in (layout.heads..).zip(&layout.pieces) {

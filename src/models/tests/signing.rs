@@ -83,7 +83,7 @@ fn any_json_of_a_manifest_is_taken_and_unknown_fields_are_not() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(10_000))]
+    #![proptest_config(ProptestConfig::with_cases(crate::models::tests::cases(1000)))]
 
     #[test]
     fn a_manifest_changed_anywhere_is_refused_or_says_the_same(

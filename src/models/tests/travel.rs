@@ -109,7 +109,7 @@ fn read_head(published: &Published) -> pack::Head {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(10_000))]
+    #![proptest_config(ProptestConfig::with_cases(crate::models::tests::cases(300)))]
 
     #[test]
     fn any_file_and_any_edits_give_the_same_file_from_the_pieces_that_are_lacking(

@@ -97,7 +97,7 @@ impl ProvisionError {
 }
 
 /// Brings every cluster of `config` to what Tidegate needs; with `dry_run` only plans.
-/// A cluster that cannot be reached is tried again for `wait`. `grow`: topics that exist may get more partitions.
+/// A cluster that cannot be reached, or has just started, is tried again for `wait`. `grow`: topics that exist may get more partitions.
 pub fn provision(
     config: &CloudConfig,
     dry_run: bool,
@@ -105,6 +105,7 @@ pub fn provision(
     wait: Duration,
     progress: &mut dyn Progress,
 ) -> Result<Summary, ProvisionError> {
+    let begun = Instant::now();
     let desired = Desired { grow, ..Desired::from_config(config)? };
     let clusters = Clusters::connect(&desired, &config.pulsar)?;
     let mut summary = Summary::default();
@@ -124,7 +125,14 @@ pub fn provision(
             }
             std::thread::sleep(ROUND_PAUSE);
         }
-        clusters.apply(&next, &mut summary, progress)?;
+        match clusters.apply(&next, &mut summary, progress) {
+            Err(ProvisionError::Step { cluster, error, .. }) if error.may_be_starting() && begun.elapsed() < wait => {
+                progress.waits(&cluster, &error);
+                std::thread::sleep(REACH_PAUSE);
+                continue;
+            }
+            applied => applied?,
+        }
         settling = settling.or_else(|| Some(Instant::now()));
         seen = clusters.look(Duration::ZERO, progress)?;
         next = plan(&desired, &seen).map_err(ProvisionError::Conflicts)?;

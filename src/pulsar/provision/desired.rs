@@ -5,9 +5,6 @@ use std::time::Duration;
 use crate::config::CloudConfig;
 use crate::pulsar::names;
 
-/// Namespace of model updates and packs.
-pub const MODELS: &str = "models";
-
 /// Most that Pulsar's retention takes in either unit: both are Java ints.
 const RETENTION_MAX: i64 = i32::MAX as i64;
 /// What `control` keeps per topic, whatever its age: a gateway that was away for a year must find its newest desired
@@ -149,7 +146,7 @@ impl Desired {
                 // A place in the log is the number of an assignment: without its beginning all of it means something else.
                 namespace(names::ROLLOUTS, Retention { minutes: -1, megabytes: -1 }, true),
                 // A pack is useless when its first chunks are gone; packs are deleted whole, by whoever retires a version.
-                namespace(MODELS, Retention { minutes: -1, megabytes: -1 }, true),
+                namespace(names::MODELS, Retention { minutes: -1, megabytes: -1 }, true),
             ],
             topics: topics(config)?,
             subscription: pulsar.subscription.clone(),

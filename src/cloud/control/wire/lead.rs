@@ -60,7 +60,7 @@ impl Lead {
             match ended {
                 None => return,
                 Some(Ok(())) => {}
-                Some(Err(e)) => waits((!another_has_it(&e)).then(|| e.to_string())),
+                Some(Err(e)) => waits((!e.is_taken()).then(|| e.to_string())),
             }
             // Not all at the same time.
             let wait = ASK_EVERY / 2 + Duration::from_millis(random::bits() % 500);
@@ -88,11 +88,4 @@ impl Lead {
             }
         }
     }
-}
-
-/// The broker's answer to the second.
-fn another_has_it(error: &TopicError) -> bool {
-    use crate::pulsar::wire::LinkError;
-    use pulsar::message::proto::ServerError as E;
-    matches!(error, TopicError::Link(LinkError::Refused { code: E::ProducerFenced | E::ProducerBusy, .. }))
 }

@@ -5,6 +5,7 @@
 //! exclusive producer reconnects by itself, so a lead would be lost without a word, and a producer of it costs a task and
 //! several round trips, with tens of thousands of inboxes.
 
+mod bulk;
 mod channel;
 mod inbox;
 mod lead;
@@ -12,8 +13,9 @@ mod reader;
 mod topic;
 mod writer;
 
+pub use bulk::Bulk;
 pub use inbox::{Inboxes, NotSent, Outgoing};
 pub use lead::{Held, Lead};
-pub use reader::{Entry, Heard, Place, fetch, follow};
+pub use reader::{Entry, Heard, Place, fetch, follow, read_all};
 pub use topic::{Cluster, TopicError};
 pub use writer::{NotWritten, Writer};

@@ -1,7 +1,10 @@
 //! One topic from its first message on, in order, each once, for as long as the process runs.
 //!
 //! Facts (Pulsar 4.0.7): a subscription that is not durable begins *with* the message that it names, so what was read
-//! already comes once more after a reconnect, and is passed over here by its place.
+//! already comes once more after a reconnect, and is passed over here by its place. The last message of a topic may be
+//! trimmed, and is named as the last one all the same; the new subscription's mark-delete position, which comes with the
+//! same answer, is then not before it (tests/control/wire.rs). Silence says nothing: a broker that reads from a slow disk is
+//! silent in the middle.
 
 use pulsar::message::Message;
 use pulsar::message::proto::{
@@ -9,6 +12,7 @@ use pulsar::message::proto::{
     base_command::Type,
     command_subscribe::{InitialPosition, SubType},
 };
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -24,8 +28,12 @@ pub use super::super::documents::Position as Place;
 /// Messages the broker may send ahead. They wait in the connection, not in memory: each is handled before the next is read.
 const PERMITS: u32 = 1000;
 
-/// A topic that says nothing for so long, while it may, has been read to its end: its last message may have been trimmed.
+/// A topic that says nothing for so long before its end is slow, which is told; a message that was asked for by its place is
+/// not there any more.
 const QUIET: Duration = Duration::from_secs(5);
+
+/// After this time it is asked anew, from the last message on.
+const SILENT_MAX: Duration = Duration::from_secs(60);
 
 /// The only consumer of the connection.
 const CONSUMER: u64 = 1;
@@ -57,7 +65,7 @@ impl Entry {
 pub enum Heard {
     /// The next message.
     Message(Entry),
-    /// All messages that were there when it connected have been told.
+    /// All messages that were there when it connected have been told. Never said because of silence.
     CaughtUp,
     /// It is not connected, and tries again.
     Problem(String),
@@ -92,7 +100,7 @@ async fn read(
         take(Heard::CaughtUp);
     }
     wire.send(&flow(PERMITS)).await?;
-    let (mut used, mut news) = (0, Instant::now());
+    let (mut used, mut news, mut is_told) = (0, Instant::now(), false);
     loop {
         let frame = wire.next().await?;
         if let Some(Message { command, payload }) = wire.keep(frame).await? {
@@ -106,15 +114,23 @@ async fn read(
                     take(Heard::Message(entry(place, payload)));
                 }
                 backoff.reset();
-                (used, news) = (used + 1, Instant::now());
+                (used, news, is_told) = (used + 1, Instant::now(), false);
             }
         }
         if used >= PERMITS / 2 {
             wire.send(&flow(std::mem::take(&mut used))).await?;
         }
-        if !is_caught_up && (reached(*last) || news.elapsed() > QUIET) {
+        if is_caught_up {
+            continue;
+        }
+        if reached(*last) {
             is_caught_up = true;
             take(Heard::CaughtUp);
+        } else if news.elapsed() > SILENT_MAX {
+            return Err(TopicError::Silent { topic: topic.to_owned(), seconds: SILENT_MAX.as_secs() });
+        } else if news.elapsed() > QUIET && !is_told {
+            is_told = true;
+            take(Heard::Problem(TopicError::Silent { topic: topic.to_owned(), seconds: QUIET.as_secs() }.to_string()));
         }
     }
 }
@@ -137,6 +153,41 @@ pub async fn fetch(cluster: &Cluster, topic: &str, place: Place) -> Result<Optio
     Ok(None)
 }
 
+/// Every message of `topic` from the first on, until `take` says that it is enough or the last one that is there now was
+/// taken; `permits` of them may be under way.
+pub async fn read_all(
+    cluster: &Cluster,
+    topic: &str,
+    permits: u32,
+    mut take: impl FnMut(Entry) -> ControlFlow<()>,
+) -> Result<(), TopicError> {
+    let mut wire = Wire::new(cluster.connect_to(topic).await?, cluster.credentials());
+    let Some(end) = subscribe(&mut wire, cluster, topic, None).await? else { return Ok(()) };
+    wire.send(&flow(permits)).await?;
+    let (mut used, mut news) = (0, Instant::now());
+    loop {
+        let frame = wire.next().await?;
+        if let Some(Message { command, payload }) = wire.keep(frame).await? {
+            if command.close_consumer.is_some() {
+                return Err(TopicError::Closed { topic: topic.to_owned() });
+            }
+            if let (Some(message), Some(payload)) = (command.message, payload) {
+                let place = Place { ledger: message.message_id.ledger_id, entry: message.message_id.entry_id };
+                if take(entry(place, payload)).is_break() || place >= end {
+                    return Ok(());
+                }
+                (used, news) = (used + 1, Instant::now());
+            }
+        }
+        if used > permits / 2 {
+            wire.send(&flow(std::mem::take(&mut used))).await?;
+        }
+        if news.elapsed() > SILENT_MAX {
+            return Err(TopicError::Silent { topic: topic.to_owned(), seconds: SILENT_MAX.as_secs() });
+        }
+    }
+}
+
 fn entry(place: Place, payload: pulsar::message::Payload) -> Entry {
     let pulsar::message::Payload { metadata, data } = payload;
     Entry {
@@ -148,7 +199,7 @@ fn entry(place: Place, payload: pulsar::message::Payload) -> Entry {
     }
 }
 
-/// Subscribes; gives the place of the last message, if there is any.
+/// Subscribes; gives the place of the last message, if there is any to come.
 async fn subscribe(
     wire: &mut Wire,
     cluster: &Cluster,
@@ -192,10 +243,12 @@ async fn subscribe(
         return Err(refused(&connection.broker, what, error.error, error.message).into());
     }
     let Some(last) = answer.get_last_message_id_response else { return Err(unexpected(&connection.broker).into()) };
-    let last = last.last_message_id;
-    // -1 in either: there is none.
-    let is_some = i64::try_from(last.ledger_id).is_ok() && i64::try_from(last.entry_id).is_ok();
-    Ok(is_some.then_some(Place { ledger: last.ledger_id, entry: last.entry_id }))
+    let (last, before) = (last.last_message_id, last.consumer_mark_delete_position);
+    // -1 in either: there is none. The fields are unsigned, Java's are not.
+    let signed = |id: &MessageIdData| (id.ledger_id.cast_signed(), id.entry_id.cast_signed());
+    let is_there = last.ledger_id.cast_signed() >= 0 && last.entry_id.cast_signed() >= 0;
+    let is_to_come = before.as_ref().is_none_or(|before| signed(before) < signed(&last));
+    Ok((is_there && is_to_come).then_some(Place { ledger: last.ledger_id, entry: last.entry_id }))
 }
 
 fn expect_success(broker: &str, topic: &str, answers: Vec<BaseCommand>) -> Result<(), LinkError> {

@@ -50,12 +50,28 @@ pub enum TopicError {
         /// As many.
         partitions: u32,
     },
+    /// It has more, and does not send it.
+    #[error("{topic} has said nothing for {seconds} s, and is not read to its end: is the broker, or its disk, slow?")]
+    Silent {
+        /// The topic.
+        topic: String,
+        /// For so long.
+        seconds: u64,
+    },
     /// It moves, or was deleted.
     #[error("the broker closed {topic}: it moves to another broker, or was unloaded or deleted")]
     Closed {
         /// The topic.
         topic: String,
     },
+}
+
+impl TopicError {
+    /// The broker's answer to whoever asks to be the only producer, and is the second.
+    pub fn is_taken(&self) -> bool {
+        use pulsar::message::proto::ServerError as E;
+        matches!(self, Self::Link(LinkError::Refused { code: E::ProducerFenced | E::ProducerBusy, .. }))
+    }
 }
 
 fn words(error: &LinkError) -> String {

@@ -2,9 +2,11 @@
 
 use proptest::prelude::*;
 
-use super::cases;
 use super::world::{World, node, rollout, target, works};
 use crate::cloud::rollout::{ALL_PPM, OnFailure, Plan, Rollouts, Stage, Wave, What};
+use crate::downlink::artefact::model::Name;
+use crate::downlink::artefact::{Digest, Mode, ModelAssigned};
+use crate::sys::histories::{cases, count, played};
 
 const ROLLOUTS: u8 = 3;
 const NODES: u8 = 14;
@@ -21,6 +23,8 @@ enum Step {
     Abort(u8),
     Depart(u8),
     Assign(u8, u8),
+    /// A version of a model in a mode.
+    Model(u8, u8, u64, u8),
     Raise(u8),
     Read(usize, usize),
     Claim(usize),
@@ -75,6 +79,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => r2.prop_map(Step::Abort),
         1 => n.clone().prop_map(Step::Depart),
         1 => (n.clone(), 0..3u8).prop_map(|(n, t)| Step::Assign(n, t)),
+        1 => (n.clone(), 0..3u8, 1..4u64, 0..3u8).prop_map(|(n, m, v, mode)| Step::Model(n, m, v, mode)),
         1 => (0..20u8).prop_map(Step::Raise),
     ];
     let controllers = prop_oneof![
@@ -115,6 +120,16 @@ fn play(world: &mut World, step: &Step) {
         Step::Assign(n, t) => {
             let nodes = world.install(std::iter::once(*n));
             world.operator(What::Assigned { nodes, target: (*t > 0).then(|| target(0, 100 + t)) });
+        }
+        Step::Model(n, m, version, mode) => {
+            let nodes = world.install(std::iter::once(*n));
+            let model = ModelAssigned {
+                name: Name::parse(&format!("model-{m}")).unwrap(),
+                version: *version,
+                digest: Digest::of(&version.to_le_bytes()),
+                mode: [Mode::Active, Mode::Shadow, Mode::Off][usize::from(*mode)],
+            };
+            world.operator(What::ModelAssigned { nodes, model, reason: reason() });
         }
         Step::Raise(by) => {
             world.operator(What::Raised { index: (world.truth.index() + u64::from(*by)).saturating_sub(5) })
@@ -177,12 +192,35 @@ fn all_is_where_it_should_be(world: &World) {
     }
 }
 
+/// `PROPTEST_CASES=100000 cargo test --lib histories -- --nocapture` is the long run (docs/fleet.md).
+const CASES: u32 = 1500;
+
+#[test]
+fn whatever_happens_waves_hold_numbers_grow_and_it_ends() {
+    count("roll-out, whatever happens", cases(CASES), whatever_happens);
+}
+
+#[test]
+fn a_roll_out_ends_although_every_decision_is_the_last_of_its_controller() {
+    count("roll-out, controllers die", cases(CASES), controllers_die);
+}
+
+#[test]
+fn a_wave_ends_when_it_has_soaked_whatever_the_clocks_show() {
+    count("roll-out, clocks are wrong", cases(CASES), clocks_are_wrong);
+}
+
+#[test]
+fn a_bad_push_stops_in_its_first_wave() {
+    count("roll-out, a bad push", cases(CASES), a_bad_push);
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(1500), max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(CASES), max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     /// The model checks every event; see there.
-    #[test]
-    fn whatever_happens_waves_hold_numbers_grow_and_it_ends(steps in prop::collection::vec(step(), 1..120)) {
+    fn whatever_happens(steps in prop::collection::vec(step(), 1..120)) {
+        played();
         let mut world = World::default();
         steps.iter().for_each(|step| play(&mut world, step));
         ends(&mut world);
@@ -204,7 +242,7 @@ proptest! {
             }
             let mut again = reader.clone();
             let changed = again.apply(event).unwrap_or_default();
-            if !matches!(event.what, What::Assigned { .. }) {
+            if !matches!(event.what, What::Assigned { .. } | What::ModelAssigned { .. }) {
                 prop_assert!(changed.iter().all(|n| again.assignment(n) == reader.assignment(n)), "{:?}", event);
                 prop_assert_eq!(counts(&again), counts(&reader), "{:?}", event);
             }
@@ -213,10 +251,10 @@ proptest! {
     }
 
     /// A controller dies after every write of it, and another one goes on.
-    #[test]
-    fn a_roll_out_ends_although_every_decision_is_the_last_of_its_controller(
+    fn controllers_die(
         plan in plan(), nodes in 1..25u8, failing in 0..3u8, offline in prop::collection::btree_set(0..25u8, 0..5),
     ) {
+        played();
         let mut world = World::default();
         world.create(0, Some(target(failing, 1)), plan.clone());
         world.enrol(0, 0..nodes);
@@ -255,11 +293,11 @@ proptest! {
     }
 
     /// One lead measures the soak alone; when another follows, what was not in the log is measured again.
-    #[test]
-    fn a_wave_ends_when_it_has_soaked_whatever_the_clocks_show(
+    fn clocks_are_wrong(
         skews in prop::array::uniform3(skew()), soak_ms in 0..100_000u64, part in 0..=100u64, resumed in any::<bool>(),
     ) {
         let wave = |share_ppm| Wave { share_ppm, soak_ms, approval: false };
+        played();
         let mut world = World::default();
         world.skews = skews;
         world.create(0, Some(target(0, 1)), Plan { waves: vec![wave(500_000), wave(ALL_PPM)], ..Plan::default() });
@@ -294,8 +332,8 @@ proptest! {
     }
 
     /// Something that works nowhere.
-    #[test]
-    fn a_bad_push_stops_in_its_first_wave(plan in plan(), nodes in 1..40u8, steps in prop::collection::vec(step(), 0..60)) {
+    fn a_bad_push(plan in plan(), nodes in 1..40u8, steps in prop::collection::vec(step(), 0..60)) {
+        played();
         let mut world = World::default();
         let share = plan.waves[0].share_ppm;
         world.create(0, Some(target(8, 1)), plan);

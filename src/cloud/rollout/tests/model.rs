@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::cloud::rollout::{
     ALL_PPM, Author, Digest, Event, NodeId, NodeReport, RolloutId, Rollouts, Stage, Verdict, Void, What,
 };
+use crate::downlink::artefact::Mode;
+use crate::downlink::artefact::model::Name;
 
 struct Had {
     number: u64,
@@ -22,6 +24,7 @@ pub struct Model {
     exposed: BTreeMap<RolloutId, BTreeSet<NodeId>>,
     pub members: BTreeMap<RolloutId, BTreeSet<NodeId>>,
     waves: BTreeMap<RolloutId, usize>,
+    models: BTreeMap<NodeId, BTreeMap<Name, BTreeMap<Mode, u64>>>,
     lead: (u64, String),
 }
 
@@ -74,7 +77,31 @@ impl Model {
                 assert!(changed.iter().eq(free));
                 changed.iter().for_each(|node| self.gets(node, *target, state));
             }
+            What::ModelAssigned { nodes, model, .. } => {
+                let free: Vec<_> = nodes.iter().filter(|n| !self.members.values().any(|m| m.contains(n))).collect();
+                assert!(changed.iter().eq(free));
+                for node in changed {
+                    // Its document stays, unless that has failed.
+                    let last = self.has.get(node).and_then(|had| had.last());
+                    let target = match last {
+                        Some(had) if had.said == Some(Verdict::Failure) => self.base(node),
+                        last => last.and_then(|had| had.target),
+                    };
+                    self.gets(node, target, state);
+                    let models = self.models.entry(node.clone()).or_default();
+                    let uses = models.entry(model.name.clone()).or_default();
+                    match model.mode {
+                        Mode::Active => *uses = BTreeMap::from([(Mode::Active, model.version)]),
+                        Mode::Shadow => {
+                            uses.remove(&Mode::Off);
+                            uses.insert(Mode::Shadow, model.version);
+                        }
+                        Mode::Off => *uses = BTreeMap::from([(Mode::Off, model.version)]),
+                    }
+                }
+            }
             What::Departed { nodes } => {
+                nodes.iter().for_each(|node| _ = self.models.remove(node));
                 for node in nodes {
                     self.has.remove(node);
                     self.members.values_mut().for_each(|m| m.retain(|n| n != node));
@@ -88,6 +115,13 @@ impl Model {
             // What is sent again means what it meant.
             What::Reported { reports } => reports.iter().for_each(|report| self.said(report)),
             _ => assert!(changed.is_empty(), "{event:?} changes {changed:?}"),
+        }
+        // Whatever else happens to a node, its models stay in its assignment.
+        for (node, models) in &self.models {
+            let assigned = state.assignment(node).unwrap().models;
+            let found: BTreeSet<_> = assigned.iter().map(|m| (&m.name, m.mode, m.version)).collect();
+            let uses = models.iter().flat_map(|(name, uses)| uses.iter().map(move |(mode, v)| (name, *mode, *v)));
+            assert!(found == uses.collect() && found.len() == assigned.len(), "{node}: {assigned:?} {models:?}");
         }
     }
 

@@ -5,6 +5,7 @@ mod envelope;
 mod epochs;
 mod flips;
 mod judging;
+mod models;
 mod rotation;
 
 use super::*;
@@ -55,6 +56,7 @@ fn assignment(number: u64, document: Option<&str>, version: u64) -> Assignment {
         issued_at: at(1_800_000_000),
         expires_at: None,
         document: document.map(|text| DocumentRef { sha256: Digest::of(text.as_bytes()), version }),
+        models: Vec::new(),
         reason: "a test".to_owned(),
         by: "anna".to_owned(),
     }

@@ -3,8 +3,9 @@
 use proptest::prelude::*;
 
 use super::world::{DiskFault, Document, Kind, World, document_of};
-use super::{cases, nth, place_of};
+use super::{nth, place_of};
 use crate::downlink::trial::{Input, Millis, Outcome, Place, Policy, Reason, Record, Status};
+use crate::sys::histories::{cases, count, played};
 
 const HOUR: Millis = 3_600_000;
 
@@ -156,6 +157,7 @@ fn policy() -> Policy {
 }
 
 fn run_all(steps: &[Step], just: bool, crash_at: Option<(usize, bool)>) -> World {
+    played();
     let mut world = World::new(policy());
     (world.oracle.is_just, world.crash_at) = (just, crash_at);
     steps.iter().for_each(|step| play(&mut world, step));
@@ -163,26 +165,51 @@ fn run_all(steps: &[Step], just: bool, crash_at: Option<(usize, bool)>) -> World
     world
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(3000), max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+/// `PROPTEST_CASES=100000 cargo test --lib histories -- --nocapture` is the long run (docs/fleet.md).
+const CASES: u32 = 3000;
 
-    #[test]
-    fn whatever_happens_a_proven_configuration_is_committed_and_runs(steps in steps()) {
+#[test]
+fn whatever_happens_a_proven_configuration_is_committed_and_runs() {
+    count("trial, whatever happens", cases(CASES), whatever_happens);
+}
+
+#[test]
+fn a_good_document_is_not_blamed_for_a_link_that_was_down_before() {
+    count("trial, links fail", cases(CASES), links_fail);
+}
+
+#[test]
+fn every_crash_of_every_history_ends_well() {
+    count("trial, every crash", cases(CASES / 10), every_crash);
+}
+
+#[test]
+fn in_calm_each_good_document_is_committed_and_each_bad_one_reverted_for_its_reason() {
+    count("trial, in calm", cases(CASES / 10), in_calm);
+}
+
+#[test]
+fn damage_leaves_a_configuration_that_runs_and_a_report() {
+    count("trial, damage", cases(CASES / 10), damage);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(CASES), max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    fn whatever_happens(steps in steps()) {
         run_all(&steps, false, None);
     }
 
-    #[test]
-    fn a_good_document_is_not_blamed_for_a_link_that_was_down_before(steps in plain_steps()) {
+    fn links_fail(steps in plain_steps()) {
         run_all(&steps, true, None);
     }
 }
 
 proptest! {
-    // Each history is played once for every durable step in it, before and after that step.
-    #![proptest_config(ProptestConfig { cases: cases(3000) / 10, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    // Each history is played again for every durable step in it, before and after that step: a tenth of them is many.
+    #![proptest_config(ProptestConfig { cases: cases(CASES) / 10, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
-    #[test]
-    fn every_crash_of_every_history_ends_well(steps in prop::collection::vec(prop_oneof![
+    fn every_crash(steps in prop::collection::vec(prop_oneof![
         3 => offer(), 4 => time().prop_map(Step::Run), 1 => any::<bool>().prop_map(Step::Link),
         1 => Just(Step::Crash), 2 => any::<u8>().prop_map(Step::Answer), 2 => (1..4u8).prop_map(Step::Act),
     ], 1..16)) {
@@ -194,9 +221,14 @@ proptest! {
         }
     }
 
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(CASES / 10), max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
     /// The simplest of models: one after the other, with a link and a disk that work.
-    #[test]
-    fn in_calm_each_good_document_is_committed_and_each_bad_one_reverted_for_its_reason(documents in prop::collection::vec(document(), 1..8)) {
+    fn in_calm(documents in prop::collection::vec(document(), 1..8)) {
+        played();
         let mut world = World::new(policy());
         let mut committed = Place::Local.digest();
         for (number, document) in (1..).zip(documents) {
@@ -227,10 +259,10 @@ proptest! {
     }
 
     /// Beyond what a disk may do at a cut: the record or a slot is altered or gone.
-    #[test]
-    fn damage_leaves_a_configuration_that_runs_and_a_report(
+    fn damage(
         steps in steps(), what in 0..4usize, at in any::<prop::sample::Index>(), then in steps(),
     ) {
+        played();
         let mut world = World::new(policy());
         steps.iter().for_each(|step| play(&mut world, step));
         let disk = &mut world.disk;

@@ -17,8 +17,3 @@ fn nth(n: u64) -> Number {
 fn place_of(number: Number) -> u64 {
     number.epoch * 4 + number.n
 }
-
-/// `PROPTEST_CASES=100000 cargo test --lib trial` for a night.
-fn cases(default: u32) -> u32 {
-    std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
-}

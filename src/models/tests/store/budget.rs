@@ -111,7 +111,7 @@ fn a_version_is_never_another_one() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(10_000))]
+    #![proptest_config(ProptestConfig::with_cases(crate::models::tests::cases(1000)))]
 
     #[test]
     fn the_budget_holds_and_what_is_in_use_stays(

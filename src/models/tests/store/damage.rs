@@ -146,7 +146,7 @@ fn names_that_are_no_models_do_not_stop_a_start() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(10_000))]
+    #![proptest_config(ProptestConfig::with_cases(crate::models::tests::cases(500)))]
 
     /// One bit anywhere: it is found, or it changes nothing; and everything can be had again.
     #[test]

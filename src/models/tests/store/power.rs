@@ -229,7 +229,7 @@ fn histories() -> impl Strategy<Value = (usize, Vec<Happening>, u64)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 10_000, max_shrink_iters: 4000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: crate::models::tests::cases(300), max_shrink_iters: 4000, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_stops_it_a_reader_sees_a_whole_model_and_nothing_committed_is_fetched_again(
@@ -244,7 +244,7 @@ proptest! {
 fn each_planted_mistake_is_found() {
     for planted in [Planted::NoSync, Planted::NoDirSync, Planted::NoForget] {
         let config = ProptestConfig {
-            cases: 10_000,
+            cases: crate::models::tests::cases(300),
             max_shrink_iters: 0,
             failure_persistence: None,
             ..ProptestConfig::default()
