@@ -36,8 +36,8 @@ pub(super) fn check(config: &EdgeConfig, reader: &mut Reader<'_>) {
     mqtt(config, reader);
     uplink(&config.uplink, reader);
     downlink(&config.downlink, reader);
-    inference::check(config, reader);
     super::models::check(config, reader);
+    inference::check(config, reader);
 }
 
 /// A lane that gets nothing, or an event that gets no lane, is a mistake.

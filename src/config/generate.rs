@@ -222,10 +222,10 @@ mod tests {
         let mapping = ("#[[mapping]]", "#topic = ", "[[mapping]]\ntopic = \"{plant}/{device}\"");
         let bridge_url =
             ("#[[bridge]]", "#url = \"mqtt", "[[bridge]]\nurl = \"mqtt://b\"\nname = \"b\"\nuser_name = \"u\"");
+        let model = ("#[[model]]", "#name = \"press-anomaly", "[[model]]\nname = \"m\"");
         let inference =
             ("#[[inference]]", "#model = ", "[[inference]]\nmodel = \"m\"\ntypes = [\"x\"]\nfields = [\"/x\"]");
         let text = if cfg!(feature = "inference") { text } else { without_inference(&text) };
-        let model = ("#[[model]]", "#name = \"press-anomaly", "[[model]]\nname = \"m\"");
         let text = [mapping, bridge_url, inference, model].iter().fold(text, |text, (header, required, set)| {
             text.replacen(header, set, 1).replacen(required, &format!("#- {required}"), 1)
         });

@@ -10,3 +10,4 @@ mod publishing;
 mod refusing;
 mod site;
 mod updates;
+mod whole;

@@ -80,10 +80,14 @@ impl Site {
         self.wait_read();
     }
 
-    /// Waits until the cloud knows the catalogue.
+    /// Waits until the cloud knows the catalogue, and whose signatures count.
     pub fn wait_read(&self) {
         let begun = Instant::now();
-        while self.cloud.get("/v1/models").is_none() {
+        let is_read = || {
+            let status = self.cloud.get("/v1/status").unwrap_or_default();
+            status["control"]["reading"] == false && self.cloud.get("/v1/models").is_some()
+        };
+        while !is_read() {
             assert!(begun.elapsed() < PATIENCE, "no catalogue\n{}", self.cloud.log_tail());
             std::thread::sleep(Duration::from_millis(30));
         }
