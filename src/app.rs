@@ -166,7 +166,8 @@ async fn run_edge(source: Source, choice: Choice, ports: Ports, logs: Logs) -> R
 /// What keeps pushed configuration gets the running edge, and a link that outlives the way in: good-bye is said last.
 fn kept(live: Live, status: Status, clock: Clock, commands: Commands, metrics: &Metrics) -> Kept<Live> {
     let link = Link::start(&live.uplink_tasks, clock.clone(), link::Meters::new(metrics));
-    Kept { tasks: live.tasks.clone(), live, link, status, clock, commands }
+    let inference = live.inference.clone();
+    Kept { tasks: live.tasks.clone(), live, link, status, clock, commands, inference }
 }
 
 /// Stops accepting, finishes what is in flight and commits it; then the uplink; the outbox last.

@@ -19,6 +19,7 @@ use crate::downlink::keeper::store::StoreError;
 use crate::downlink::keeper::{Begun, Inbox, Status, Store, begin, open_inbox};
 use crate::downlink::link::{Heard, Link};
 use crate::downlink::trial::{Found, Machine, Place, Policy};
+use crate::inference::Inference;
 use crate::observe::metrics::Metrics;
 use crate::sys::clock::Clock;
 use crate::sys::tasks::Tasks;
@@ -38,6 +39,8 @@ pub struct Kept<G> {
     pub clock: Clock,
     /// Commands of devices.
     pub commands: Commands,
+    /// The models that score events.
+    pub inference: Inference,
 }
 
 /// What an edge starts with.
@@ -108,7 +111,7 @@ impl Choice {
         hang_up: Signal,
     ) -> Result<(), AppError> {
         let inbox = self.inbox(&source.own)?;
-        let Kept { live, tasks, link: (link, heard), status, clock, commands } = kept;
+        let Kept { live, tasks, link: (link, heard), status, clock, commands, inference } = kept;
         let Source { own, again, .. } = source;
         let Self { begun, store, local_only, origin } = self;
         let meters = Meters::new(metrics);
@@ -117,7 +120,7 @@ impl Choice {
         }
         let (trust, trusted) = watch::channel(Arc::new(inbox.trust().clone()));
         // Also without anything pushed the models in use are proven and shown; with --local nothing is touched.
-        let models = (!local_only).then(|| Models::start(&tasks, own.alone(), trusted, metrics));
+        let models = (!local_only).then(|| Models::start(&tasks, own.alone(), trusted, inference, metrics));
         let models = models.and_then(|started| {
             let failed = "models are not looked after until the next start; those in use stay";
             started.inspect_err(|error| tracing::error!(%error, "{failed}")).ok()

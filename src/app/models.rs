@@ -25,6 +25,7 @@ use crate::downlink::artefact::{Mode, ModelAssigned, Trust};
 use crate::downlink::link::Settings;
 use crate::downlink::report::ModelPresent;
 use crate::downlink::trial::Number;
+use crate::inference::Inference;
 use crate::models::desired::{Attempts, Desired, RECORD_BYTES_MAX, Step, Told, Wanted};
 use crate::models::fetch::run::{Failed, Progress, Shared};
 use crate::models::manifest::Name;
@@ -83,6 +84,7 @@ impl Models {
         tasks: &Tasks,
         config: &EdgeConfig,
         trust: watch::Receiver<Arc<Trust>>,
+        inference: Inference,
         metrics: &Metrics,
     ) -> Result<Self, StoreError> {
         let (store, found) = Store::open(&config.node.data_dir, config.models.max_bytes)?;
@@ -102,6 +104,7 @@ impl Models {
             rate: config.models.rate.unwrap_or(NO_LIMIT),
             progress,
             trust,
+            inference,
         };
         let keeper = Keeper {
             desired: read(&record),

@@ -7,7 +7,8 @@ use toml::de::DeValue;
 
 use super::edge::EdgeConfig;
 use super::kinds::{Count, Fault, Kind, List, Optional, Text, Time, echo, quoted, wrong_type};
-use super::names::{MODEL_NAME, TypePattern};
+use super::models::MODEL_NAME;
+use super::names::TypePattern;
 use super::reader::{KeyPath, Reader};
 use super::table::{key, section};
 use crate::event::ATTRIBUTE_BYTES_MAX;

@@ -14,7 +14,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// A model's name, as its manifest has it (`downlink::artefact::model::Name`; a test compares).
-const MODEL_NAME: Name = Name::new(
+pub(super) const MODEL_NAME: Name = Name::new(
     64,
     |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-',
     "1 to 64 lower-case letters, digits or -",

@@ -48,19 +48,6 @@ pub(super) const LANE_NAME: Name = Name {
     },
 };
 
-/// A model's name, as `models::manifest::Name` has it: part of a topic's and a directory's.
-pub(super) const MODEL_NAME: Name = Name {
-    most: 64,
-    allowed: |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-',
-    rule: "1 to 64 lower-case letters, digits or -",
-    taken: |name| match name {
-        "lock" => Some("is the name of a file among the models"),
-        _ if name.starts_with('-') || name.ends_with('-') => Some("starts or ends with -"),
-        _ if name.contains("-partition-") => Some("has -partition- in it, which Pulsar keeps for itself"),
-        _ => None,
-    },
-};
-
 /// What Pulsar takes as the name of a tenant, cluster or subscription.
 pub(super) const PULSAR_NAME: Name = Name {
     most: 64,

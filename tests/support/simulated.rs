@@ -23,6 +23,7 @@ use tidegate::downlink::report::{Lane, NodeReport, Running, What};
 use tidegate::downlink::trial::Record;
 use tidegate::downlink::trial::slots::Slots;
 use tidegate::event::Event;
+use tidegate::inference::Inference;
 use tidegate::journal;
 use tidegate::observe::metrics::Metrics;
 use tidegate::sys::clock::Clock;
@@ -156,6 +157,7 @@ impl Simulated {
             status: Status::default(),
             clock,
             commands: self.place.commands.clone(),
+            inference: Inference::new(&choice.begun.config, &metrics),
         };
         choice.keep(source, kept, &metrics, signal(SignalKind::hangup()).unwrap()).unwrap();
         self.process = Some(Process { tasks, link_tasks, link });

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -11,10 +12,14 @@ use crate::config::edge::Model;
 use crate::downlink::artefact::{Mode, Trust};
 use crate::downlink::link::Settings;
 use crate::downlink::report::ModelPresent;
+use crate::inference::Inference;
 use crate::models::desired::{Step, Wanted};
 use crate::models::fetch::run::{Failed, Job, Progress, Shared, fetch};
 use crate::models::manifest::Name;
 use crate::models::store::{Files, Store, StoreError, Version};
+
+/// How long a version that scores events here is watched before it counts as well, unless enough events have come by then.
+const WATCHED: Duration = Duration::from_secs(5);
 
 /// What a step needs.
 #[derive(Clone)]
@@ -29,6 +34,8 @@ pub struct Hands {
     pub progress: watch::Sender<Progress>,
     /// Who is believed now.
     pub trust: watch::Receiver<Arc<Trust>>,
+    /// The models that score events.
+    pub inference: Inference,
 }
 
 /// What became of a step.
@@ -117,6 +124,10 @@ impl Hands {
                 return Ok(Ended::Failing { reason: "not-activated", detail });
             }
         };
+        // Before others hear of it.
+        if let Err(detail) = self.inference.check(&switched.name, version, WATCHED).await {
+            return Ok(Ended::Failing { reason: "unhealthy", detail });
+        }
         let Some(model) = self.hooks.get(&switched.name) else { return Ok(Ended::Done) };
         let begun = Instant::now();
         if let Err(detail) = hooks::tell(model, &switched).await {
