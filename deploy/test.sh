@@ -13,3 +13,8 @@ need_mosquitto
 bash deploy/pulsar/pulsar.sh fetch
 # Unit and property tests beside the code, then tests/*: each starts its servers on free ports in its own directories.
 cargo test --locked --lib --bins --tests -- "$@"
+# The larger build, whose models score events (docs/inference.md): what differs.
+if [ $# = 0 ]; then
+  cargo test --locked --features inference --lib inference
+  cargo test --locked --features inference --test inference
+fi

@@ -116,10 +116,9 @@ fn forward(mut from: TcpStream, mut into: TcpStream, state: &State) {
             break;
         }
         state.forwarded.fetch_add(n as u64, Ordering::Relaxed);
-        let rate = state.rate.load(Ordering::Relaxed);
-        if rate > 0 {
-            std::thread::sleep(Duration::from_micros(n as u64 * 1_000_000 / rate));
-        }
+        // 0: as fast as it comes.
+        let wait = (n as u64 * 1_000_000).checked_div(state.rate.load(Ordering::Relaxed));
+        wait.into_iter().for_each(|us| std::thread::sleep(Duration::from_micros(us)));
         if !state.silent.load(Ordering::Relaxed) && into.write_all(&buffer[..n]).is_err() {
             break;
         }
