@@ -65,5 +65,13 @@ pub(super) fn run(args: &Args) -> Result<String, CliError> {
     let path = format!("/v1/models/{}/assign", encode(args.name.as_str()));
     let answer = args.at.client()?.post(&path, &order.to_string())?;
     warnings(&answer);
-    Ok(format!("model {} version {} is {mode} on {} gateways\n", args.name, answer["version"], answer["nodes"]))
+    let gateways = match answer["nodes"].as_u64() {
+        Some(1) => "1 gateway".to_owned(),
+        _ => format!("{} gateways", answer["nodes"]),
+    };
+    let (name, version) = (&args.name, &answer["version"]);
+    // What becomes of it there is reported later.
+    Ok(format!(
+        "model {name} version {version} is assigned ({mode}) to {gateways}; tidegate nodes NODE --json shows what became of it\n"
+    ))
 }
