@@ -44,17 +44,22 @@ class Readings:
 
 
 def stored(directory: Path) -> Iterator[dict[str, Any]]:
-    """Every event, once; files in which the cloud still writes are left out."""
-    seen: set[tuple[str, str]] = set()
+    """Every event as it is there; files in which the cloud still writes are left out."""
     for path in sorted(directory.rglob("*.ndjson.zst")):
         with path.open("rb") as file:
             text = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
             for line in text:
-                event = json.loads(line)
-                name = (event["source"], event["id"])
-                if name not in seen:
-                    seen.add(name)
-                    yield event
+                yield json.loads(line)
+
+
+def once(events: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Each event once: a machine that had no answer sends an event again, and after a while nobody removes that."""
+    seen: set[tuple[str, str]] = set()
+    for event in events:
+        name = (event["source"], event["id"])
+        if name not in seen:
+            seen.add(name)
+            yield event
 
 
 def seconds(time: str) -> float:

@@ -73,13 +73,13 @@ class Loop:
     def train(self, version: int) -> None:
         """Trains on all that is stored so far, signs, publishes."""
         say(f"training version {version} on what the cloud has stored, signing, publishing")
-        command = [sys.executable, str(HERE / "train.py"), str(self.plant.lake / "telemetry")]
-        command += ["--out", str(self.model(version)), "--fields", ",".join(self.source.fields)]
-        command += ["--recall", str(self.options.recall), "--each", self.source.each]
-        command += ["--publish", MODEL, "--sign", str(self.plant.key), "--version", str(version)]
-        command += ["--parent", str(version - 1)] if version > 1 else []
-        command += ["--cloud", self.plant.cloud.url, "--tidegate", str(self.plant.program)]
-        if subprocess.run(command, check=False).returncode != 0:
+        arguments = [str(self.plant.lake / "telemetry"), "--out", str(self.model(version))]
+        arguments += ["--fields", ",".join(self.source.fields)]
+        arguments += ["--recall", str(self.options.recall), "--each", self.source.each]
+        arguments += ["--publish", MODEL, "--sign", str(self.plant.key), "--version", str(version)]
+        arguments += ["--parent", str(version - 1)] if version > 1 else []
+        arguments += ["--cloud", self.plant.cloud.url, "--tidegate", str(self.plant.program)]
+        if call("train.py", *arguments) != 0:
             raise Failed(f"training of version {version} failed, see above")
 
     def model(self, version: int) -> Path:
@@ -132,13 +132,11 @@ class Loop:
 
     def checks(self, events: list[Event], held: lake.Readings) -> list[report.Check]:
         """What must hold whatever the models are worth."""
+        different = sum(1 for _ in lake.once(events))
         both = (held.active.version == 1) & (held.shadow.version == 2)
         checks = [
-            (f"{len(events):,} of {self.sent:,} events are stored, once each", len(events) == self.sent),
-            (
-                f"{int(both.sum()):,} of {len(both):,} held-out readings have the scores of both versions",
-                bool(both.all()),
-            ),
+            (f"{different:,} of {self.sent:,} events are stored, once each", different == len(events) == self.sent),
+            (f"{both.sum():,} of {len(both):,} held-out readings have the scores of both versions", bool(both.all())),
         ]
         for version, scored in ((1, held.active), (2, held.shadow)):
             off = float(np.abs(self.offline(version, held.rows) - scored.score)[both].max(initial=0.0))
@@ -163,6 +161,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--keep", action="store_true")
     options = parser.parse_args()
+    if options.seeds == 1:
+        parser.error("--seeds: a spread needs two at least, or 0 for none")
     if options.labels and not options.data:
         parser.error("--labels belongs to --data")
     return options
@@ -173,25 +173,42 @@ def interrupted(number: int, _: FrameType | None) -> None:
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
+def call(script: str, *arguments: str) -> int:
+    """Runs another script of the example. Ctrl-C reaches this one alone, which then ends the other."""
+    return subprocess.run(
+        [sys.executable, str(HERE / script), *arguments], check=False, start_new_session=True
+    ).returncode
+
+
+def carried_out(options: argparse.Namespace) -> bool:
+    """The loop, with real processes."""
+    source: Source = Series(options.data, options.labels) if options.data else Factory(options.seed, options.quick)
+    say("starting a Pulsar broker, a cloud process and 3 gateways")
+    with Plant(program(), source.fields, options.keep) as plant:
+        return Loop(plant, source, options).run()
+
+
+def swept(options: argparse.Namespace) -> bool:
+    """The same comparison for other seeds, without processes; prints its own table."""
+    say(f"the same comparison without gateways, {options.seeds} other factories")
+    seeds = ["--first", str(options.seed + 1), "--seeds", str(options.seeds)]
+    return call("sweep.py", *seeds, "--recall", str(options.recall)) == 0
+
+
 def main() -> int:
     """Runs it; 0: all claims hold, 1: one does not, 70: it could not be carried out, 130: interrupted."""
     options = parsed()
     signal.signal(signal.SIGTERM, interrupted)
     try:
-        source: Source = Series(options.data, options.labels) if options.data else Factory(options.seed, options.quick)
-        say("starting a Pulsar broker, a cloud process and 3 gateways")
-        with Plant(program(), source.fields, options.keep) as plant:
-            held = Loop(plant, source, options).run()
+        held = carried_out(options)
+        if options.seeds and not options.quick and not options.data:
+            held &= swept(options)
     except (Failed, Refused, ValueError, OSError) as error:
         print(f"anomaly: {error}", file=sys.stderr)
         return 70
     except KeyboardInterrupt:
         print("anomaly: interrupted; everything was stopped", file=sys.stderr)
         return 130
-    if options.seeds and not options.quick and not options.data:
-        say(f"the same comparison without gateways, {options.seeds} other factories")
-        sweep = [sys.executable, str(HERE / "sweep.py"), "--seeds", str(options.seeds), "--recall", str(options.recall)]
-        held &= subprocess.run(sweep, check=False).returncode == 0
     return 0 if held else 1
 
 

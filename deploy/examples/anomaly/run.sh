@@ -48,5 +48,8 @@ export TIDEGATE_BIN
 # Small networks learn faster on one thread than on two that wait for each other, above all beside a broker.
 export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 . deploy/examples/anomaly/python.sh
+for argument in "$@"; do
+  if [ "$argument" = --quick ]; then "$anomaly_python" deploy/examples/anomaly/checks.py; fi
+done
 bash deploy/pulsar/pulsar.sh fetch
 exec "$anomaly_python" deploy/examples/anomaly/loop.py "$@"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The comparison over several seeds, without gateways: how much of the result is luck, and what it comes from.
 
-  sweep.py [--seeds 5] [--recall 0.8]
+  sweep.py [--first 1] [--seeds 5] [--recall 0.8]
 
 Each seed is another factory. Every model is trained by the same code; only what it has seen differs. All are counted
 on the same held-out readings, of machines and weeks that none has seen: the new model at the threshold that it
@@ -78,11 +78,17 @@ def of_seed(seed: int, recall: float) -> dict[str, int | float]:
 def main() -> None:
     """Prints a table, means with the spread from seed to seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=1, help="the first seed (1)")
+    parser.add_argument("--seeds", type=int, default=5, help="how many, two at least (5)")
     parser.add_argument("--recall", type=float, default=0.8)
     options = parser.parse_args()
+    if options.seeds < 2:
+        parser.error("--seeds: a spread needs two at least")
     begun = datetime.now()
-    results = [of_seed(seed, options.recall) for seed in range(1, options.seeds + 1)]
+    results = []
+    for seed in range(options.first, options.first + options.seeds):
+        results.append(of_seed(seed, options.recall))
+        print(f"  factory {seed} after {(datetime.now() - begun).seconds} s", flush=True)
     new = [name for name in results[0] if name.startswith("bench and")][0]
     rows = []
     for name in [key for key in results[0] if key not in ("recall", "healthy")]:
@@ -97,7 +103,7 @@ def main() -> None:
         )
     recall = np.array([r["recall"] for r in results])
     spread = f"{recall.mean():.3f} ± {recall.std(ddof=1):.3f}"
-    print(f"{options.seeds} factories, {(datetime.now() - begun).seconds} s; recall of the new model: {spread}")
+    print(f"{options.seeds} factories; recall of the new model: {spread}; means ± deviation, and (best … worst)\n")
     print(table(["what a model had seen", "healthy readings with an alarm", "the new one against it"], rows))
 
 

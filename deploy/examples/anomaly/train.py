@@ -208,7 +208,7 @@ def main() -> str | None:
     """Reads, trains, writes, publishes; what is wrong, if anything."""
     options = parsed()
     fields = options.fields.split(",")
-    readings = lake.readings(lake.stored(options.directory), fields)
+    readings = lake.readings(lake.once(lake.stored(options.directory)), fields)
     if readings.faulty.sum() < FAULTY_MIN or len(set(readings.machines)) < 2:
         few = f"{int(readings.faulty.sum())} faulty readings of {len(set(readings.machines))} machines"
         return f"{few}: too few to train on"
