@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,9 @@ class Series:
     fields = FIELDS
     unit = "series"
     each: Each = "fault"  # windows are wide, and most of a window looks like any other time
+    trial = "fleet"
+    # Nothing is known of what versions will say of real series: these must score, no more.
+    gates = {"shadow": ("--gate-errors", "1%"), "active": ("--gate-errors", "1%")}
     judged = False  # what real data shows is shown, not promised
 
     def __init__(self, files: list[Path], labels: Path | None) -> None:
@@ -107,17 +111,22 @@ class Series:
         return f"{len(self.lines)} series, {100 * begin:.0f} to {100 * end:.0f} % of each one's time: {what[name]}"
 
     def events(self, name: str) -> Iterator[Event]:
-        """All readings of a stretch, and the reports of the windows that end in it."""
-        for line in self.lines:
-            begin, end = (line.at(share) for share in PARTS[name])
-            for n, time in enumerate(line.times):
-                if begin <= time < end and n >= HISTORY_MIN:
-                    yield event(name, "telemetry", line, n, time, line.reading(n))
-            for n, (since, until) in enumerate(line.windows):
-                if begin <= until < end or (name == "heldout" and until >= end):
-                    # Inclusive, as the benchmark counts.
-                    data = {"from": stamp(since), "to": stamp(until + timedelta(seconds=1)), "fault": "anomaly"}
-                    yield event(name, "report", line, n, until, data)
+        """All events of a stretch, one of each series in turn."""
+        for events in zip_longest(*(of_line(line, name) for line in self.lines)):
+            yield from (event for event in events if event)
+
+
+def of_line(line: Line, name: str) -> Iterator[Event]:
+    """The readings of a stretch of a series, and the reports of the windows that end in it."""
+    begin, end = (line.at(share) for share in PARTS[name])
+    for n, time in enumerate(line.times):
+        if begin <= time < end and n >= HISTORY_MIN:
+            yield event(name, "telemetry", line, n, time, line.reading(n))
+    for n, (since, until) in enumerate(line.windows):
+        if begin <= until < end or (name == "heldout" and until >= end):
+            # Inclusive, as the benchmark counts.
+            data = {"from": stamp(since), "to": stamp(until + timedelta(seconds=1)), "fault": "anomaly"}
+            yield event(name, "report", line, n, until, data)
 
 
 def stamp(time: datetime) -> str:

@@ -188,6 +188,9 @@ class Factory:
     fields = FIELDS
     unit = "machine"
     each: Each = "reading"  # what recall counts
+    trial = "trial"  # what goes on while a version is rolled out
+    # What nobody expects of a good version; past it somebody should look first.
+    gates = {"shadow": ("--gate-disagreed", "20%"), "active": ("--gate-alarms", "20%", "--gate-errors", "1%")}
 
     def __init__(self, seed: int, quick: bool) -> None:
         self.seed, self.stretches = seed, stretches(quick)
