@@ -7,7 +7,7 @@
 mod support;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use support::tried::Node;
 use tidegate::downlink::artefact::Mode;
 use tidegate::downlink::report::ModelOutcome;
 
+const BINARY: &str = env!("CARGO_BIN_EXE_tidegate");
 const TENANT: &str = "models-fleet";
 const MODEL_BYTES: usize = 20 << 20;
 
@@ -27,10 +28,6 @@ const OVER_IDLE_MAX_KIB: u64 = 16 << 10;
 
 /// Gateways that start at once.
 const STARTING_MAX: usize = 4;
-
-fn binary() -> PathBuf {
-    std::env::var_os("TIDEGATE_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_tidegate").into(), PathBuf::from)
-}
 
 /// A line of /proc/PID/status in KiB.
 fn memory_kib(node: &Node, line: &str) -> u64 {
@@ -49,7 +46,7 @@ fn start(names: &[String], rest: &str) -> Vec<Node> {
     let per_thread = names.len().div_ceil(STARTING_MAX);
     std::thread::scope(|scope| {
         let start = |names: &'_ [String]| -> Vec<Node> {
-            names.iter().map(|name| Node::start(&binary(), name, rest)).collect()
+            names.iter().map(|name| Node::start(Path::new(BINARY), name, rest)).collect()
         };
         let threads: Vec<_> = names.chunks(per_thread).map(|names| scope.spawn(move || start(names))).collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
