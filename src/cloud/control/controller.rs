@@ -12,7 +12,7 @@ use super::state::{State, artefact};
 use super::wire::Held;
 use super::{AppendError, Control, LOG, REPORTS, Reign, Shared};
 use crate::cloud::rollout::{
-    Assignment, Author, BATCH_MAX, NodeId, NodeReport, RolloutId, UnixMs, Verdict, Void, What,
+    Assignment, Author, BATCH_MAX, ModelSaid, NodeId, NodeReport, RolloutId, UnixMs, Verdict, Void, What,
 };
 use crate::downlink::number::Number;
 
@@ -229,6 +229,7 @@ impl Watch {
         is_final.then(|| NodeReport {
             node: node.clone(),
             number: assignment.number,
+            model: None,
             verdict: Verdict::Failure,
             reason,
         })
@@ -274,6 +275,7 @@ fn reported(state: &mut State, watch: &mut Watch, patience: Duration) -> Vec<Wha
             .is_some_and(|assigned| seen.has_other(Number::new(epoch, assigned.number), assigned.target.map(artefact)));
         let counts = |report: &NodeReport| !is_other || report.verdict != Verdict::Success;
         let verdicts = seen.verdicts(&node, epoch).filter(counts);
+        let verdicts = verdicts.chain(seen.model_verdicts(&node, epoch));
         reports.extend(verdicts.filter(|report| state.rollouts.is_news(report)));
         if has_audience
             && let Some(rollout) = state.rollouts.to_join(&node, &seen.groups)
@@ -287,7 +289,13 @@ fn reported(state: &mut State, watch: &mut Watch, patience: Duration) -> Vec<Wha
         match state.rollouts.is_outstanding(&node) && seen.number() != at {
             true => {
                 let failed = watch.refused(&node, seen, &assignment, patience);
-                reports.extend(failed.filter(|report| state.rollouts.is_news(report)));
+                // With the message it has refused the model that it is there for.
+                let model = failed.as_ref().and_then(|failed| Some((failed, state.rollouts.model_of(&node)?)));
+                let model = model.map(|(failed, model)| NodeReport {
+                    model: Some(ModelSaid { name: model.name.clone(), version: model.version, mode: None }),
+                    ..failed.clone()
+                });
+                reports.extend(failed.into_iter().chain(model).filter(|report| state.rollouts.is_news(report)));
             }
             false => drop(watch.refusing.remove(&node)),
         }

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::super::rollout::{self, NodeId, Verdict};
+use super::super::rollout::{self, ModelSaid, NodeId, Verdict};
 use super::reports::Dropped;
-use crate::downlink::artefact::Digest;
 use crate::downlink::artefact::model::{MODELS_MAX, Name};
+use crate::downlink::artefact::{Digest, Mode};
 use crate::downlink::number::Number;
 use crate::downlink::report::{Lane, ModelOutcome, ModelPresent, NodeReport, Outcome, Running, What};
 
@@ -68,7 +68,7 @@ pub struct Seen {
     pub refused: Option<Refused>,
     /// Its models.
     pub models: Vec<ModelPresent>,
-    /// What became of a model last, by its name; at most [`MODELS_MAX`].
+    /// What became of the models of its newest assignment last, by name and version; at most [`MODELS_MAX`].
     pub told: Vec<ModelTold>,
     /// What it was counted as.
     counted: usize,
@@ -272,9 +272,16 @@ impl Seen {
         }
     }
 
-    /// Of one model the newest counts; they come again, and in any order.
+    /// Of the versions of one model those of the newest assignment count, which tells of all of them; of each the newest
+    /// report. They come again, and in any order.
     fn tell(&mut self, told: ModelTold) {
-        match self.told.iter_mut().find(|before| before.name == told.name) {
+        let is_past = |before: &ModelTold| before.name == told.name && before.at.0 > told.at.0;
+        if self.told.iter().any(is_past) {
+            return;
+        }
+        self.told.retain(|before| before.name != told.name || before.at.0 == told.at.0);
+        let is_same = |before: &&mut ModelTold| before.name == told.name && before.version == told.version;
+        match self.told.iter_mut().find(is_same) {
             Some(before) if before.at <= told.at => *before = told,
             Some(_) => {}
             None => {
@@ -312,7 +319,8 @@ impl Seen {
     /// What a roll-out counts of all this: of the keyring's epoch alone, for the numbers of another one are another log's, or
     /// a thief's. A node that runs what it was assigned has succeeded, whether or not somebody heard it say so.
     pub fn verdicts(&self, node: &NodeId, epoch: u64) -> impl Iterator<Item = rollout::NodeReport> + use<> {
-        let report = |number, verdict, reason| rollout::NodeReport { node: node.clone(), number, verdict, reason };
+        let report =
+            |number, verdict, reason| rollout::NodeReport { node: node.clone(), number, model: None, verdict, reason };
         let of_epoch = self.decided.as_ref().filter(|decided| decided.epoch == epoch);
         let decided = of_epoch.and_then(|decided| {
             let verdict = verdict(decided.outcome)?;
@@ -325,6 +333,23 @@ impl Seen {
         let runs = (number > 0 && self.committed.epoch == epoch && !has_failed(number))
             .then(|| report(number, Verdict::Success, String::new()));
         decided.into_iter().chain(runs)
+    }
+
+    /// What a roll-out counts of what it said of its models, of the keyring's epoch alone.
+    pub fn model_verdicts(&self, node: &NodeId, epoch: u64) -> impl Iterator<Item = rollout::NodeReport> {
+        let of_epoch = self.told.iter().filter(move |told| told.at.0.epoch == epoch);
+        of_epoch.filter_map(move |told| {
+            let (verdict, mode) = match told.outcome {
+                ModelOutcome::Fetched => return None,
+                ModelOutcome::Active => (Verdict::Success, Some(Mode::Active)),
+                ModelOutcome::Shadowing => (Verdict::Success, Some(Mode::Shadow)),
+                ModelOutcome::Off => (Verdict::Success, Some(Mode::Off)),
+                ModelOutcome::Reverted | ModelOutcome::Refused => (Verdict::Failure, None),
+            };
+            let model = Some(ModelSaid { name: told.name.clone(), version: told.version, mode });
+            let (number, reason) = (told.at.0.n, told.reason.clone());
+            Some(rollout::NodeReport { node: node.clone(), number, model, verdict, reason })
+        })
     }
 
     /// Whether it runs or tries something else than `target` under this number: another log gave it.

@@ -151,6 +151,8 @@ struct AssignmentView {
     document: Named,
     at: String,
     rollout: Option<String>,
+    /// The roll-out that gave its document, or took another one back.
+    document_rollout: Option<String>,
     /// The node has not said what became of it.
     outstanding: bool,
 }
@@ -196,6 +198,7 @@ impl NodeView {
                 document: Named::of(state, assigned.target),
                 at: time(assigned.at_ms),
                 rollout: assigned.rollout.map(String::from),
+                document_rollout: assigned.document_rollout.map(String::from),
                 // After the epoch was raised it has to be taken once more.
                 outstanding: state.rollouts.is_outstanding(node) || is_past,
             }),

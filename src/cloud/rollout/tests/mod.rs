@@ -3,5 +3,6 @@
 mod examples;
 mod histories;
 mod model;
+mod models;
 mod size;
 mod world;
