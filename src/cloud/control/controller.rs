@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::fleet::Seen;
+use super::gated::Gated;
 use super::numbers::Ahead;
 use super::state::{State, artefact};
 use super::wire::Held;
@@ -153,6 +154,8 @@ struct Watch {
     ahead: Vec<Ahead>,
     /// Nodes that are there and refuse.
     refusing: BTreeMap<NodeId, Refusing>,
+    /// Nodes whose measurements count.
+    gated: Gated,
     /// Enrolments that were tried.
     tried: BTreeSet<(NodeId, RolloutId)>,
 }
@@ -275,7 +278,8 @@ fn reported(state: &mut State, watch: &mut Watch, patience: Duration) -> Vec<Wha
             .is_some_and(|assigned| seen.has_other(Number::new(epoch, assigned.number), assigned.target.map(artefact)));
         let counts = |report: &NodeReport| !is_other || report.verdict != Verdict::Success;
         let verdicts = seen.verdicts(&node, epoch).filter(counts);
-        let verdicts = verdicts.chain(seen.model_verdicts(&node, epoch));
+        let of_models = seen.model_verdicts(&node, epoch);
+        let verdicts = verdicts.chain(of_models.filter_map(|said| watch.gated.counted(&state.rollouts, seen, said)));
         reports.extend(verdicts.filter(|report| state.rollouts.is_news(report)));
         if has_audience
             && let Some(rollout) = state.rollouts.to_join(&node, &seen.groups)

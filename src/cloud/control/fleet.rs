@@ -56,6 +56,8 @@ pub struct Seen {
     pub accepted: Option<(Number, u64)>,
     /// It has stopped in order.
     pub left: bool,
+    /// When it said last that it is there, in milliseconds since 1970 on this machine's clock; 0: not yet.
+    pub present_ms: u64,
     /// How long the process runs, in seconds, when it was present last.
     pub uptime_s: u64,
     /// When the next report can be expected, in seconds.
@@ -162,6 +164,7 @@ impl Fleet {
         seen.left = matches!(report.what, What::Leaving);
         match report.what {
             What::Present { uptime_s, next_s, lanes, models } => {
+                seen.present_ms = heard_ms;
                 seen.models = models.into_iter().take(MODELS_MAX).collect();
                 (seen.uptime_s, seen.next_s) = (uptime_s, next_s.min(NEXT_S_MAX));
                 let short = |lane: Lane| Lane { name: name(lane.name), ..lane };
@@ -261,6 +264,7 @@ impl Seen {
             trial: None,
             accepted: None,
             left: false,
+            present_ms: 0,
             uptime_s: 0,
             next_s: 0,
             lanes: Vec::new(),
@@ -303,7 +307,8 @@ impl Seen {
         const ITEM: usize = 64;
         let lanes: usize = self.lanes.iter().map(|lane| lane.name.len() + ITEM).sum();
         let groups: usize = self.groups.iter().map(|group| group.len() + ITEM).sum();
-        let models: usize = self.models.iter().map(|model| model.name.as_str().len() + 2 * ITEM).sum();
+        // With what they score.
+        let models: usize = self.models.iter().map(|model| model.name.as_str().len() + 6 * ITEM).sum();
         let told: usize = self.told.iter().map(|told| told.name.as_str().len() + told.reason.len() + 2 * ITEM).sum();
         let reasons = self.decided.as_ref().map_or(0, |d| d.reason.len())
             + self.refused.as_ref().map_or(0, |refused| refused.reason.len());
@@ -536,6 +541,37 @@ mod tests {
         assert!(fleet.forget_silent(1_000 + 3 * 86_400_000, |_| false).is_empty(), "there is room");
         assert_eq!(fleet.forget_silent(1_001 + 3 * 86_400_000, |_| false).len(), 2);
         assert_eq!(fleet.bytes, 0);
+    }
+
+    fn model(seq: u64, number: u64, version: u64, outcome: ModelOutcome) -> What {
+        let name = Name::parse("press").unwrap();
+        What::Model { seq, epoch: 0, number, name, version, outcome, reason: String::new(), detail: String::new() }
+    }
+
+    #[test]
+    fn what_became_of_each_version_of_the_newest_assignment_counts() {
+        let (mut fleet, node) = (Fleet::default(), NodeId::from("press-7"));
+        let mut tell = |what: What| fleet.apply(report(5, what), 1, at(5)).unwrap();
+        tell(model(1, 4, 1, ModelOutcome::Active));
+        // That of the document is decided as well, and says nothing of its models.
+        tell(decided(5, Outcome::Committed));
+        tell(model(3, 5, 2, ModelOutcome::Fetched));
+        tell(model(2, 5, 1, ModelOutcome::Active));
+        let said = |fleet: &Fleet| -> Vec<_> {
+            let all = fleet.get(&node).unwrap().model_verdicts(&node, 0);
+            all.map(|r| (r.number, r.model.as_ref().unwrap().version, r.model.unwrap().mode, r.verdict)).collect()
+        };
+        assert_eq!(said(&fleet), [(5, 1, Some(Mode::Active), Verdict::Success)]);
+        let mut tell = |what: What| fleet.apply(report(5, what), 1, at(5)).unwrap();
+        tell(model(4, 5, 2, ModelOutcome::Shadowing));
+        // Told again, and late.
+        tell(model(3, 5, 2, ModelOutcome::Fetched));
+        tell(model(1, 4, 1, ModelOutcome::Reverted));
+        let shadow = (5, 2, Some(Mode::Shadow), Verdict::Success);
+        assert_eq!(said(&fleet), [shadow, (5, 1, Some(Mode::Active), Verdict::Success)]);
+        fleet.apply(report(5, model(5, 5, 1, ModelOutcome::Reverted)), 1, at(5)).unwrap();
+        assert_eq!(said(&fleet), [shadow, (5, 1, None, Verdict::Failure)]);
+        assert_eq!(fleet.get(&node).unwrap().model_verdicts(&node, 1).count(), 0, "another epoch");
     }
 
     #[test]

@@ -292,6 +292,9 @@ pub enum Malformed {
     /// The model.
     #[error("{0}")]
     Model(String),
+    /// Gates that nothing is measured for.
+    #[error("{0}")]
+    Gates(&'static str),
     /// Two things.
     #[error("a roll-out brings a document or a model, not both")]
     Both,
@@ -324,6 +327,7 @@ impl What {
                 if model.is_some() && target.is_some() {
                     return Err(Malformed::Both);
                 }
+                plan.gates.check(model.as_ref().map(|model| model.mode)).map_err(Malformed::Gates)?;
                 reason(text)?;
                 audience(of)?;
                 if rollout.is_valid() { Ok(()) } else { Err(Malformed::Id) }

@@ -252,7 +252,7 @@ impl Rollouts {
                 && node.given(brings.model()) < created
                 && let Some(given) = brings.to(node)
             {
-                self.set(name, given, Some(id));
+                self.set(name, given, Some(id), created);
                 changed.push(name.clone());
             }
         }
@@ -301,11 +301,11 @@ impl Rollouts {
         let Some(rollout) = self.rollouts.get_mut(id) else { return Vec::new() };
         let exposed = rollout.expose(self.index);
         rollout.count_soak();
-        let brings = rollout.brings.clone();
+        let (brings, created) = (rollout.brings.clone(), rollout.created);
         for name in &exposed {
             // It had room when it was enrolled, and nothing else is given to a member.
             let given = self.nodes.get(name).and_then(|node| brings.to(node));
-            given.into_iter().for_each(|given| self.set(name, given, Some(id)));
+            given.into_iter().for_each(|given| self.set(name, given, Some(id), created));
         }
         exposed
     }
@@ -324,7 +324,7 @@ impl Rollouts {
                 Brings::Document(_) => Some(node.without_document()),
                 Brings::Model(model) => node.without_model(&model.name),
             };
-            base.into_iter().for_each(|base| self.set(name, base, Some(id)));
+            base.into_iter().for_each(|base| self.set(name, base, Some(id), self.index));
         }
         Ok(exposed)
     }
@@ -397,7 +397,7 @@ impl Rollouts {
         for name in nodes {
             let room = self.nodes.len() < NODES_MAX || self.nodes.contains_key(name);
             if room && self.nodes.entry(name.clone()).or_default().rollout.is_none() {
-                self.set(name, Given::Document(target), None);
+                self.set(name, Given::Document(target), None, self.index);
                 changed.push(name.clone());
             }
         }
@@ -415,19 +415,19 @@ impl Rollouts {
                 && let Some(given) = node.with(&model)
             {
                 let origin = node.origin.clone();
-                self.set(name, given, origin.as_ref());
+                self.set(name, given, origin.as_ref(), self.index);
                 changed.push(name.clone());
             }
         }
         changed
     }
 
-    fn set(&mut self, name: &NodeId, given: Given, origin: Option<&RolloutId>) {
+    fn set(&mut self, name: &NodeId, given: Given, origin: Option<&RolloutId>, since: u64) {
         if let Some(node) = self.nodes.get_mut(name) {
             if matches!(given, Given::Document(_)) {
                 node.document_origin = origin.cloned();
             }
-            node.assign(self.index, self.at_ms, given);
+            node.assign(self.index, self.at_ms, given, since);
             node.origin = origin.cloned();
             self.outstanding.insert(name.clone());
         }

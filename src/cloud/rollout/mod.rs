@@ -67,6 +67,7 @@ mod course;
 mod decide;
 mod event;
 mod fold;
+mod gates;
 mod node;
 mod plan;
 mod progress;
@@ -79,6 +80,7 @@ mod tests;
 
 pub use event::{Audience, Author, Digest, Event, ModelSaid, NodeId, NodeReport, RolloutId, Verdict, What};
 pub use fold::Rollouts;
+pub use gates::{EVENTS_MIN, Gates, Judged, Measured};
 pub use plan::{OnFailure, Plan, PlanError, Wave};
 pub use progress::{Progress, Stage};
 pub use query::{Assignment, Created};

@@ -31,7 +31,7 @@ pub(super) struct Node {
 #[derive(Clone, Debug)]
 struct Model {
     course: Course<Uses>,
-    /// When a version to use was given, and one to run beside it.
+    /// When a version to use was given, and one to run beside it, or what ended that.
     given: [u64; 2],
 }
 
@@ -98,8 +98,8 @@ impl Uses {
 
 impl Node {
     /// It has another assignment: what it is given, and the rest as it was. What has failed here is not tried again because
-    /// of something else.
-    pub fn assign(&mut self, number: u64, at_ms: UnixMs, given: Given) {
+    /// of something else. What is given is of the time `since`: a roll-out's creation, or now.
+    pub fn assign(&mut self, number: u64, at_ms: UnixMs, given: Given, since: u64) {
         let until = self.number;
         let document = match &given {
             Given::Document(document) => *document,
@@ -111,14 +111,16 @@ impl Node {
             Given::Document(_) => self.document_given = number,
             Given::Model(name, uses) => match self.models.get_mut(&name) {
                 Some(model) => {
-                    // One that runs beside another leaves that as it was.
-                    let used = if uses.is_about_beside { model.given[0] } else { number };
-                    model.given = [used, number];
+                    // One that runs beside another leaves that as it was; one that is used ends those beside it of before.
+                    model.given = match uses.is_about_beside {
+                        true => [model.given[0], number],
+                        false => [number, since],
+                    };
                     model.course.begin(until, number, uses);
                 }
                 None => {
-                    let model = Model { course: Course::new(number, uses), given: [number; 2] };
-                    self.models.insert(name, model);
+                    let given = if uses.is_about_beside { [0, number] } else { [number, since] };
+                    self.models.insert(name, Model { course: Course::new(number, uses), given });
                 }
             },
         }
@@ -127,7 +129,7 @@ impl Node {
     }
 
     fn leave_what_failed(&mut self, until: u64, number: u64) {
-        let mut uses = self.models().count();
+        let mut uses: usize = self.models.values().map(|model| model.course.target.all().count()).sum();
         for Model { course, .. } in self.models.values_mut().filter(|m| m.course.verdict == Some(Verdict::Failure)) {
             uses -= course.target.all().count();
             let base = course.base().within(MODELS_MAX.saturating_sub(uses));
@@ -183,9 +185,17 @@ impl Node {
         }
     }
 
-    /// All models that it has, by name.
-    pub fn models(&self) -> impl Iterator<Item = &ModelAssigned> {
-        self.models.values().flat_map(|model| model.course.target.all()).map(Arc::as_ref)
+    /// All models that it has, in the order in which they were given.
+    pub fn models(&self) -> Vec<ModelAssigned> {
+        let of = |model: &Model| {
+            let [used, beside] = model.given;
+            let Uses { used: is_used, beside: is_beside, .. } = &model.course.target;
+            let used = is_used.clone().map(|is_used| (used, is_used));
+            used.into_iter().chain(is_beside.clone().map(|is_beside| (beside, is_beside)))
+        };
+        let mut all: Vec<(u64, Arc<ModelAssigned>)> = self.models.values().flat_map(of).collect();
+        all.sort_by_key(|(given, _)| *given);
+        all.into_iter().map(|(_, model)| ModelAssigned::clone(&model)).collect()
     }
 
     /// Whether it has not said as much of this number.

@@ -6,6 +6,7 @@ use std::ops::Bound;
 use super::UnixMs;
 use super::event::{Audience, Digest, NodeId, NodeReport, RolloutId};
 use super::fold::Rollouts;
+use super::gates::Gates;
 use super::plan::Plan;
 use super::progress::{Progress, Stage};
 use super::waves::Rollout;
@@ -80,7 +81,7 @@ impl Rollouts {
     /// What a node is to run; `None`: nothing was assigned to it.
     pub fn assignment(&self, node: &NodeId) -> Option<Assignment> {
         let node = self.nodes.get(node).filter(|n| n.number != 0)?;
-        let (target, models) = (node.document.target, node.models().cloned().collect());
+        let (target, models) = (node.document.target, node.models());
         let (rollout, document_rollout) = (node.origin.clone(), node.document_origin.clone());
         Some(Assignment { number: node.number, target, at_ms: node.at_ms, rollout, document_rollout, models })
     }
@@ -191,6 +192,13 @@ impl Rollouts {
     /// The model of the roll-out that a node is in, while that is not over.
     pub fn model_of(&self, node: &NodeId) -> Option<&ModelAssigned> {
         self.rollouts.get(self.rollout_of(node)?)?.brings.model()
+    }
+
+    /// The gates of the roll-out that a node is in, while that runs, and what it brings.
+    pub fn gates_of(&self, node: &NodeId) -> Option<(&ModelAssigned, &Gates)> {
+        let rollout = self.rollouts.get(self.rollout_of(node)?)?;
+        let gates = Some(&rollout.plan.gates).filter(|gates| !gates.is_empty());
+        rollout.brings.model().zip(gates)
     }
 
     /// Exposed nodes of a roll-out that have not reported and are not absent.

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::world::{World, model, model_works, node, rollout, target, works};
-use crate::cloud::rollout::{ALL_PPM, OnFailure, Plan, Rollouts, Stage, Wave, What};
+use crate::cloud::rollout::{ALL_PPM, Gates, OnFailure, Plan, Rollouts, Stage, Wave, What};
 use crate::downlink::artefact::Mode;
 use crate::sys::histories::{cases, count, played};
 
@@ -58,7 +58,16 @@ fn plan() -> impl Strategy<Value = Plan> {
         )| {
             let mut waves: Vec<Wave> = waves.into_iter().map(|(s, (t, a))| wave((s, t, a))).collect();
             waves.push(wave((ALL_PPM, soak, false)));
-            Plan { waves, failures_max, failures_share_max_ppm, successes_share_min_ppm, on_failure, wait_for_all }
+            let gates = Gates::default();
+            Plan {
+                waves,
+                failures_max,
+                failures_share_max_ppm,
+                successes_share_min_ppm,
+                on_failure,
+                wait_for_all,
+                gates,
+            }
         },
     )
 }

@@ -4,5 +4,6 @@ mod examples;
 mod histories;
 mod model;
 mod models;
+mod of_models;
 mod size;
 mod world;
