@@ -158,6 +158,8 @@ TIDEGATE_HTTP_LISTEN=${cloud#http://}
 TIDEGATE_PULSAR_SERVICE=pulsar://127.0.0.1:1
 TIDEGATE_MODELS_DIR=$root/var/lib/tidegate-cloud/models
 ENV
+# A sink's directory has no variable: this one is its operator's own file.
+sed "s|^#dir = \"./tidegate-events\"|dir = \"$root/var/lib/tidegate-cloud/events\"|" config/cloud.toml >"$root/etc/tidegate/cloud.toml"
 exits 0 --role edge --binary "$work/v1" --start && says "runs: $edge/readyz answers"
 [ -e "$MANAGER/tidegate-edge.enabled" ] || no "not enabled"
 post
