@@ -133,6 +133,7 @@ const PURE: &[&str] = &[
     "src/models/delta.rs",
     "src/models/desired.rs",
     "src/models/fetch.rs",
+    "src/models/fetch/pace.rs",
     "src/models/fetch/places.rs",
     "src/models/hash.rs",
     "src/models/index.rs",
