@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """The loop as a whole: telemetry, training, publication, shadow, switch, and the count of what the new model is worth.
 
 run.sh calls this with everything installed; run.sh --help lists the options. README.md tells the story.

@@ -7,7 +7,8 @@ A model sees one event at a time, so the sender puts what went before into each:
 before, from the hour before, and from the same time on the day before, all in units of the series' own spread, and
 the time of day. All of it looks back only. Each series is divided by its own time: the first 40 % stand for what was
 known when the old model was made, up to 70 % for what was gathered since, the last 30 % are held out. The windows
-travel as reports when they are over, apart from the readings."""
+travel as reports when they are over, apart from the readings.
+"""
 
 import bisect
 import csv

@@ -11,7 +11,8 @@ training and counting read these reports; the gateways score telemetry alone.
 What makes it hard, as in real halls: the temperature of a machine depends on its hall, its load and its own thermal
 inertia; vibration and temperature grow with the hours since the last service, faster on some machines; sensors are
 off by a constant that differs from machine to machine; a knock can look like a broken bearing for one reading; every
-fault begins below the noise, and weak ones stay near it. No threshold and no model separates all of that."""
+fault begins below the noise, and weak ones stay near it. No threshold and no model separates all of that.
+"""
 
 import argparse
 import math
