@@ -19,6 +19,7 @@ mod meters;
 #[cfg(feature = "inference")]
 mod onnx;
 mod pending;
+mod runs;
 mod scorer;
 pub mod verdict;
 mod worker;
@@ -39,6 +40,7 @@ use self::meters::Meters;
 pub use self::pending::{Alarm, Pending, Scored};
 use self::scorer::Scorer;
 use crate::config::{EdgeConfig, edge as config};
+use crate::downlink::report::Scores;
 use crate::event::Event;
 use crate::observe::metrics::Metrics;
 use crate::sys::tasks::Tasks;
@@ -130,6 +132,11 @@ impl Inference {
             scorer.check(version, watched).await?;
         }
         Ok(())
+    }
+
+    /// How the versions of a model that score events do; `None`: none does.
+    pub fn scores(&self, model: &str) -> Option<Scores> {
+        self.scorers().iter().find(|scorer| scorer.config.model == model).and_then(|scorer| scorer.scores())
     }
 
     /// Whether events of this type are scored.

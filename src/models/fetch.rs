@@ -11,6 +11,7 @@
 //!             └─────────────────────────────────────────────────────────────┘   Wait: the budget, or an answer
 //! ```
 
+pub mod pace;
 pub mod places;
 pub mod reader;
 pub mod run;
@@ -20,7 +21,8 @@ use std::collections::BTreeMap;
 use super::pack::{MESSAGE_BYTES_MAX, PIECE_BYTES_MAX};
 use super::plan::{Plan, Wanted};
 
-/// Most messages that are asked for and have not come: a megabyte on its way fills a link of 8 Mbit/s and one second.
+/// Most messages that are asked for and have not come ([`pace`] says how many of them): a megabyte on its way fills a link
+/// of 8 Mbit/s and one second.
 pub const AHEAD_MAX: u32 = 4;
 
 /// Most bad messages of one pack, and most times that a place of it is not found, before it is given up: what is bad at
@@ -203,6 +205,8 @@ impl Reader {
 pub struct Fetch {
     packs: BTreeMap<u64, Wanted>,
     bucket: Bucket,
+    /// Messages that may be asked for and have not come.
+    ahead_max: u32,
     reader: Option<Reader>,
     epochs: u64,
     /// Bad messages and places that were not found, by pack.
@@ -214,7 +218,14 @@ pub struct Fetch {
 impl Fetch {
     /// Of what `plan` lacks.
     pub fn new(plan: Plan, bucket: Bucket) -> Self {
-        Self { packs: plan.packs, bucket, reader: None, epochs: 0, bad: BTreeMap::new(), from_earliest: None }
+        let (packs, bad) = (plan.packs, BTreeMap::new());
+        Self { packs, bucket, ahead_max: 1, reader: None, epochs: 0, bad, from_earliest: None }
+    }
+
+    /// So many messages may be asked for and not have come, at most [`AHEAD_MAX`]; 1 before. Those that are on their way
+    /// stay so.
+    pub fn allow(&mut self, ahead_max: u32) {
+        self.ahead_max = ahead_max.clamp(1, AHEAD_MAX);
     }
 
     /// What is still lacking, by pack.
@@ -236,7 +247,7 @@ impl Fetch {
         // Permits are given for what is passed over, and for lacking places in a row.
         let asked_until = reader.next.saturating_add(reader.ahead);
         let goes_on = asked_until <= first || wanted.lacking.contains(&asked_until);
-        if reader.ahead >= AHEAD_MAX || !goes_on {
+        if reader.ahead >= self.ahead_max || !goes_on {
             return Action::Wait { until_ms: None };
         }
         match self.bucket.hold(RESERVE_BYTES, now_ms) {

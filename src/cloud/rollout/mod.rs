@@ -63,21 +63,28 @@
 //! say counts for nothing. When another process takes the lead, what the log shows of the soak until the last word of the one
 //! before is added to what the new one measures: no two clocks are ever compared.
 
+mod course;
 mod decide;
 mod event;
 mod fold;
+mod gates;
 mod node;
 mod plan;
 mod progress;
+mod query;
+mod void;
 mod waves;
 
 #[cfg(test)]
 mod tests;
 
-pub use event::{Audience, Author, Digest, Event, NodeId, NodeReport, RolloutId, Verdict, What};
-pub use fold::{Assignment, Created, Rollouts, Void};
+pub use event::{Audience, Author, Digest, Event, ModelSaid, NodeId, NodeReport, RolloutId, Verdict, What};
+pub use fold::Rollouts;
+pub use gates::{EVENTS_MIN, Gates, Judged, Measured};
 pub use plan::{OnFailure, Plan, PlanError, Wave};
 pub use progress::{Progress, Stage};
+pub use query::{Assignment, Created};
+pub use void::Void;
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 pub type UnixMs = u64;

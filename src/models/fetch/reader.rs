@@ -55,6 +55,8 @@ pub struct Reader {
     /// Messages that were asked for and have not come, and since when.
     ahead: u32,
     asked: Instant,
+    /// How long the last question without data took.
+    round_trip: Duration,
 }
 
 impl Reader {
@@ -86,7 +88,13 @@ impl Reader {
             consumer: None,
             ahead: 0,
             asked: now,
+            round_trip: Duration::ZERO,
         }
+    }
+
+    /// How long the broker took to answer when the reader was begun, with the way there and back.
+    pub fn round_trip(&self) -> Duration {
+        self.round_trip
     }
 
     /// Begins at a message, or at the first one; which one is the last by now, `None`: there is none. No message comes
@@ -108,8 +116,9 @@ impl Reader {
             return Err(unexpected(&self.broker));
         }
         self.consumer = Some(consumer);
-        let request = self.number();
+        let (request, asked) = (self.number(), Instant::now());
         let last = self.ask(request, "asking for the last message", requests::last_message(consumer, request)).await?;
+        self.round_trip = asked.elapsed();
         let Some(last) = last.get_last_message_id_response else { return Err(unexpected(&self.broker)) };
         let last = last.last_message_id;
         Ok((last.entry_id != NO_ENTRY).then_some(Id { ledger: last.ledger_id, entry: last.entry_id }))

@@ -1,7 +1,7 @@
 //! Fetches one version of a model: its head, then what is lacking of its chunks, piece by piece onto the disk. A lost link
 //! is waited for; dropped at any moment, the next run goes on with what the disk has.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use pulsar::message::proto::ServerError;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+use super::pace::Pace;
 use super::places::Places;
 use super::reader::{Message, Reader};
 use super::{Action, Bucket, Content, Event, Fetch, From, RESERVE_BYTES};
@@ -24,7 +25,8 @@ use crate::pulsar::wire::LinkError;
 use crate::sys::backoff::Backoff;
 use crate::sys::random;
 
-/// What was written is made durable after this at the latest: what a power cut costs. A kill costs nothing of it.
+/// What was written is made durable after this at the latest: what a power cut costs on a fast link. On a slow one each
+/// piece is durable before the next one is asked for. A kill costs nothing of what was written.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 
 /// What is written and not durable, at most.
@@ -180,6 +182,24 @@ struct Reading {
     reader: Reader,
     /// It has given the topic's last message.
     ended: bool,
+    /// Of each message on its way: when it was asked for, and whether alone.
+    asked: VecDeque<(Instant, bool)>,
+    /// When the message before was done with.
+    done: Instant,
+}
+
+impl Reading {
+    fn permit(&mut self) {
+        self.asked.push_back((Instant::now(), self.asked.is_empty()));
+        self.reader.permit();
+    }
+
+    /// Notes how long a message of `bytes` was waited for.
+    fn came(&mut self, pace: &mut Pace, bytes: u64) {
+        if let Some((asked, alone)) = self.asked.pop_front() {
+            pace.came(bytes, asked.max(self.done).elapsed(), alone);
+        }
+    }
 }
 
 impl Run<'_> {
@@ -289,8 +309,9 @@ impl Run<'_> {
         let known = plan.packs.iter().map(|(pack, wanted)| (*pack, Places::new(wanted.places)));
         let mut known: BTreeMap<u64, Places> = known.collect();
         let mut fetch = Fetch::new(plan, bucket);
-        let (mut reading, mut committed) = (None::<Reading>, Instant::now());
+        let (mut reading, mut committed, mut pace) = (None::<Reading>, Instant::now(), Pace::default());
         loop {
+            fetch.allow(pace.ahead());
             match (fetch.poll(self.now_ms()), &mut reading) {
                 (Action::Done, _) => return Ok(assembling),
                 (Action::GiveUp { pack }, _) => {
@@ -300,7 +321,11 @@ impl Run<'_> {
                 (Action::Read { epoch, pack, from }, before) => {
                     let places = known.entry(pack).or_insert_with(|| Places::new(0));
                     match self.read(before.take(), (pack, epoch), from, places).await {
-                        Ok(begun) => *before = Some(begun.ok_or_else(|| missing(&self.topic(pack)))?),
+                        Ok(begun) => {
+                            let begun = begun.ok_or_else(|| missing(&self.topic(pack)))?;
+                            pace.answered(begun.reader.round_trip());
+                            *before = Some(begun);
+                        }
                         Err(error) => {
                             fetch.handle(Event::Lost);
                             self.wait(error).await?;
@@ -309,7 +334,7 @@ impl Run<'_> {
                 }
                 (Action::Permit { epoch }, Some(reading)) => {
                     if !reading.ended {
-                        reading.reader.permit();
+                        reading.permit();
                     } else {
                         fetch.handle(Event::End { epoch });
                     }
@@ -324,7 +349,8 @@ impl Run<'_> {
                     Some(Ok(message)) => {
                         let (pack, epoch, id) = (of.pack, of.epoch, message.id);
                         let bytes = message.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
-                        let commit = committed.elapsed() >= COMMIT_EVERY;
+                        of.came(&mut pace, bytes);
+                        let commit = pace.ahead() == 1 || committed.elapsed() >= COMMIT_EVERY;
                         let taken = blocking(move || take(assembling, pack, &message, commit)).await?;
                         let (going_on, content, lacking) = taken?;
                         assembling = going_on;
@@ -336,6 +362,7 @@ impl Run<'_> {
                             places.read(place, id);
                         }
                         of.ended |= places.is_end(id);
+                        of.done = Instant::now();
                         fetch.handle(Event::Message { epoch, bytes, content });
                         if of.ended {
                             fetch.handle(Event::End { epoch });
@@ -376,7 +403,8 @@ impl Run<'_> {
             places.ends(last);
             // What the first one begins with is told by the end, which nobody knew.
             if !std::mem::take(&mut at_first) || guess(places) == at {
-                return Ok(Some(Reading { pack, epoch, reader, ended: false }));
+                let (asked, done) = (VecDeque::new(), Instant::now());
+                return Ok(Some(Reading { pack, epoch, reader, ended: false, asked, done }));
             }
         }
     }

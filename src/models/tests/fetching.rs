@@ -137,6 +137,8 @@ proptest! {
         // What else happens while it runs: how far off a reader lands, whether the link is lost, how long nothing comes.
         luck in prop::collection::vec((-3_i64..3, 0_u8..20, 0_u64..300), 1..60),
         perfect: bool,
+        // How many may be on their way, as the link changes.
+        ahead in prop::collection::vec(1..=AHEAD_MAX, 1..10),
     ) {
         let bucket = Bucket::new(rate, 0);
         let burst = bucket.burst_bytes();
@@ -147,6 +149,8 @@ proptest! {
         let mut losses = 0;
         for step in 0..20_000 {
             let (off, event, wait) = luck[step % luck.len()];
+            let allowed = ahead[step % ahead.len()];
+            fetch.allow(allowed);
             if !perfect && event == 0 && losses < 50 {
                 losses += 1;
                 link.on_the_way.clear();
@@ -168,7 +172,14 @@ proptest! {
                         false => link.now_ms = until_ms,
                     }
                 }
-                action => link.act(action, if perfect { 0 } else { off }),
+                action => {
+                    let asked = matches!(action, Action::Permit { .. });
+                    link.act(action, if perfect { 0 } else { off });
+                    if perfect && asked {
+                        // Nothing is given back here but by a reader that begins anew.
+                        prop_assert!(link.on_the_way.len() <= allowed as usize || link.reads > 1);
+                    }
+                }
             }
             prop_assert!(link.on_the_way.len() <= AHEAD_MAX as usize * (link.reads as usize + 1));
             if ended.is_some() {
