@@ -239,7 +239,14 @@ ok "--purge leaves nothing"
 
 # --- as root on the machine itself, whose directories are covered by ones that vanish with a mount namespace
 
-if [ "$(id -u)" = 0 ] && unshare -m true 2>/dev/null && ! id tidegate >/dev/null 2>&1; then
+# Not every container lets root do that.
+covers() {
+  mkdir -p "$work/probe"
+  # shellcheck disable=SC2016
+  unshare -m --propagation private sh -c 'mount -t tmpfs tmpfs "$1" && mkdir "$1/u" "$1/w" &&
+    mount -t overlay overlay -o "lowerdir=/etc,upperdir=$1/u,workdir=$1/w" /etc' sh "$work/probe" 2>/dev/null
+}
+if [ "$(id -u)" = 0 ] && covers && ! id tidegate >/dev/null 2>&1; then
   cat >"$work/machine" <<'MACHINE'
 set -euo pipefail
 mount -t tmpfs tmpfs "$1"
