@@ -282,6 +282,13 @@ if command -v systemd-analyze >/dev/null 2>&1; then
     score=$(systemd-analyze security --offline=true --threshold=20 --no-pager "$unit" | tail -n 1) || no "$unit: $score; at most 2.0"
     ok "$score"
   done
+  for role in edge cloud; do exits 0 --role $role --binary "$work/v1"; done
+  mkdir -p "$root/bin" "$root/usr/lib/systemd"
+  cp /bin/kill "$root/bin/"
+  cp -r /usr/lib/systemd/system "$root/usr/lib/systemd/" 2>/dev/null || true
+  systemd-analyze verify --root="$root" --man=no tidegate-edge.service tidegate-cloud.service >"$work/out" 2>&1 || no "systemd-analyze verify"
+  ! grep tidegate "$work/out" || no "systemd-analyze verify"
+  ok "systemd knows every key of the units"
 else
   echo "not checked: systemd-analyze is not on this machine"
 fi
