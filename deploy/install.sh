@@ -314,11 +314,13 @@ previous_back() {
   mv -f "$program.previous" "$program"
   [ -z "${unit_before:-}" ] || { mv -f "$unit_before" "$unit" && manager reload-units; }
   manager restart || :
+  waited=$wait
+  [ "$wait" -ge 60 ] || wait=60 # it is known to become ready, and there is nothing else to try
   if becomes "$1"; then
-    warn "the new program did not become ready within $wait s; the one before is back and answers. See: $(log_hint)"
+    warn "the new program did not become ready within $waited s; the one before is back and answers. See: $(log_hint)"
     exit $EXIT_BACK
   fi
-  fail "the new program did not become ready within $wait s, and the one before is back but does not answer either. See: $(log_hint)"
+  fail "the new program did not become ready within $waited s, and the one before is back but does not answer either. See: $(log_hint)"
 }
 
 install() {
@@ -397,7 +399,7 @@ uninstall() {
     rm -f "$program" "$program.previous" "$program.new" "$root/etc/logrotate.d/tidegate"
   fi
   if [ -n "$purge" ]; then
-    rm -rf "${root:?}$data" "$config" "$env_file"
+    rm -rf "$root${data:?}" "$config" "$env_file"
     if [ $last = 1 ]; then
       rm -rf "$root/etc/tidegate" "$root/var/log/tidegate"
       if [ -z "$root" ] && id "$user" >/dev/null 2>&1; then

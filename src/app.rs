@@ -136,11 +136,10 @@ async fn run_edge(source: Source, choice: Choice, ports: Ports, logs: Logs) -> R
         tls: tls.clone(),
     };
     live.start().await.map_err(setup)?;
-    mqtt.start(&ingest, around, &metrics);
     say_started(&config, http.local_addr());
     let gateway = Gateway {
         node: config.node.id.clone(),
-        scoring: Scoring::new(inference, router.clone()),
+        scoring: Scoring::new(inference.clone(), router.clone()),
         router,
         outbox: outbox.clone(),
         links,
@@ -158,6 +157,8 @@ async fn run_edge(source: Source, choice: Choice, ports: Ports, logs: Logs) -> R
     };
     // First: whoever asks a gateway that has just become ready is told what is committed.
     choice.keep(source, kept(live, status, clock, commands.clone(), &metrics), &metrics, hang_up)?;
+    inference.settle().await;
+    mqtt.start(&ingest, around, &metrics);
     http.start(&ingest, gateway);
     stop.requested(&[&ingest, &uplink]).await;
     close([&ingest, &uplink], &commands, &hub, &outbox).await
@@ -167,7 +168,8 @@ async fn run_edge(source: Source, choice: Choice, ports: Ports, logs: Logs) -> R
 fn kept(live: Live, status: Status, clock: Clock, commands: Commands, metrics: &Metrics) -> Kept<Live> {
     let link = Link::start(&live.uplink_tasks, clock.clone(), link::Meters::new(metrics));
     let inference = live.inference.clone();
-    Kept { tasks: live.tasks.clone(), live, link, status, clock, commands, inference }
+    let publisher = Arc::new(live.hub.clone());
+    Kept { tasks: live.tasks.clone(), live, link, status, clock, commands, inference, publisher }
 }
 
 /// Stops accepting, finishes what is in flight and commits it; then the uplink; the outbox last.

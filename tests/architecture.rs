@@ -143,6 +143,7 @@ const PURE: &[&str] = &[
     "src/models/plan.rs",
     "src/models/store/active.rs",
     "src/models/store/budget.rs",
+    "src/models/turns.rs",
     "src/sys/backoff.rs",
     "src/cloud/intervals.rs",
     "src/cloud/line.rs",

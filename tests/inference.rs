@@ -6,25 +6,32 @@
 
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use support::central::key;
 use support::mqtt::{Client, Options};
 use support::ports::free_port;
 use support::process::Tidegate;
 use tidegate::config::EdgeConfig;
 use tidegate::config::edge::Lane;
 use tidegate::event::{Event, record};
+use tidegate::models::hash::Hash;
+use tidegate::models::manifest::{Format, Manifest, Name};
+use tidegate::models::store::active::Active;
 use tidegate::observe::metrics::Metrics;
 use tidegate::outbox::Outbox;
 use tidegate::sys::clock::Clock;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_tidegate");
 const SOON: Duration = Duration::from_secs(60);
+
+/// Signs models.
+const ARTEFACT: u8 = 2;
 
 const SECTIONS: &str = r#"
 [[mapping]]
@@ -53,11 +60,26 @@ struct Gateway {
     dir: tempfile::TempDir,
 }
 
-/// Puts a version among the models and leads the link to it, as the store does.
-fn switch(data: &Path, link: &str, version: u64, model: &[u8]) {
+/// Puts a version among the models, signed, as the store does when it is whole.
+fn put(data: &Path, version: u64, model: &[u8]) {
+    let dir = data.join("models/anomaly").join(version.to_string());
+    let manifest = Manifest {
+        name: Name::parse("anomaly").unwrap(),
+        version,
+        format: Format::Onnx,
+        size: model.len() as u64,
+        blake3: Hash::of(model),
+        parent: None,
+        metadata: BTreeMap::new(),
+    };
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("model"), model).unwrap();
+    fs::write(dir.join("manifest"), manifest.sign(&key(ARTEFACT)).unwrap().encode()).unwrap();
+}
+
+/// Leads a link to a version, as the store does.
+fn switch(data: &Path, link: &str, version: u64) {
     let dir = data.join("models/anomaly");
-    fs::create_dir_all(dir.join(version.to_string())).unwrap();
-    fs::write(dir.join(version.to_string()).join("model"), model).unwrap();
     symlink(version.to_string(), dir.join("new")).unwrap();
     fs::rename(dir.join("new"), dir.join(link)).unwrap();
 }
@@ -71,14 +93,26 @@ impl Gateway {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         let mqtt = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let config = format!("[node]\nid = \"edge\"\ndata_dir = {data:?}\n[mqtt]\nlisten = \"{mqtt}\"\n{SECTIONS}");
+        let keys = format!(
+            "[downlink]\nartefact_keys = [\"{}\"]\ncontroller_keys = [\"{}\"]\n",
+            key(ARTEFACT).public(),
+            key(3).public()
+        );
+        let config =
+            format!("[node]\nid = \"edge\"\ndata_dir = {data:?}\n[mqtt]\nlisten = \"{mqtt}\"\n{keys}{SECTIONS}");
+        // A start proves what is in use, the version before, and the one beside it: only what is proven is run.
+        put(&data, 1, &model("sum.onnx"));
+        put(&data, 2, &model("one-row.onnx"));
+        put(&data, 3, b"no model");
+        put(&data, 4, &model("sum.onnx"));
+        let active = Active { current: Some(1), previous: Some(2), before: None };
+        fs::write(data.join("models/anomaly/active"), active.encode()).unwrap();
+        switch(&data, "current", 1);
+        switch(&data, "shadow", 3);
         let mut process = Tidegate::start(Path::new(BINARY), "edge", dir.path(), &config);
         process.wait_ready(SOON);
-        let mut this = Self { process, mqtt, dir };
-        // Not before: at a start the store takes away what it has not proven.
-        switch(&data, "current", 1, &model("sum.onnx"));
-        this.wait_said("version=1");
-        this
+        // Nothing is waited for: a gateway that is ready scores.
+        Self { process, mqtt, dir }
     }
 
     fn data(&self) -> PathBuf {
@@ -141,12 +175,21 @@ async fn events_of_every_way_in_are_scored_and_an_alarm_is_made_once() {
     }
     client.publish_and_wait("devices/press/telemetry", "no JSON").await;
 
-    switch(&gateway.data(), "shadow", 2, &model("one-row.onnx"));
+    switch(&gateway.data(), "shadow", 2);
     gateway.wait_said("version=2");
     gateway.post("h-3", 1.0, 1.0);
-    switch(&gateway.data(), "current", 3, b"no model");
-    gateway.wait_said("a model is not used");
+    let refused = |process: &Tidegate| {
+        let log = process.log();
+        log.lines().any(|line| line.contains("a model is not used") && line.contains("current"))
+    };
+    assert!(!refused(&gateway.process));
+    switch(&gateway.data(), "current", 3);
+    gateway.process.wait_for("a model is not used", SOON, refused);
     gateway.post("h-4", 2.0, 2.0);
+    // Signed, and a model, and not proven by this process: it is not even tried.
+    switch(&gateway.data(), "current", 4);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    gateway.post("h-5", 3.0, 3.0);
 
     let (telemetry, alarms) = gateway.stop().await;
     let of = |id: &str| telemetry.iter().find(|event| event.id == id).unwrap();
@@ -154,6 +197,7 @@ async fn events_of_every_way_in_are_scored_and_an_alarm_is_made_once() {
     assert_eq!(attribute(of("h-3"), "tgshadowmodel"), Some("anomaly@2"));
     assert_eq!(attribute(of("h-3"), "tgshadowscore"), Some("2"));
     assert_eq!(attribute(of("h-4"), "tgmodel"), Some("anomaly@1"), "what cannot be loaded is not used");
+    assert_eq!(attribute(of("h-5"), "tgmodel"), Some("anomaly@1"), "what is not proven is not used");
     let mqtt: Vec<&Event> = telemetry.iter().filter(|event| event.source.contains("/mqtt/")).collect();
     let expected: Vec<String> = (0..20).map(|i| format!("{}", i as f32 + 0.5)).collect();
     let scores: Vec<_> = mqtt.iter().filter_map(|event| attribute(event, "tgscore")).collect();

@@ -8,11 +8,11 @@ use tokio::time::Instant;
 
 use super::keeper::gateway::Gateway;
 use super::keeper::{self, Keeper, Parts, proven};
-use super::models::Models;
+use super::models::{Models, only_prove};
 use super::{AppError, Source};
 use crate::config::OwnFile;
 use crate::downlink::artefact::Digest;
-use crate::downlink::commands::Commands;
+use crate::downlink::commands::{Commands, Publisher};
 use crate::downlink::keeper::key::report_key;
 use crate::downlink::keeper::meters::Meters;
 use crate::downlink::keeper::store::StoreError;
@@ -41,6 +41,8 @@ pub struct Kept<G> {
     pub commands: Commands,
     /// The models that score events.
     pub inference: Inference,
+    /// This gateway's own broker.
+    pub publisher: Arc<dyn Publisher>,
 }
 
 /// What an edge starts with.
@@ -111,7 +113,7 @@ impl Choice {
         hang_up: Signal,
     ) -> Result<(), AppError> {
         let inbox = self.inbox(&source.own)?;
-        let Kept { live, tasks, link: (link, heard), status, clock, commands, inference } = kept;
+        let Kept { live, tasks, link: (link, heard), status, clock, commands, inference, publisher } = kept;
         let Source { own, again, .. } = source;
         let Self { begun, store, local_only, origin } = self;
         let meters = Meters::new(metrics);
@@ -120,10 +122,13 @@ impl Choice {
         }
         let (trust, trusted) = watch::channel(Arc::new(inbox.trust().clone()));
         // Also without anything pushed the models in use are proven and shown; with --local nothing is touched.
-        let models = (!local_only).then(|| Models::start(&tasks, own.alone(), trusted, inference, metrics));
-        let models = models.and_then(|started| {
-            let failed = "models are not looked after until the next start; those in use stay";
-            started.inspect_err(|error| tracing::error!(%error, "{failed}")).ok()
+        let models = match local_only {
+            true => only_prove(&tasks, own.alone(), trusted.borrow().clone(), &inference).map(|()| None),
+            false => Models::start(&tasks, own.alone(), trusted, (inference, publisher), metrics).map(Some),
+        };
+        let models = models.unwrap_or_else(|error| {
+            tracing::error!(%error, "models are not looked after until the next start; those in use stay");
+            None
         });
         let parts = Parts {
             live,

@@ -4,6 +4,9 @@
 pub mod door;
 mod hooks;
 mod meters;
+mod start;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use std::collections::BTreeMap;
@@ -17,19 +20,22 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use self::meters::Meters;
+pub use self::start::only_prove;
 use self::work::{Ended, Hands};
 use crate::config::EdgeConfig;
 use crate::config::edge::Model;
 use crate::downlink::artefact::model::MODELS_MAX;
 use crate::downlink::artefact::{Mode, ModelAssigned, Trust};
+use crate::downlink::commands::Publisher;
 use crate::downlink::link::Settings;
 use crate::downlink::report::{ModelPresent, Scores};
 use crate::downlink::trial::Number;
 use crate::inference::Inference;
-use crate::models::desired::{Attempts, Desired, RECORD_BYTES_MAX, Step, Told, Wanted};
+use crate::models::desired::{Desired, Step, Told, Wanted};
 use crate::models::fetch::run::{Failed, Progress, Shared};
 use crate::models::manifest::Name;
-use crate::models::store::{DIR, Files, Store, StoreError, disk};
+use crate::models::store::{DIR, Files, Found, Store, StoreError, Version};
+use crate::models::turns::Turns;
 use crate::observe::metrics::Metrics;
 use crate::sys::files;
 use crate::sys::tasks::Tasks;
@@ -85,11 +91,13 @@ impl Models {
         tasks: &Tasks,
         config: &EdgeConfig,
         trust: watch::Receiver<Arc<Trust>>,
-        inference: Inference,
+        (inference, publisher): (Inference, Arc<dyn Publisher>),
         metrics: &Metrics,
     ) -> Result<Self, StoreError> {
         let (store, found) = Store::open(&config.node.data_dir, config.models.max_bytes)?;
         found.iter().for_each(|found| tracing::error!("{found}"));
+        inference.believe(Arc::new(start::Known(store.proofs())));
+        start::retain(&store, &config.model, publisher.as_ref());
         let record = config.node.data_dir.join(DIR).join(RECORD);
         let (orders, ordered) = mpsc::channel(ORDERS_MAX);
         let (link, linked) = watch::channel(None);
@@ -105,18 +113,20 @@ impl Models {
                 .collect::<BTreeMap<String, Model>>(),
             rate: config.models.rate.unwrap_or(NO_LIMIT),
             progress,
+            others: watch::channel(false).0,
             trust,
             inference,
+            publisher,
         };
         let keeper = Keeper {
-            desired: read(&record),
+            desired: start::read(&record),
             record,
             hands,
             link: linked,
             shows,
             present: Vec::new(),
-            attempts: Attempts::default(),
-            again_at: None,
+            origin: Instant::now(),
+            turns: Turns::default(),
             under_way: None,
             meters: Meters::new(metrics),
             tasks: tasks.clone(),
@@ -132,7 +142,7 @@ impl Models {
             Err(reason) => tracing::warn!(%reason, "tidegate model rollback cannot reach this gateway while it runs"),
         }
         // Events go on whatever becomes of it.
-        tasks.spawn_contained("models", keeper.run(ordered, progressed, stopping));
+        tasks.spawn_contained("models", keeper.run(found, ordered, progressed, stopping));
         Ok(Self { orders, link: Arc::new(link), shown, inference: scoring })
     }
 
@@ -172,24 +182,6 @@ impl Models {
     }
 }
 
-/// What was assigned before; nothing, if that cannot be read.
-fn read(record: &std::path::Path) -> Desired {
-    let found = disk::if_there(disk::read(&Files, record, RECORD_BYTES_MAX));
-    let damaged = |reason: String| {
-        let path = record.display();
-        tracing::error!(%path, reason, "what was assigned of models is forgotten; those in use stay; assign them again");
-        Desired::default()
-    };
-    match found {
-        Ok(None) => Desired::default(),
-        Ok(Some(bytes)) => {
-            let read = bytes.as_deref().and_then(Desired::decode);
-            read.unwrap_or_else(|| damaged("it is not what was written".to_owned()))
-        }
-        Err(e) => damaged(e.to_string()),
-    }
-}
-
 struct Keeper {
     desired: Desired,
     record: PathBuf,
@@ -197,9 +189,9 @@ struct Keeper {
     link: watch::Receiver<Option<Settings>>,
     shows: watch::Sender<Shown>,
     present: Vec<ModelPresent>,
-    attempts: Attempts,
-    /// Nothing is begun before.
-    again_at: Option<Instant>,
+    /// Times of [`Turns`] are since this.
+    origin: Instant,
+    turns: Turns,
     under_way: Option<(Wanted, BoxFuture<'static, Ended>)>,
     meters: Meters,
     tasks: Tasks,
@@ -208,16 +200,23 @@ struct Keeper {
 impl Keeper {
     async fn run(
         mut self,
+        found: Vec<Found>,
         mut orders: mpsc::Receiver<Order>,
         mut progress: watch::Receiver<Progress>,
         stopping: CancellationToken,
     ) {
         self.look().await;
+        let damaged = found.into_iter().filter_map(|found| match found {
+            Found::Damaged { name, version, .. } => Some((name, version)),
+            Found::RecordDamaged { .. } => None,
+        });
+        self.damaged(damaged.collect()).await;
         self.end_shadows().await;
         let mut proving = Some(Box::pin(self.hands.clone().prove(self.present.clone())));
         loop {
-            self.show();
             self.begin();
+            self.show();
+            let due = self.due();
             let proven = async {
                 match &mut proving {
                     Some(proving) => proving.await,
@@ -240,23 +239,32 @@ impl Keeper {
                 ended = ended => self.ended(ended).await,
                 Ok(()) = progress.changed() => {}
                 Ok(()) = self.link.changed() => self.interrupt(|wanted| wanted.step == Step::Fetch),
-                () = sleep_until(self.again_at.unwrap_or_else(Instant::now)), if self.again_at.is_some() => {
-                    self.again_at = None;
-                }
+                () = sleep_until(due.unwrap_or(self.origin)), if due.is_some() => {}
             }
         }
     }
 
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// When something may be begun, or is waited for, that is not now.
+    fn due(&self) -> Option<Instant> {
+        let due_ms = self.turns.due_ms(&self.desired, self.now_ms())?;
+        Some(self.origin + Duration::from_millis(due_ms))
+    }
+
     /// Begins what is to be done next.
     fn begin(&mut self) {
-        if self.under_way.is_some() || self.again_at.is_some() {
+        let now_ms = self.now_ms();
+        if let Some((wanted, _)) = &self.under_way {
+            let others = self.turns.others(&self.desired, &wanted.version(), now_ms);
+            self.hands.others.send_replace(others);
             return;
         }
-        let Some(wanted) = self.desired.work().cloned() else { return };
         let link = self.link.borrow_and_update().clone();
-        if link.is_none() && wanted.step == Step::Fetch && wanted.assigned.mode != Mode::Off {
-            return; // begun when there is one
-        }
+        let Some(wanted) = self.turns.next(&self.desired, now_ms, link.is_some()).cloned() else { return };
+        self.turns.begin(&self.desired, &wanted.version());
         let shadowed = self.desired.shadows(&wanted.assigned.name);
         let work = self.hands.clone().perform(wanted.clone(), link, self.desired.keeps(), shadowed);
         self.under_way = Some((wanted, Box::pin(work)));
@@ -278,7 +286,7 @@ impl Keeper {
                 // A fetch that is wanted no more; a trial is ended first, and so it is still wanted.
                 let desired = self.desired.clone();
                 self.interrupt(|wanted| !desired.wants(wanted));
-                self.again_at = None;
+                self.turns.hurry();
                 // Whoever asked may have gone.
                 let _ = answer.send(stored);
             }
@@ -308,8 +316,7 @@ impl Keeper {
         });
         let (version, switched) = back.await.map_err(|failed| failed.detail().to_owned())?;
         tracing::warn!(%name, version, "an operator on this gateway went back to the version before");
-        let hands = self.hands.clone();
-        self.tasks.spawn_contained("hook of a model", async move { hands.tell(&switched).await });
+        self.tell(switched);
         let before = self.desired.clone();
         self.desired.left(&name);
         self.look().await;
@@ -321,7 +328,7 @@ impl Keeper {
     /// Something has come to its end: what follows is on disk before it is done.
     async fn ended(&mut self, ended: Ended) {
         let Some((wanted, _)) = self.under_way.take() else { return };
-        let (before, this) = (self.desired.clone(), (wanted.assigned.name.clone(), wanted.assigned.version));
+        let (before, this) = (self.desired.clone(), wanted.version());
         match ended {
             Ended::Fetched => self.desired.fetched(&wanted),
             Ended::Done => self.desired.done(&wanted),
@@ -329,21 +336,26 @@ impl Keeper {
             Ended::Reverted => self.desired.reverted(&wanted),
             Ended::Not(Failed::Refused { reason, detail }) => self.desired.refused(&wanted, reason, &detail),
             Ended::Not(Failed::Pack { reason, detail }) => {
-                let attempts = self.attempts.failed(&this);
+                let attempts = self.turns.failed(&this);
                 if attempts < ATTEMPTS_MAX {
-                    return self.later(detail, Duration::from_secs(1 << (attempts - 1)).min(ATTEMPT_WAIT_MAX));
+                    let wait = Duration::from_secs(1 << (attempts - 1)).min(ATTEMPT_WAIT_MAX);
+                    return self.later(&this, detail, wait);
                 }
                 self.desired.refused(&wanted, reason, &detail);
             }
-            Ended::Not(Failed::Later { detail }) => return self.later(detail, AGAIN),
+            Ended::Not(Failed::Later { detail }) => return self.later(&this, detail, AGAIN),
+            Ended::Not(Failed::GaveWay { detail }) => {
+                tracing::info!(name = %this.0, version = this.1, detail, "a model is fetched later: others wait");
+                return;
+            }
         }
-        self.attempts.forget(&this);
+        self.turns.ended(&this);
         self.hands.progress.send_replace(Progress::default());
         self.look().await;
         let present = self.present.clone();
         self.desired.go_on(|model| is_used(&present, model));
         if let Err(detail) = self.store(before).await {
-            self.later(detail, AGAIN);
+            self.later(&this, detail, AGAIN);
         }
         self.end_shadows().await;
     }
@@ -368,10 +380,11 @@ impl Keeper {
         self.look().await;
     }
 
-    fn later(&mut self, detail: String, wait: Duration) {
-        tracing::warn!(detail, "an assigned model waits; trying again in {wait:?}");
-        self.hands.progress.send_modify(|progress| progress.waits_for = Some(detail));
-        self.again_at = Some(Instant::now() + wait);
+    fn later(&mut self, version: &Version, detail: String, wait: Duration) {
+        tracing::warn!(name = %version.0, version = version.1, detail, "an assigned model waits; trying again in {wait:?}");
+        self.hands.progress.send_modify(|progress| progress.waits_for = None);
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        self.turns.wait(version, self.now_ms().saturating_add(wait_ms), detail);
     }
 
     /// What is in use is not what it was: it is out of use, and fetched again.
@@ -382,9 +395,24 @@ impl Keeper {
         let before = self.desired.clone();
         damaged.iter().for_each(|(name, version)| self.desired.damaged(name, *version));
         self.look().await;
-        if let Err(detail) = self.store(before).await {
-            self.later(detail, AGAIN);
+        for (name, _) in damaged {
+            let switched = self.hands.store.with(move |store| {
+                let now = store.shelf(&name)?.active().current;
+                Ok(work::switched(store, &name, now))
+            });
+            match switched.await {
+                Ok(switched) => self.tell(switched),
+                Err(reason) => tracing::error!(?reason, "who uses a model cannot be told that it was damaged"),
+            }
         }
+        // If not, the next start finds it damaged again.
+        let _ = self.store(before).await;
+    }
+
+    /// Tells whoever uses a model, while other things go on.
+    fn tell(&self, switched: hooks::Switched) {
+        let hands = self.hands.clone();
+        self.tasks.spawn_contained("hook of a model", async move { hands.tell(&switched).await });
     }
 
     /// Writes what is desired; if that fails it is as before. The error says why.
@@ -438,9 +466,7 @@ impl Keeper {
     fn show(&self) {
         let progress = self.hands.progress.borrow().clone();
         let mut present = self.present.clone();
-        if let Some(((name, _), fetching)) =
-            progress.fetching.filter(|_| self.under_way.is_some() || self.again_at.is_some())
-        {
+        if let Some(((name, _), fetching)) = progress.fetching.filter(|(version, _)| self.is_wanted(version)) {
             match present.iter_mut().find(|model| model.name == name) {
                 Some(model) => model.fetching = Some(fetching),
                 None => present.push(ModelPresent {
@@ -455,7 +481,13 @@ impl Keeper {
         }
         self.meters.present(&present);
         let reports = self.desired.reports().cloned().collect();
-        self.shows.send_replace(Shown { reports, present, waits_for: progress.waits_for });
+        let waits_for = self.turns.waits_for(&self.desired, self.now_ms()).map(str::to_owned);
+        self.shows.send_replace(Shown { reports, present, waits_for: progress.waits_for.or(waits_for) });
+    }
+
+    /// Whether it is still to be had.
+    fn is_wanted(&self, version: &Version) -> bool {
+        self.desired.wanted().iter().any(|wanted| wanted.step == Step::Fetch && wanted.version() == *version)
     }
 }
 

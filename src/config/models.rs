@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::edge::EdgeConfig;
 use super::kinds::{List, Optional, Size, Text, Time};
-use super::names::Name;
+use super::names::{Name, TopicFilter};
 use super::reader::{KeyPath, Reader};
 use super::rules::names_differ;
 use super::table::{key, section};
@@ -48,10 +48,13 @@ section! {
             key(List(Text(4096), 64)).example("[\"/usr/bin/systemctl\", \"reload\", \"press-vision\"]");
         /// URL on this machine that gets the same as JSON by POST, and answers with 2xx.
         http: Option<String> = None, key(Optional(Text(1024))).example("\"http://127.0.0.1:9000/model\"");
+        /// MQTT topic of this gateway's own broker on which the same is published, with the version before (`previous`), QoS 1
+        /// and retained. Nobody else can publish on it.
+        topic: Option<String> = None, key(Optional(TopicFilter)).example("\"models/press-anomaly\"");
         /// Program and arguments that must succeed (exit code 0) before a new version is kept; the same variables are set.
         /// Again every second until `health_timeout` is over; then the version before is in use again.
         health: Vec<String> = Vec::new(), key(List(Text(4096), 64)).example("[\"/usr/local/bin/vision-check\"]");
-        /// Time for hook, URL and health together.
+        /// Time for hook, URL, topic and health together.
         health_timeout: Duration = Duration::from_secs(30),
             key(Time(Duration::from_millis(100), Duration::from_secs(600)));
     }
@@ -73,6 +76,15 @@ pub(super) fn check(config: &EdgeConfig, reader: &mut Reader<'_>) {
         if let Some(url) = model.http.as_deref().filter(|url| !is_here(url)) {
             let text = format!("{url:?} is not on this machine; write http://127.0.0.1:PORT/…");
             reader.wrong(KeyPath::in_table::<Model>(index, "http"), text);
+        }
+        let Some(topic) = model.topic.as_deref() else { continue };
+        let earlier = config.model.iter().take(index).any(|other| other.topic.as_deref() == Some(topic));
+        if topic.contains(['+', '#']) || topic.starts_with('$') {
+            let text = format!("{topic:?} must have no + or #, and not begin with $: it is the topic of one message");
+            reader.wrong(KeyPath::in_table::<Model>(index, "topic"), text);
+        } else if earlier {
+            let text = format!("{topic:?} is another model's already; choose another");
+            reader.wrong(KeyPath::in_table::<Model>(index, "topic"), text);
         }
     }
 }

@@ -7,7 +7,8 @@
 //! ```
 //! A model can fail, hang, be slow, or say nonsense: the event is stored all the same, in time, and a metric says why it has
 //! no score. Each model runs on a thread of its own ([`worker`]), never on one that serves connections. A switch to another
-//! version loads it beside the one in use and puts it in its place when it has run ([`scorer`]).
+//! version loads it beside the one in use and puts it in its place when it has run ([`scorer`]). Only bytes that are proven to be
+//! what was signed are run ([`proof`]).
 //!
 //! Models are ONNX files, run by tract in builds with the feature `inference`; in others the configuration is refused.
 
@@ -19,6 +20,7 @@ mod meters;
 #[cfg(feature = "inference")]
 mod onnx;
 mod pending;
+mod proof;
 mod runs;
 mod scorer;
 pub mod verdict;
@@ -38,6 +40,8 @@ use futures_util::future::join_all;
 use self::engine::Open;
 use self::meters::Meters;
 pub use self::pending::{Alarm, Pending, Scored};
+use self::proof::Believed;
+pub use self::proof::Proofs;
 use self::scorer::Scorer;
 use crate::config::{EdgeConfig, edge as config};
 use crate::downlink::report::Scores;
@@ -54,6 +58,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long a start, or a change of the configuration, waits for models that load. Longer ones score when they are ready.
 const SET_MAX: Duration = Duration::from_secs(5);
 
+/// How often a start looks whether they are.
+const SETTLE_EVERY: Duration = Duration::from_millis(20);
+
 /// All models that score. Cheap to clone.
 #[derive(Clone)]
 pub struct Inference(Arc<Shared>);
@@ -66,6 +73,7 @@ struct Shared {
     node: String,
     event_bytes_max: u64,
     open: Open,
+    believed: Believed,
     meters: Meters,
 }
 
@@ -76,7 +84,7 @@ impl Inference {
         Self::with(engine::BUILT_IN, config, metrics)
     }
 
-    fn with(open: Open, config: &EdgeConfig, metrics: &Metrics) -> Self {
+    pub(crate) fn with(open: Open, config: &EdgeConfig, metrics: &Metrics) -> Self {
         Self(Arc::new(Shared {
             any: AtomicBool::new(false),
             scorers: RwLock::default(),
@@ -84,8 +92,35 @@ impl Inference {
             node: config.node.id.clone(),
             event_bytes_max: config.outbox.max_event,
             open,
+            believed: Believed::default(),
             meters: Meters::new(metrics),
         }))
+    }
+
+    /// From here on what `proofs` know is run, and nothing before. Whoever comes first is believed.
+    pub fn believe(&self, proofs: Arc<dyn Proofs>) {
+        let _ = self.0.believed.set(proofs);
+    }
+
+    /// Whether events are scored by this model.
+    pub fn uses(&self, model: &str) -> bool {
+        self.scorers().iter().any(|scorer| scorer.config.model == model)
+    }
+
+    /// Waits until each model in use is proven and loaded, or is not to be used; not for long.
+    pub async fn settle(&self) {
+        let settled = async {
+            for scorer in self.scorers().iter() {
+                scorer.look().await;
+                while !scorer.is_settled().await {
+                    tokio::time::sleep(SETTLE_EVERY).await;
+                    scorer.look().await;
+                }
+            }
+        };
+        if tokio::time::timeout(SET_MAX, settled).await.is_err() {
+            tracing::warn!("models are still being proven; events are stored without their scores meanwhile");
+        }
     }
 
     /// Looks for switched models until `tasks` stop.
@@ -111,7 +146,9 @@ impl Inference {
         let before = self.scorers();
         let scorer = |wanted: &config::Inference| {
             let same = before.iter().find(|scorer| scorer.config == *wanted);
-            same.cloned().unwrap_or_else(|| Arc::new(Scorer::new(wanted, &self.0.models, self.0.open, &self.0.meters)))
+            same.cloned().unwrap_or_else(|| {
+                Arc::new(Scorer::new(wanted, &self.0.models, (self.0.open, &self.0.believed), &self.0.meters))
+            })
         };
         let scorers: Vec<_> = edge.inferences.iter().map(scorer).collect();
         let loaded = tokio::time::timeout(SET_MAX, join_all(scorers.iter().map(|scorer| scorer.look()))).await;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::engine::{self, Open, Shape};
 use super::fields::Fields;
 use super::meters::{Meter, Meters, RoleMeter};
+use super::proof::Believed;
 use super::runs::{Ran, Runs};
 use super::worker::{Setup, Tally, Worker};
 use crate::config::edge::Inference;
@@ -41,6 +42,7 @@ pub struct Scorer {
     shadow: Slot,
     dir: PathBuf,
     open: Open,
+    believed: Believed,
     setup: Setup,
 }
 
@@ -72,7 +74,7 @@ impl Slot {
 
 impl Scorer {
     /// Nothing is loaded yet. `models`: the directory of all models.
-    pub fn new(config: &Inference, models: &Path, open: Open, meters: &Meters) -> Self {
+    pub fn new(config: &Inference, models: &Path, (open, believed): (Open, &Believed), meters: &Meters) -> Self {
         let setup =
             Setup { fields: Fields::new(config), batch_max: config.batch_max, alive: Arc::new(AtomicUsize::new(0)) };
         Self {
@@ -83,6 +85,7 @@ impl Scorer {
             shadow: Slot::default(),
             dir: models.join(&config.model),
             open,
+            believed: believed.clone(),
             setup,
         }
     }
@@ -133,7 +136,7 @@ impl Scorer {
             return Err(reason);
         }
         let Some(worker) = self.active().filter(|worker| worker.version == version) else {
-            return Err(format!("version {version} is not the one that current leads to"));
+            return Err(format!("version {version} is not proven, or not the one that current leads to"));
         };
         let begun = Instant::now();
         loop {
@@ -157,10 +160,7 @@ impl Scorer {
 
     async fn look_at(&self, link: &str, slot: &Slot, meter: &RoleMeter) {
         let mut seen = slot.seen.lock().await;
-        let path = self.dir.join(link);
-        let leads_to = tokio::task::spawn_blocking(move || std::fs::read_link(path)).await;
-        let leads_to = leads_to.ok().and_then(Result::ok).and_then(|to| to.to_str()?.parse::<u64>().ok());
-        let Some(version) = leads_to else {
+        let Some(version) = self.leads_to(link).await else {
             if seen.take().is_some() {
                 tracing::info!(model = self.config.model, link, "no model any more");
                 slot.set(None, meter);
@@ -170,7 +170,8 @@ impl Scorer {
         let done = |seen: &Seen| {
             seen.version == version && seen.failed.as_ref().is_none_or(|(at, _)| at.elapsed() < AGAIN_AFTER)
         };
-        if seen.as_ref().is_some_and(done) {
+        // One that is not proven yet is looked at again.
+        if seen.as_ref().is_some_and(done) || !self.is_proven(version) {
             return;
         }
         match self.load(version).await {
@@ -195,6 +196,27 @@ impl Scorer {
         }
     }
 
+    async fn leads_to(&self, link: &str) -> Option<u64> {
+        let path = self.dir.join(link);
+        let leads_to = tokio::task::spawn_blocking(move || std::fs::read_link(path)).await;
+        leads_to.ok()?.ok()?.to_str()?.parse().ok()
+    }
+
+    fn is_proven(&self, version: u64) -> bool {
+        self.believed.get().is_some_and(|proofs| proofs.is_proven(&self.config.model, version))
+    }
+
+    /// Whether what the links lead to was looked at.
+    pub async fn is_settled(&self) -> bool {
+        for (link, slot) in [(CURRENT, &self.active), (SHADOW, &self.shadow)] {
+            let seen = slot.seen.lock().await.as_ref().map(|seen| seen.version);
+            if self.leads_to(link).await != seen {
+                return false;
+            }
+        }
+        true
+    }
+
     async fn load(&self, version: u64) -> Result<Arc<Worker>, String> {
         let path = self.dir.join(version.to_string()).join(FILE);
         let shape = Shape {
@@ -202,8 +224,13 @@ impl Scorer {
             output: self.config.output.clone(),
             column: self.config.column,
         };
-        let open = self.open;
-        let load = Box::new(move || open(&engine::read(&path)?, &shape));
+        let (open, believed, model) = (self.open, self.believed.clone(), self.config.model.clone());
+        let load = Box::new(move || {
+            let bytes = engine::read(&path)?;
+            let proofs = believed.get().ok_or("nothing is proven")?;
+            proofs.check(&model, version, &bytes)?;
+            open(&bytes, &shape)
+        });
         Worker::start(version, load, self.setup.clone()).await
     }
 }

@@ -8,7 +8,7 @@
 //! A step is written to disk before anything acts on it, with what is to be reported of it; after a kill the same step is
 //! done again. A version is never left half decided: an assignment that comes in the middle of a trial waits for its end.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +64,11 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// Which version it is.
+    pub fn version(&self) -> Version {
+        (self.assigned.name.clone(), self.assigned.version)
+    }
+
     fn is_deciding(&self) -> bool {
         matches!(self.step, Step::Trial | Step::Reverting { .. })
     }
@@ -163,10 +168,9 @@ impl Desired {
         self.wanted.drain(..over);
     }
 
-    /// What is to be done next: first what is half decided.
-    pub fn work(&self) -> Option<&Wanted> {
-        let to_do = |wanted: &&Wanted| wanted.step == Step::Fetch;
-        self.wanted.iter().find(|wanted| wanted.is_deciding()).or_else(|| self.wanted.iter().find(to_do))
+    /// What is half decided.
+    pub fn deciding(&self) -> Option<&Wanted> {
+        self.wanted.iter().find(|wanted| wanted.is_deciding())
     }
 
     /// The version of `name` that is in use and of which nobody knows yet whether it is well.
@@ -232,11 +236,19 @@ impl Desired {
         }
     }
 
-    /// What is in use is not what it was: it is to be had again.
+    /// What was in use is not what it was, and out of use: it is to be had again.
     pub fn damaged(&mut self, name: &Name, version: u64) {
         let is = |wanted: &&mut Wanted| (&wanted.assigned.name, wanted.assigned.version) == (name, version);
         let done = self.wanted.iter_mut().filter(is).filter(|w| w.step == Step::Done && w.assigned.mode != Mode::Off);
-        done.for_each(|wanted| wanted.step = Step::Fetch);
+        let damaged = done.map(|wanted| {
+            let again = Wanted { step: Step::Fetch, ..wanted.clone() };
+            std::mem::replace(wanted, again)
+        });
+        let damaged: Vec<Wanted> = damaged.collect();
+        let detail = "its file on this gateway's disk was damaged; it is fetched again; look after the disk";
+        for of in damaged {
+            self.tell(&of.assigned, of.number, ModelOutcome::Reverted, "damaged", detail);
+        }
     }
 
     /// An operator on the site went back from it: nothing is done about it until it is assigned anew.
@@ -287,24 +299,6 @@ impl Desired {
     }
 }
 
-/// How often a step that did not work now was tried, so that it is not tried for ever.
-#[derive(Clone, Debug, Default)]
-pub struct Attempts(BTreeMap<Version, u32>);
-
-impl Attempts {
-    /// One more was in vain; how many that are.
-    pub fn failed(&mut self, version: &Version) -> u32 {
-        let attempts = self.0.entry(version.clone()).or_default();
-        *attempts = attempts.saturating_add(1);
-        *attempts
-    }
-
-    /// It is decided.
-    pub fn forget(&mut self, version: &Version) {
-        self.0.remove(version);
-    }
-}
-
 fn as_assigned(mode: Mode) -> ModelOutcome {
     match mode {
         Mode::Active => ModelOutcome::Active,
@@ -324,6 +318,12 @@ mod tests {
 
     use super::*;
     use crate::downlink::artefact::Digest;
+    use crate::models::turns::Turns;
+
+    /// What is to be done next, if nothing waits.
+    fn work(desired: &Desired) -> Option<Wanted> {
+        Turns::default().next(desired, 0, true).cloned()
+    }
 
     fn model(name: u8, version: u64, mode: u8) -> ModelAssigned {
         let mode = [Mode::Active, Mode::Shadow, Mode::Off][usize::from(mode % 3)];
@@ -371,7 +371,7 @@ mod tests {
                         newest = newest.max(n);
                     }
                     Op::Work(well, killed) => {
-                        let Some(work) = desired.work().cloned() else { continue };
+                        let Some(work) = work(&desired) else { continue };
                         match (&work.step, work.assigned.mode, well) {
                             (Step::Fetch, Mode::Active, true) => desired.fetched(&work),
                             (Step::Fetch, _, true) | (Step::Trial, _, true) => desired.done(&work),
@@ -407,7 +407,7 @@ mod tests {
             }
             // All comes to an end.
             for _ in 0..200 {
-                let Some(work) = desired.work().cloned() else { break };
+                let Some(work) = work(&desired) else { break };
                 match (&work.step, work.assigned.mode) {
                     (Step::Fetch, Mode::Active) => desired.fetched(&work),
                     (Step::Reverting { .. }, _) => desired.reverted(&work),
@@ -415,7 +415,7 @@ mod tests {
                 }
                 desired.go_on(|_| true);
             }
-            prop_assert!(desired.work().is_none() && desired.next.is_none());
+            prop_assert!(work(&desired).is_none() && desired.next.is_none());
             prop_assert_eq!(desired.at, newest.into());
         }
 
@@ -434,17 +434,25 @@ mod tests {
         let mut desired = Desired::default();
         desired.assign(1.into(), &[model(1, 1, 0), model(2, 5, 0)], |_| false);
         for _ in 0..4 {
-            let work = desired.work().cloned().unwrap();
+            let work = work(&desired).unwrap();
             if work.step == Step::Fetch { desired.fetched(&work) } else { desired.done(&work) }
         }
-        assert!(desired.work().is_none() && desired.reports().count() == 4);
+        assert!(work(&desired).is_none() && desired.reports().count() == 4);
         desired.assign(2.into(), &[model(1, 1, 0)], |_| true);
         let last = desired.reports().last().unwrap();
         assert_eq!((last.number, last.outcome, last.version), (2.into(), ModelOutcome::Active, 1));
-        assert!(desired.work().is_none() && desired.keeps().len() == 2);
+        assert!(work(&desired).is_none() && desired.keeps().len() == 2);
+        // One that is damaged is told of, and is to be had again.
+        desired.damaged(&model(2, 5, 0).name, 5);
+        let last = desired.reports().last().unwrap();
+        assert_eq!((last.outcome, last.reason.as_str(), last.version), (ModelOutcome::Reverted, "damaged", 5));
+        let again = work(&desired).unwrap();
+        assert_eq!((again.version(), &again.step), ((model(2, 5, 0).name, 5), &Step::Fetch));
+        desired.fetched(&again);
+        desired.done(&work(&desired).unwrap());
         // One that somebody left on the site is put to use again by a newer assignment.
         desired.left(&model(1, 1, 0).name);
         desired.assign(3.into(), &[model(1, 1, 0)], |_| false);
-        assert_eq!(desired.work().unwrap().step, Step::Fetch);
+        assert_eq!(work(&desired).unwrap().step, Step::Fetch);
     }
 }

@@ -222,10 +222,10 @@ impl Fetch {
         Self { packs, bucket, ahead_max: 1, reader: None, epochs: 0, bad, from_earliest: None }
     }
 
-    /// So many messages may be asked for and not have come, at most [`AHEAD_MAX`]; 1 before. Those that are on their way
-    /// stay so.
+    /// So many messages may be asked for and not have come, at most [`AHEAD_MAX`]; 1 before. 0: no more, it is to end when
+    /// what is on its way has come.
     pub fn allow(&mut self, ahead_max: u32) {
-        self.ahead_max = ahead_max.clamp(1, AHEAD_MAX);
+        self.ahead_max = ahead_max.min(AHEAD_MAX);
     }
 
     /// What is still lacking, by pack.

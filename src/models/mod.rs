@@ -26,6 +26,7 @@ pub mod manifest;
 pub mod pack;
 pub mod plan;
 pub mod store;
+pub mod turns;
 
 #[cfg(test)]
 mod tests;

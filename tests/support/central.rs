@@ -137,10 +137,15 @@ impl Central {
     /// Assigns models beside the gateway's own file. The assignment's number.
     pub async fn push_models(&mut self, node: &str, models: Vec<ModelAssigned>) -> u64 {
         let number = self.next(node);
+        self.send(node, self.models_message(node, number, models)).await;
+        number
+    }
+
+    /// The message that assigns models by this number.
+    pub fn models_message(&self, node: &str, number: u64, models: Vec<ModelAssigned>) -> String {
         let assignment = Assignment { models, ..assignment(node, number, None) };
         let assignment = assignment.to_envelope().signed_by(&self.keys.controller);
-        self.send(node, Message { keyring: None, assignment, document: None }.encode()).await;
-        number
+        Message { keyring: None, assignment, document: None }.encode()
     }
 
     /// What `node` has reported of version `version` by assignment `number`: outcome and reason, in order, each once.

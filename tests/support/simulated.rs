@@ -16,7 +16,7 @@ use tidegate::app::keeper::doors::{Doors, Visits};
 use tidegate::app::keeper::gateway::{Gateway, Probe};
 use tidegate::config::edge::Downlink;
 use tidegate::config::{Changes, EdgeConfig, Env, OwnFile};
-use tidegate::downlink::commands::{Commands, NotStored, Upstream};
+use tidegate::downlink::commands::{Commands, NotStored, Publisher, Retained, Upstream};
 use tidegate::downlink::keeper::{Status, status};
 use tidegate::downlink::link::{Link, Meters};
 use tidegate::downlink::report::{Lane, NodeReport, Running, What};
@@ -158,6 +158,7 @@ impl Simulated {
             clock,
             commands: self.place.commands.clone(),
             inference: Inference::new(&choice.begun.config, &metrics),
+            publisher: Arc::new(NoBroker),
         };
         choice.keep(source, kept, &metrics, signal(SignalKind::hangup()).unwrap()).unwrap();
         self.process = Some(Process { tasks, link_tasks, link });
@@ -279,5 +280,22 @@ impl Gateway for Devices {
     fn health(&self, _: &Downlink) -> impl Future<Output = Result<(), String>> + Send + 'static {
         let is_bad = self.config.http.max_batch == BAD;
         async move { if is_bad { Err("the devices do not answer".to_owned()) } else { Ok(()) } }
+    }
+}
+
+/// No devices, and so nobody who subscribes.
+struct NoBroker;
+
+impl Publisher for NoBroker {
+    fn publish(&self, _: Retained) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn retain(&self, _: Retained) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn clear(&self, _: String) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(std::future::ready(Ok(())))
     }
 }

@@ -4,9 +4,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use bytes::Bytes;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::config::edge::Model;
+use crate::downlink::commands::{Publisher, Retained};
 use crate::downlink::keeper::health;
 
 /// How often a check that fails is made again: a program that loads a model needs a moment.
@@ -21,6 +23,8 @@ pub struct Switched {
     pub name: String,
     /// Its version and file; `None`: none.
     pub version: Option<(u64, PathBuf)>,
+    /// The version that a rollback leads to.
+    pub previous: Option<u64>,
 }
 
 impl Switched {
@@ -35,18 +39,35 @@ impl Switched {
             "name": self.name,
             "version": self.version.as_ref().map(|(version, _)| version),
             "path": self.version.as_ref().map(|(_, path)| path.display().to_string()),
+            "previous": self.previous,
         })
     }
 }
 
-/// Tells program and URL.
-pub async fn tell(model: &Model, switched: &Switched) -> Result<(), String> {
+/// What is retained on a model's topic.
+pub fn retained(topic: &str, switched: &Switched) -> Retained {
+    Retained {
+        topic: topic.to_owned(),
+        payload: Bytes::from(switched.json().to_string()),
+        content_type: Some("application/json".to_owned()),
+        user: Vec::new(),
+        expires_in_ms: None,
+    }
+}
+
+/// Tells program, URL and topic.
+pub async fn tell(model: &Model, switched: &Switched, publisher: &dyn Publisher) -> Result<(), String> {
     let until = Instant::now() + model.health_timeout;
     health::run_with(&model.hook, &switched.variables(), model.health_timeout, KEY).await?;
-    let Some(url) = model.http.clone() else { return Ok(()) };
-    let (body, left) = (switched.json().to_string(), until.saturating_duration_since(Instant::now()));
-    let sent = tokio::task::spawn_blocking(move || post(&url, &body, left)).await;
-    sent.unwrap_or_else(|e| Err(e.to_string()))
+    if let Some(url) = model.http.clone() {
+        let (body, left) = (switched.json().to_string(), until.saturating_duration_since(Instant::now()));
+        let sent = tokio::task::spawn_blocking(move || post(&url, &body, left)).await;
+        sent.unwrap_or_else(|e| Err(e.to_string()))?;
+    }
+    let Some(topic) = &model.topic else { return Ok(()) };
+    let published = timeout_at(until, publisher.publish(retained(topic, switched))).await;
+    let published = published.unwrap_or_else(|_| Err(format!("not on disk within {KEY}")));
+    published.map_err(|why| format!("publishing on {topic}: {why}"))
 }
 
 /// Waits until the check says that it is well, within what is left of the time.
@@ -85,11 +106,44 @@ mod tests {
     use std::io::{Read as _, Write as _};
     use std::net::TcpListener;
 
+    use futures_util::FutureExt as _;
+    use futures_util::future::BoxFuture;
+
     use super::*;
     use crate::sys::tasks::thread;
 
     fn switched() -> Switched {
-        Switched { name: "anomaly".to_owned(), version: Some((7, PathBuf::from("/m/7/model"))) }
+        Switched { name: "anomaly".to_owned(), version: Some((7, PathBuf::from("/m/7/model"))), previous: Some(6) }
+    }
+
+    /// A broker that takes nothing.
+    struct Nobody;
+
+    impl Publisher for Nobody {
+        fn publish(&self, _: Retained) -> BoxFuture<'_, Result<(), String>> {
+            std::future::ready(self.retain_nothing()).boxed()
+        }
+
+        fn retain(&self, _: Retained) -> Result<(), String> {
+            self.retain_nothing()
+        }
+
+        fn clear(&self, _: String) -> BoxFuture<'_, Result<(), String>> {
+            std::future::ready(self.retain_nothing()).boxed()
+        }
+    }
+
+    impl Nobody {
+        fn retain_nothing(&self) -> Result<(), String> {
+            Err("the journal is full".to_owned())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_published_is_a_failure() {
+        let model = Model { topic: Some("models/anomaly".to_owned()), ..Model::default() };
+        let failed = tell(&model, &switched(), &Nobody).await;
+        assert_eq!(failed, Err("publishing on models/anomaly: the journal is full".to_owned()));
     }
 
     /// Answers one request with `status`; what it was.
@@ -115,11 +169,11 @@ mod tests {
         for (status, well) in [("204 No Content", true), ("503 Service Unavailable", false), ("302 Found", false)] {
             let (url, served) = server(status);
             let model = Model { http: Some(url), ..Model::default() };
-            let told = tell(&model, &switched()).await;
+            let told = tell(&model, &switched(), &Nobody).await;
             assert_eq!(told.is_ok(), well, "{status}: {told:?}");
             let got = served.join().unwrap();
             assert!(got.starts_with("POST /model HTTP/1.1\r\n"), "{got}");
-            assert!(got.ends_with(r#"{"name":"anomaly","path":"/m/7/model","version":7}"#), "{got}");
+            assert!(got.ends_with(r#"{"name":"anomaly","path":"/m/7/model","previous":6,"version":7}"#), "{got}");
         }
     }
 

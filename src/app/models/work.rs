@@ -10,12 +10,13 @@ use tokio::time::Instant;
 use super::hooks::{self, Switched};
 use crate::config::edge::Model;
 use crate::downlink::artefact::{Mode, Trust};
+use crate::downlink::commands::Publisher;
 use crate::downlink::link::Settings;
 use crate::downlink::report::ModelPresent;
 use crate::inference::Inference;
 use crate::models::desired::{Step, Wanted};
 use crate::models::fetch::run::{Failed, Job, Progress, Shared, fetch};
-use crate::models::manifest::Name;
+use crate::models::manifest::{Format, Name};
 use crate::models::store::{Files, Store, StoreError, Version};
 
 /// How long a version that scores events here is watched before it counts as well, unless enough events have come by then.
@@ -32,10 +33,14 @@ pub struct Hands {
     pub rate: u64,
     /// How far the fetching is.
     pub progress: watch::Sender<Progress>,
+    /// Whether others wait for what is being fetched.
+    pub others: watch::Sender<bool>,
     /// Who is believed now.
     pub trust: watch::Receiver<Arc<Trust>>,
     /// The models that score events.
     pub inference: Inference,
+    /// This gateway's own broker.
+    pub publisher: Arc<dyn Publisher>,
 }
 
 /// What became of a step.
@@ -91,8 +96,10 @@ impl Hands {
             assigned: wanted.assigned.clone(),
             trust: Arc::clone(&self.trust.borrow()),
             keep,
+            format: self.inference.uses(wanted.assigned.name.as_str()).then_some(Format::Onnx),
             rate: self.rate,
             progress: self.progress.clone(),
+            others: self.others.subscribe(),
         };
         let proven = fetch(&job).await?;
         if mode != Mode::Shadow {
@@ -120,7 +127,7 @@ impl Hands {
             Ok(switched) => switched,
             // It was proven, and then the disk lost it.
             Err(Failed::Refused { reason, detail }) => return Ok(Ended::Failing { reason, detail }),
-            Err(Failed::Pack { detail, .. } | Failed::Later { detail }) => {
+            Err(Failed::Pack { detail, .. } | Failed::Later { detail } | Failed::GaveWay { detail }) => {
                 return Ok(Ended::Failing { reason: "not-activated", detail });
             }
         };
@@ -130,7 +137,7 @@ impl Hands {
         }
         let Some(model) = self.hooks.get(&switched.name) else { return Ok(Ended::Done) };
         let begun = Instant::now();
-        if let Err(detail) = hooks::tell(model, &switched).await {
+        if let Err(detail) = hooks::tell(model, &switched, self.publisher.as_ref()).await {
             return Ok(Ended::Failing { reason: "hook-failed", detail });
         }
         match hooks::check(model, &switched, begun).await {
@@ -170,47 +177,66 @@ impl Hands {
     /// What follows is decided: whoever does not hear of it is only named.
     pub async fn tell(&self, switched: &Switched) {
         let Some(model) = self.hooks.get(&switched.name) else { return };
-        if let Err(detail) = hooks::tell(model, switched).await {
+        if let Err(detail) = hooks::tell(model, switched, self.publisher.as_ref()).await {
             let version = switched.version.as_ref().map(|(version, _)| *version);
             tracing::error!(model = switched.name, version, detail, "who uses the model could not be told of it");
         }
     }
 
-    /// Reads all of what is in use, after a start; what is damaged is out of use then.
-    pub async fn prove(self, present: Vec<ModelPresent>) -> Vec<(Name, u64)> {
+    /// Reads all of what is in use, after a start; what is damaged is out of use then. First those that score events: they
+    /// are waited for.
+    pub async fn prove(self, mut present: Vec<ModelPresent>) -> Vec<(Name, u64)> {
+        present.sort_by_key(|model| !self.inference.uses(model.name.as_str()));
         let mut damaged = Vec::new();
         for model in present {
-            let Some(version) = model.version else { continue };
-            let (name, trust) = (model.name.clone(), Arc::clone(&self.trust.borrow()));
-            let proven = self.store.with(move |store| {
-                Ok(match store.verify(&name, version, &trust) {
-                    Err(e @ StoreError::Damaged { .. }) => {
-                        tracing::error!("{e}");
-                        go_back(store, &name, &trust)?;
-                        true
-                    }
-                    Err(e) => {
-                        tracing::warn!("{e}; it stays in use");
-                        false
-                    }
-                    Ok(_) => false,
-                })
-            });
-            match proven.await {
-                Ok(true) => damaged.push((model.name.clone(), version)),
-                Ok(false) => {}
-                Err(reason) => {
-                    tracing::error!(name = %model.name, version, ?reason, "a damaged model cannot be put out of use");
+            let name = model.name;
+            for (version, role) in [(model.version, Role::Active), (model.shadow, Role::Shadow)] {
+                let Some(version) = version else { continue };
+                if self.prove_one(&name, version, role).await {
+                    damaged.push((name.clone(), version));
                 }
             }
             // So that a way back need not wait for it; one that is damaged is found out then.
             if let Some(previous) = model.previous {
-                let (name, trust) = (model.name.clone(), Arc::clone(&self.trust.borrow()));
+                let (name, trust) = (name.clone(), Arc::clone(&self.trust.borrow()));
                 let _ = self.store.with(move |store| store.verify(&name, previous, &trust)).await;
             }
         }
         damaged
     }
+
+    /// Whether the version is damaged, and out of use.
+    async fn prove_one(&self, name: &Name, version: u64, role: Role) -> bool {
+        let (of, trust) = (name.clone(), Arc::clone(&self.trust.borrow()));
+        let proven = self.store.with(move |store| {
+            Ok(match store.verify(&of, version, &trust) {
+                Err(e @ StoreError::Damaged { .. }) => {
+                    tracing::error!("{e}");
+                    match role {
+                        Role::Active => go_back(store, &of, &trust)?,
+                        Role::Shadow => store.set_shadow(&of, None)?,
+                    }
+                    true
+                }
+                Err(e) => {
+                    tracing::warn!("{e}; it stays in use");
+                    false
+                }
+                Ok(_) => false,
+            })
+        });
+        proven.await.unwrap_or_else(|reason| {
+            tracing::error!(%name, version, ?reason, "a damaged model cannot be put out of use");
+            false
+        })
+    }
+}
+
+/// What a version is used for.
+#[derive(Clone, Copy)]
+enum Role {
+    Active,
+    Shadow,
 }
 
 /// Back to the version before; if that is none, or not what it was, to none.
@@ -227,5 +253,6 @@ fn go_back(store: &mut Store<Files>, name: &Name, trust: &Trust) -> Result<(), S
 
 pub fn switched(store: &Store<Files>, name: &Name, version: Option<u64>) -> Switched {
     let version = version.map(|version| (version, store.version_path(name, version)));
-    Switched { name: name.to_string(), version }
+    let previous = store.shelf(name).ok().and_then(|shelf| shelf.active().previous).filter(|_| version.is_some());
+    Switched { name: name.to_string(), version, previous }
 }

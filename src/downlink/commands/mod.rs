@@ -218,7 +218,7 @@ impl Commands {
             wait_max: commands.max_wait,
             payload_bytes_max: commands.max_command,
             upstream,
-            topics: Topics::new(commands),
+            topics: Topics::new(config),
             watchers: watch::Watchers::default(),
             mirror: mirror::Changes::default(),
             meters,

@@ -1,7 +1,7 @@
-//! The MQTT topics of commands, their results and configurations. [pure]
+//! The MQTT topics of commands, their results and configurations, and of the gateway's own word on models. [pure]
 
 use super::command::{check_device, check_id};
-use crate::config::edge;
+use crate::config::EdgeConfig;
 
 /// The level of a template that stands for the device.
 const DEVICE: &str = "{device}";
@@ -16,21 +16,25 @@ pub enum Speaker<'a> {
     Anybody,
     /// The gateway, for operators: who is there obeys, or sets itself up by, what comes on it.
     Gateway,
+    /// The gateway alone: it says there what it has done.
+    GatewayAlone,
     /// This device, which answers a command.
     Device(&'a str),
 }
 
-/// Templates from `[commands]`. The configuration's check has seen to it that each has the device as a level.
+/// Templates from `[commands]`, and the topics of `[[model]]`. The configuration's check has seen to it that each has the device as a level.
 #[derive(Clone, Debug)]
 pub struct Topics {
     commands: String,
     config: String,
+    models: Vec<String>,
 }
 
 impl Topics {
     /// As configured.
-    pub fn new(config: &edge::Commands) -> Self {
-        Self { commands: config.topic.clone(), config: config.config_topic.clone() }
+    pub fn new(config: &EdgeConfig) -> Self {
+        let models = config.model.iter().filter_map(|model| model.topic.clone()).collect();
+        Self { commands: config.commands.topic.clone(), config: config.commands.config_topic.clone(), models }
     }
 
     /// Where a command is retained.
@@ -52,6 +56,9 @@ impl Topics {
 
     /// Whose word a message on `topic` is.
     pub fn speaker<'a>(&self, topic: &'a str) -> Speaker<'a> {
+        if self.models.iter().any(|model| model == topic) {
+            return Speaker::GatewayAlone;
+        }
         match (below(&self.commands, topic), below(&self.config, topic)) {
             (Some((device, Some(rest))), _) if rest.split_once('/').is_some_and(|(_, last)| last == RESULT) => {
                 Speaker::Device(device)
@@ -88,7 +95,7 @@ mod tests {
     use super::*;
 
     fn topics(template: &str) -> Topics {
-        Topics { commands: template.to_owned(), config: "c/{device}".to_owned() }
+        Topics { commands: template.to_owned(), config: "c/{device}".to_owned(), models: vec!["models/m".to_owned()] }
     }
 
     #[test]
@@ -129,6 +136,8 @@ mod tests {
             ("devices/d/commandsx/1", Speaker::Anybody),
             ("devices/d/x/commands/1", Speaker::Anybody),
             ("devices/d", Speaker::Anybody),
+            ("models/m", Speaker::GatewayAlone),
+            ("models/m/x", Speaker::Anybody),
             ("", Speaker::Anybody),
         ] {
             assert_eq!(topics.speaker(topic), speaker, "{topic}");

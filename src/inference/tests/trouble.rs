@@ -95,6 +95,28 @@ async fn what_cannot_be_loaded_leaves_the_one_before_at_work() {
 }
 
 #[tokio::test]
+async fn only_what_is_proven_is_run_and_only_the_bytes_that_were() {
+    let site = with(b"times 1", anomaly()).await;
+    site.inference.settle().await;
+    site.switch("current", UNPROVEN, b"times 2");
+    site.switch("shadow", UNPROVEN + 1, b"times 3");
+    site.set().await;
+    assert_eq!(said(&site.score_one(1.0, 2.0).await), [Some("anomaly@1"), Some("3"), None, None]);
+    assert_eq!(site.metric("load_failures_total{model=\"anomaly\",role=\"active\"}"), 0, "it may be proven yet");
+    let unproven = site.inference.check("anomaly", UNPROVEN, Duration::ZERO).await.unwrap_err();
+    assert!(unproven.contains("not proven"), "{unproven}");
+    // What was proven, and is another file now.
+    site.switch("current", 2, FORGED);
+    site.set().await;
+    assert_eq!(said(&site.score_one(1.0, 2.0).await)[0], Some("anomaly@1"));
+    assert_eq!(site.inference.check("anomaly", 2, Duration::ZERO).await, Err("it is forged".to_owned()));
+    // Before anybody says what is proven nothing is.
+    let silent = Inference::with(words, &site.config, &Metrics::default());
+    silent.set(&site.config).await;
+    assert_eq!(said(&silent.begin(vec![event("1", 1.0, 2.0)]).finish().await.events[0]), [None; 4]);
+}
+
+#[tokio::test]
 async fn models_that_hang_cost_a_bounded_number_of_threads() {
     let site = with(b"times 1", Config { latency_max: Duration::from_millis(5), ..anomaly() }).await;
     for version in 2..12 {

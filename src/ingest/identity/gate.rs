@@ -148,7 +148,7 @@ impl Gate {
         state: State,
         audit: Audit,
     ) -> Result<Self, NoRandomness> {
-        let topics = Arc::new(Topics::new(&config.commands));
+        let topics = Arc::new(Topics::new(config));
         let config = &config.identity;
         Ok(Self(Arc::new(Shared {
             clock,

@@ -198,15 +198,16 @@ impl Identity {
     }
 
     /// Whether it may publish to this topic name. Commands and configurations come from the gateway and operators only,
-    /// also where a pattern of topics covers them, and only who may speak for a device answers its commands.
+    /// also where a pattern of topics covers them, only who may speak for a device answers its commands, and what the gateway
+    /// says of its models nobody else says.
     pub fn may_publish(&self, topic: &str) -> bool {
         self.0.rights.may_publish(&self.0.name, topic)
-            && (self.0.operator
-                || match self.0.topics.speaker(topic) {
-                    Speaker::Anybody => true,
-                    Speaker::Gateway => false,
-                    Speaker::Device(device) => self.may_speak_for(device),
-                })
+            && match self.0.topics.speaker(topic) {
+                Speaker::GatewayAlone => false,
+                Speaker::Anybody => true,
+                Speaker::Gateway => self.0.operator,
+                Speaker::Device(device) => self.0.operator || self.may_speak_for(device),
+            }
     }
 
     /// Whether it may subscribe to this filter, `$share/group/` taken off: everything that it can match is allowed.

@@ -28,7 +28,7 @@ pub struct Local {
 impl Local {
     /// With `mqtt.http_topic`; {device} and {type} are filled in.
     pub fn new(hub: Hub, config: &EdgeConfig) -> Self {
-        Self { hub, topic: config.mqtt.http_topic.clone(), commands: Topics::new(&config.commands) }
+        Self { hub, topic: config.mqtt.http_topic.clone(), commands: Topics::new(config) }
     }
 
     /// The broker in numbers, for the status page.

@@ -17,7 +17,7 @@ use crate::downlink::artefact::{ModelAssigned, Trust};
 use crate::downlink::link::Settings;
 use crate::downlink::report::Fetching;
 use crate::models::index::Index;
-use crate::models::manifest::Signed;
+use crate::models::manifest::{Format, Signed};
 use crate::models::pack::{self, Body, Head, HeadReader};
 use crate::models::store::{Assembling, Files, Proven, Store, StoreError, Version};
 use crate::pulsar::names;
@@ -28,6 +28,9 @@ use crate::sys::random;
 /// What was written is made durable after this at the latest: what a power cut costs on a fast link. On a slow one each
 /// piece is durable before the next one is asked for. A kill costs nothing of what was written.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
+
+/// After this a fetch gives way, if others wait: going on costs a connection and reading again what is on disk.
+pub const SLICE: Duration = Duration::from_secs(60);
 
 /// What is written and not durable, at most.
 const UNCOMMITTED_BYTES_MAX: u64 = 4 << 20;
@@ -79,12 +82,20 @@ pub enum Failed {
         /// For people.
         detail: String,
     },
+    /// It goes on another time: others wait. Why it had not come further, if something kept it.
+    GaveWay {
+        /// For people; may be empty.
+        detail: String,
+    },
 }
 
 impl Failed {
     /// For people.
     pub fn detail(&self) -> &str {
-        let (Self::Refused { detail, .. } | Self::Pack { detail, .. } | Self::Later { detail }) = self;
+        let (Self::Refused { detail, .. }
+        | Self::Pack { detail, .. }
+        | Self::Later { detail }
+        | Self::GaveWay { detail }) = self;
         detail
     }
 
@@ -135,13 +146,17 @@ pub struct Job {
     pub trust: Arc<Trust>,
     /// The versions that are assigned, of all models.
     pub keep: BTreeSet<Version>,
+    /// What it must be, if that matters here.
+    pub format: Option<Format>,
     /// Bytes per second, and a second's at once.
     pub rate: u64,
     /// How far it is.
     pub progress: watch::Sender<Progress>,
+    /// Others wait: it gives way to them after [`SLICE`].
+    pub others: watch::Receiver<bool>,
 }
 
-/// Fetches it, unless it is here; whole and proven then. Waits for a link as long as it takes.
+/// Fetches it, unless it is here; whole and proven then. Waits for a link as long as it takes, or until others wait.
 pub async fn fetch(job: &Job) -> Result<Proven, Failed> {
     let mut run = Run { job, origin: Instant::now(), backoff: Backoff::default() };
     let mut bucket = Bucket::new(job.rate, 0);
@@ -207,6 +222,11 @@ impl Run<'_> {
         u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// Whether it has been at it long enough, with others waiting.
+    fn gives_way(&self) -> bool {
+        self.origin.elapsed() >= SLICE && *self.job.others.borrow()
+    }
+
     fn topic(&self, pack: u64) -> String {
         names::pack_topic(&self.job.link.tenant, self.job.assigned.name.as_str(), pack)
     }
@@ -227,7 +247,10 @@ impl Run<'_> {
             let (name, version) = (&self.job.assigned.name, self.job.assigned.version);
             tracing::info!(%name, version, "fetching a model: {text}; trying again");
         }
-        self.job.progress.send_modify(|progress| progress.waits_for = Some(text));
+        self.job.progress.send_modify(|progress| progress.waits_for = Some(text.clone()));
+        if self.gives_way() {
+            return Err(Failed::GaveWay { detail: text });
+        }
         sleep(self.backoff.after_failure(random::bits())).await;
         Ok(())
     }
@@ -248,6 +271,14 @@ impl Run<'_> {
                 assigned.digest
             );
             return Err(Failed::Refused { reason: "digest-mismatch", detail });
+        }
+        if self.job.format.is_some_and(|format| format != manifest.format) {
+            let (name, version) = (&manifest.name, manifest.version);
+            let detail = format!(
+                "version {version} of {name} is signed as opaque, and an [[inference]] of this gateway names it; publish it as \
+                 onnx, or take it out of [[inference]]"
+            );
+            return Err(Failed::Refused { reason: "not-onnx", detail });
         }
         head.index.fits(manifest).map_err(|e| Failed::pack("pack-damaged", e))?;
         Ok((signed, head.index))
@@ -311,7 +342,10 @@ impl Run<'_> {
         let mut fetch = Fetch::new(plan, bucket);
         let (mut reading, mut committed, mut pace) = (None::<Reading>, Instant::now(), Pace::default());
         loop {
-            fetch.allow(pace.ahead());
+            fetch.allow(if self.gives_way() { 0 } else { pace.ahead() });
+            if self.gives_way() && reading.as_ref().is_none_or(|reading| reading.asked.is_empty()) {
+                return Err(Failed::GaveWay { detail: String::new() });
+            }
             match (fetch.poll(self.now_ms()), &mut reading) {
                 (Action::Done, _) => return Ok(assembling),
                 (Action::GiveUp { pack }, _) => {

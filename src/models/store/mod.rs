@@ -22,6 +22,7 @@ pub mod busy;
 pub mod disk;
 pub mod error;
 mod files;
+mod proofs;
 pub mod shelf;
 mod start;
 mod uses;
@@ -34,6 +35,7 @@ pub use self::assemble::Assembling;
 pub use self::busy::Version;
 pub use self::disk::{Disk, Files};
 pub use self::error::StoreError;
+pub use self::proofs::{Proofs, Unusable};
 pub use self::start::{DIR, Found};
 
 use self::assemble::Proof;
@@ -57,7 +59,7 @@ pub struct Store<D: Disk = Files> {
     dir: PathBuf,
     bytes_max: u64,
     /// Versions that were read and found whole since the start.
-    proven: BTreeSet<Version>,
+    proven: Proofs,
     /// Versions of which that failed.
     damaged: BTreeSet<Version>,
     busy: Busy,
@@ -88,6 +90,11 @@ impl<D: Disk> Store<D> {
     pub fn shelf(&self, name: &Name) -> Result<Shelf, StoreError> {
         let dir = self.dir.join(name.as_str());
         Shelf::read(&self.disk, &dir).at(&dir)
+    }
+
+    /// Which versions are proven, from now on as well.
+    pub fn proofs(&self) -> Proofs {
+        self.proven.clone()
     }
 
     /// The models of which there is a directory.
@@ -176,7 +183,7 @@ impl<D: Disk> Store<D> {
         self.disk.sync_dir(&dir).at(&dir)?;
         self.disk.rename(&dir, &shelf.version_dir(version)).at(&dir)?;
         self.disk.sync_dir(&shelf.dir).at(&shelf.dir)?;
-        Ok(self.proven(name, version))
+        Ok(self.proven(assembling.manifest()))
     }
 
     /// Reads all of a version: whether it is what somebody who is trusted now has signed.
@@ -197,11 +204,11 @@ impl<D: Disk> Store<D> {
         };
         let signed = shelf::manifest(&self.disk, &dir).map_err(|_| damaged()).and_then(read);
         let whole = signed.and_then(|signed| match self.is_model(&dir.join(MODEL), signed.manifest()) {
-            true => Ok(()),
+            true => Ok(signed),
             false => Err(damaged()),
         });
         match whole {
-            Ok(()) => Ok(self.proven(name.clone(), version)),
+            Ok(signed) => Ok(self.proven(signed.manifest())),
             Err(e) => {
                 self.proven.remove(&(name.clone(), version));
                 if matches!(e, StoreError::Damaged { .. }) {
@@ -217,7 +224,7 @@ impl<D: Disk> Store<D> {
     pub fn activate(&mut self, proven: &Proven) -> Result<(), StoreError> {
         let (name, version) = (&proven.name, proven.version);
         let shelf = self.shelf(name)?;
-        if !self.proven.contains(&(name.clone(), version)) || !shelf.versions.get(&version).is_some_and(|h| h.sized) {
+        if !self.proven.has(&(name.clone(), version)) || !shelf.versions.get(&version).is_some_and(|h| h.sized) {
             return Err(StoreError::Missing { name: name.clone(), version });
         }
         shelf.set_active(&self.disk, shelf.active().with(version)).at(&shelf.dir)
@@ -229,17 +236,19 @@ impl<D: Disk> Store<D> {
         let shelf = self.shelf(name)?;
         let back = shelf.active().back().ok_or_else(|| StoreError::NothingBefore { name: name.clone() })?;
         let version = back.current.unwrap_or_default();
-        if !self.proven.contains(&(name.clone(), version)) {
+        if !self.proven.has(&(name.clone(), version)) {
             self.verify(name, version, trust)?;
         }
-        shelf.set_active(&self.disk, back).at(&shelf.dir)?;
+        // What would be the way back after that may have gone to make room.
+        let there = |other: u64| other == version || shelf.versions.get(&other).is_some_and(|held| held.sized);
+        shelf.set_active(&self.disk, back.restricted(there)).at(&shelf.dir)?;
         Ok(version)
     }
 
-    fn proven(&mut self, name: Name, version: u64) -> Proven {
-        let this = (name.clone(), version);
-        self.damaged.remove(&this);
-        self.proven.insert(this);
+    fn proven(&mut self, manifest: &Manifest) -> Proven {
+        let (name, version) = (manifest.name.clone(), manifest.version);
+        self.damaged.remove(&(name.clone(), version));
+        self.proven.add(manifest);
         Proven { name, version }
     }
 

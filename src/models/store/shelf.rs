@@ -104,7 +104,7 @@ impl Shelf {
 
     /// What is to be used: what the record says; without one what `current` leads to.
     pub fn active(&self) -> Active {
-        let linked = || Active { current: self.link.as_deref().and_then(version), previous: None };
+        let linked = || Active { current: self.link.as_deref().and_then(version), ..Active::default() };
         self.record.unwrap_or_else(linked)
     }
 

@@ -8,7 +8,7 @@ use super::busy::Busy;
 use super::disk::{Disk, Files};
 use super::error::At as _;
 use super::shelf::Shelf;
-use super::{Store, StoreError};
+use super::{Proofs, Store, StoreError};
 use crate::models::manifest::Name;
 use crate::sys::files::{self, DirLock};
 
@@ -49,7 +49,7 @@ impl Store<Files> {
 impl<D: Disk> Store<D> {
     /// Takes the models in `dir`, whose lock the caller holds.
     pub fn start(disk: D, dir: &Path, bytes_max: u64, lock: Option<DirLock>) -> Result<(Self, Vec<Found>), StoreError> {
-        let (proven, damaged, busy) = (BTreeSet::new(), BTreeSet::new(), Busy::default());
+        let (proven, damaged, busy) = (Proofs::default(), BTreeSet::new(), Busy::default());
         let store = Self { disk, dir: dir.to_owned(), bytes_max, proven, damaged, busy, _lock: lock };
         let mut found = Vec::new();
         for name in store.names()? {

@@ -27,7 +27,7 @@ impl<D: Disk> Store<D> {
     pub fn known(&self, name: &Name, version: u64) -> Option<Proven> {
         let name = name.clone();
         let this = (name, version);
-        self.proven.contains(&this).then_some(Proven { name: this.0, version })
+        self.proven.has(&this).then_some(Proven { name: this.0, version })
     }
 
     /// The file of a version that is here.
@@ -49,7 +49,7 @@ impl<D: Disk> Store<D> {
         let shelf = self.shelf(name)?;
         if let Some(proven) = to {
             let (version, this) = (proven.version, (name.clone(), proven.version));
-            if !self.proven.contains(&this) || proven.name != *name || !shelf.versions.contains_key(&version) {
+            if !self.proven.has(&this) || proven.name != *name || !shelf.versions.contains_key(&version) {
                 return Err(StoreError::Missing { name: name.clone(), version });
             }
         } else if shelf.shadow.is_none() {

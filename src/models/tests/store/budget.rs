@@ -58,10 +58,27 @@ fn the_version_in_use_and_the_one_before_stay_and_an_assigned_one_too() {
     assert_eq!(versions(&store), [1, 2, 4], "the candidate that nobody wants went");
     store.activate(&proven).unwrap();
     assert_eq!(store.rollback(&name(), &trust()).unwrap(), 2);
+    // The one before that is on the disk still, though nothing would have kept it.
+    assert_eq!(store.rollback(&name(), &trust()).unwrap(), 1);
     assert!(matches!(store.rollback(&name(), &trust()), Err(StoreError::NothingBefore { .. })));
     let gone = Proven::clone(&proven);
     install(&mut store, family, 1).unwrap();
     store.activate(&gone).unwrap();
+}
+
+#[test]
+fn a_way_back_that_went_to_make_room_is_none() {
+    let family = &FAMILIES[3];
+    let (_, mut store) = store(bytes(&family[1]) + bytes(&family[2]) + bytes(&family[3]) + 1000);
+    for version in [1, 2, 3] {
+        let proven = install(&mut store, family, version).unwrap();
+        store.activate(&proven).unwrap();
+    }
+    install(&mut store, family, 4).unwrap();
+    assert!(!store.shelf(&name()).unwrap().versions.contains_key(&1), "it is not kept for its own sake");
+    assert_eq!(store.rollback(&name(), &trust()).unwrap(), 2);
+    assert_eq!(store.shelf(&name()).unwrap().active().previous, None);
+    assert!(matches!(store.rollback(&name(), &trust()), Err(StoreError::NothingBefore { .. })));
 }
 
 #[test]
