@@ -29,7 +29,7 @@ from simulate import Factory
 
 HERE = Path(__file__).resolve().parent
 FETCH_SECONDS = 60
-WAVES, SOAK, ROLLOUT_TIME = "34%,100%", "1s", "5min"  # one of three gateways, then all
+WAVES, SOAK, ROLLOUT_TIME = "33%,100%", "1s", "5min"  # one of three gateways, then all
 TRIAL_EVENTS, TRIAL_SECONDS = 20, 0.2  # of each gateway while a roll-out is under way: gates judge what is scored
 SCORE_TOLERANCE = 1e-4  # between the gateway's arithmetic and onnxruntime's
 
@@ -166,6 +166,7 @@ class Loop:
 
     def compare(self) -> bool:
         """Reads what the gateways wrote, and judges."""
+        self.plant.wait_stored("telemetry", self.sent)
         events = list(lake.stored(self.plant.lake / "telemetry"))
         fields = list(self.source.fields)
         held, after = (lake.readings(events, fields, begins) for begins in ("heldout-", "after-"))

@@ -190,8 +190,12 @@ class Factory:
     unit = "machine"
     each: Each = "reading"  # what recall counts
     trial = "trial"  # what goes on while a version is rolled out
-    # What nobody expects of a good version; past it somebody should look first.
-    gates = {"shadow": ("--gate-disagreed", "20%"), "active": ("--gate-alarms", "20%", "--gate-errors", "1%")}
+    # Past what anybody expects of a good version somebody should look first. Few machines are behind a gateway, and a
+    # fault lasts for hours: a gate over fewer events would stop a version because two of them are broken.
+    gates = {
+        "shadow": ("--gate-events", "1000", "--gate-disagreed", "20%"),
+        "active": ("--gate-events", "1000", "--gate-alarms", "40%", "--gate-errors", "1%"),
+    }
 
     def __init__(self, seed: int, quick: bool) -> None:
         self.seed, self.stretches = seed, stretches(quick)
