@@ -40,8 +40,8 @@ key_file = "$work/tls/server.key"
 TOML
 "$tidegate" edge --config "$work/edge.toml" >"$work/edge.log" 2>&1 &
 pids+=($!)
-TIDEGATE_HTTP_LISTEN=$cloud TIDEGATE_PULSAR_SERVICE=pulsar://127.0.0.1:1 TIDEGATE_MODELS_DIR=$work/models \
-  "$tidegate" cloud >"$work/cloud.log" 2>&1 &
+mkdir "$work/cloud"
+(cd "$work/cloud" && TIDEGATE_HTTP_LISTEN=$cloud TIDEGATE_PULSAR_SERVICE=pulsar://127.0.0.1:1 exec "$tidegate" cloud) >"$work/cloud.log" 2>&1 &
 pids+=($!)
 answers() { for _ in $(seq 100); do curl -fsS -o /dev/null "$1" 2>/dev/null && return; sleep 0.1; done; tail "$work"/*.log >&2; return 1; }
 answers "http://$edge/readyz"

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import onnxruntime
@@ -150,9 +150,17 @@ class Loop:
         return session.run(["score"], {session.get_inputs()[0].name: rows})[0][:, 0]
 
 
+class Parser(argparse.ArgumentParser):
+    """Ends with the code that Tidegate has for wrong usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Says what is wrong."""
+        self.exit(64, f"anomaly: {message} (run.sh --help)\n")
+
+
 def parsed() -> argparse.Namespace:
     """The options; run.sh --help explains them."""
-    parser = argparse.ArgumentParser(prog="run.sh", description=__doc__)
+    parser = Parser(prog="run.sh", add_help=False)
     parser.add_argument("--data", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--labels", type=Path, metavar="FILE")
     parser.add_argument("--seed", type=int, default=1)
@@ -180,9 +188,8 @@ def call(script: str, *arguments: str) -> int:
     ).returncode
 
 
-def carried_out(options: argparse.Namespace) -> bool:
+def carried_out(source: Source, options: argparse.Namespace) -> bool:
     """The loop, with real processes."""
-    source: Source = Series(options.data, options.labels) if options.data else Factory(options.seed, options.quick)
     say("starting a Pulsar broker, a cloud process and 3 gateways")
     with Plant(program(), source.fields, options.keep) as plant:
         return Loop(plant, source, options).run()
@@ -196,11 +203,16 @@ def swept(options: argparse.Namespace) -> bool:
 
 
 def main() -> int:
-    """Runs it; 0: all claims hold, 1: one does not, 70: it could not be carried out, 130: interrupted."""
+    """Runs it; 0: all claims hold, 1: one does not, 64: usage, 70: it could not be carried out, 130: interrupted."""
     options = parsed()
     signal.signal(signal.SIGTERM, interrupted)
     try:
-        held = carried_out(options)
+        source: Source = Series(options.data, options.labels) if options.data else Factory(options.seed, options.quick)
+    except (ValueError, OSError) as error:
+        print(f"anomaly: {error}", file=sys.stderr)
+        return 64
+    try:
+        held = carried_out(source, options)
         if options.seeds and not options.quick and not options.data:
             held &= swept(options)
     except (Failed, Refused, ValueError, OSError) as error:

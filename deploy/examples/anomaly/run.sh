@@ -43,6 +43,10 @@ if [ -z "${TIDEGATE_BIN:-}" ]; then
   cargo build --locked --release --features inference --bin tidegate
   TIDEGATE_BIN=${CARGO_TARGET_DIR:-target}/release/tidegate
 fi
+if ! [ -x "$TIDEGATE_BIN" ]; then
+  echo "anomaly: TIDEGATE_BIN names $TIDEGATE_BIN, which is no program" >&2
+  exit 64
+fi
 TIDEGATE_BIN=$(realpath -- "$TIDEGATE_BIN")
 export TIDEGATE_BIN
 # Small networks learn faster on one thread than on two that wait for each other, above all beside a broker.

@@ -37,7 +37,10 @@ class Line:
     def __init__(self, number: int, path: Path, windows: list[tuple[datetime, datetime]]) -> None:
         self.name, self.windows = f"{number}-{path.stem}"[:64], windows
         with path.open(newline="") as file:
-            rows = [(datetime.fromisoformat(row["timestamp"]), float(row["value"])) for row in csv.DictReader(file)]
+            table = csv.DictReader(file)
+            if not {"timestamp", "value"} <= set(table.fieldnames or ()):
+                raise ValueError(f"{path}: the first line must be timestamp,value")
+            rows = [(datetime.fromisoformat(row["timestamp"]), float(row["value"])) for row in table]
         rows.sort()
         if len(rows) < 10 * HISTORY_MIN:
             raise ValueError(f"{path}: {len(rows)} readings are too few")
@@ -83,6 +86,9 @@ class Series:
     judged = False  # what real data shows is shown, not promised
 
     def __init__(self, files: list[Path], labels: Path | None) -> None:
+        for path in files:
+            if not path.is_file():
+                raise ValueError(f"{path} is no file")
         labels = labels or next((found for name in LABELS if (found := files[0].parent / name).exists()), None)
         if labels is None:
             raise ValueError(f"give --labels FILE: there is no {' or '.join(LABELS)} beside {files[0]}")
