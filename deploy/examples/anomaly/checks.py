@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Tests of what the figures hang on: counting, reports, time, and that the file says what the network says.
 
 run.sh --quick runs them first.

@@ -1,7 +1,8 @@
 """Reads what the cloud has stored (its sink "files"): telemetry with the gateways' scores, and the reports of faults.
 
 A reading is faulty when a report names its machine and a time that it lies in. Reports travel apart from telemetry,
-and later."""
+and later.
+"""
 
 import io
 import json

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """The loop as a whole: telemetry, training, publication, shadow, switch, and the count of what the new model is worth.
 
 run.sh calls this with everything installed; run.sh --help lists the options. README.md tells the story.
@@ -8,9 +7,12 @@ import argparse
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -27,6 +29,8 @@ from simulate import Factory
 
 HERE = Path(__file__).resolve().parent
 FETCH_SECONDS = 60
+WAVES, SOAK, ROLLOUT_TIME = "33%,100%", "1s", "5min"  # one of three gateways, then all
+TRIAL_EVENTS, TRIAL_SECONDS = 20, 0.2  # of each gateway while a roll-out is under way: gates judge what is scored
 SCORE_TOLERANCE = 1e-4  # between the gateway's arithmetic and onnxruntime's
 
 Event = dict[str, Any]
@@ -44,12 +48,50 @@ def gateway_of(event: Event) -> int:
     return int(digits or 0) % len(GATEWAYS)
 
 
+class Trial:
+    """Telemetry that goes on while a roll-out is under way, on a thread of its own. Use it with `with`."""
+
+    def __init__(self, senders: list[Sender], events: Iterator[Event]) -> None:
+        self.senders, self.events, self.sent = senders, events, 0
+        self.over, self.error = threading.Event(), ""
+        self.thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> "Trial":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+        if self.error:
+            raise Failed(self.error)
+
+    def _run(self) -> None:
+        while not self.over.wait(TRIAL_SECONDS):
+            mine: list[list[Event]] = [[] for _ in self.senders]
+            for event in islice(self.events, TRIAL_EVENTS * len(mine)):
+                mine[gateway_of(event)].append(event)
+            try:
+                self.sent += sum(sender.post(batch) for sender, batch in zip(self.senders, mine, strict=True) if batch)
+            except Refused as error:
+                self.error = str(error)
+                return
+
+
+def endless(source: Source) -> Iterator[Event]:
+    """Telemetry of the stretch for roll-outs, again and again under other ids."""
+    for again in count():
+        for event in source.events(source.trial):
+            if event["type"] == lake.TELEMETRY:
+                yield event | {"id": f"trial-{again}-{event['id']}"}
+
+
 class Loop:
     """The steps, in their order."""
 
     def __init__(self, plant: Plant, source: Source, options: argparse.Namespace) -> None:
         self.plant, self.source, self.options = plant, source, options
-        self.sent = 0
+        self.sent, self.trial = 0, endless(source)
         self.senders = [Sender(process.url) for process in plant.gateways.values()]
 
     def send(self, stretch: str) -> None:
@@ -60,11 +102,11 @@ class Loop:
         for event in self.source.events(stretch):
             mine[gateway_of(event)].append(event)
         with ThreadPoolExecutor(len(mine)) as pool:
-            count = sum(pool.map(self._send, self.senders, mine))
-        self.sent += count
+            accepted = sum(pool.map(self._send, self.senders, mine))
+        self.sent += accepted
         self.plant.wait_stored("telemetry", self.sent)
         seconds = time.monotonic() - begun
-        say(f"  {count:,} events are through and stored, {seconds:.0f} s, {count / seconds:,.0f} a second")
+        say(f"  {accepted:,} events are through and stored, {seconds:.0f} s, {accepted / seconds:,.0f} a second")
 
     @staticmethod
     def _send(sender: Sender, events: list[Event]) -> int:
@@ -87,15 +129,22 @@ class Loop:
         return self.plant.directory / f"v{version}.onnx"
 
     def roll_out(self, version: int, shadow: bool) -> None:
-        """All gateways get the version; waits until each scores with it."""
+        """Brings the version to one gateway, then to all, while telemetry goes on; waits until each scores with it."""
         role, begun = "shadow" if shadow else "active", time.monotonic()
-        say(f"giving version {version} to the gateways, " + ("beside the one in use (shadow)" if shadow else "for use"))
-        order = ["model", "assign", MODEL, "--version", str(version), "--group", GROUP, "--cloud", self.plant.cloud.url]
-        self.plant.tidegate(*order, *(["--shadow"] if shadow else []))
+        gates = self.source.gates[role] if version > 1 else ()  # the first one has nothing to be better than
+        how = f"{'beside the one in use (shadow)' if shadow else 'for use'}, {' '.join(gates) or 'without gates'}"
+        say(f"rolling out version {version}, {how}")
+        order = ["model", "rollout", MODEL, str(version), *(["--shadow"] if shadow else []), "--group", GROUP]
+        order += ["--waves", WAVES, "--soak", SOAK, *gates, "--wait", "--timeout", ROLLOUT_TIME]
+        # Without gates nobody waits for events; and what comes before a training would be learnt without its reports.
+        with Trial(self.senders, self.trial if gates else iter(())) as trial:
+            self.plant.tidegate(*order, "--cloud", self.plant.cloud.url)
+        self.sent += trial.sent
         for gateway, process in self.plant.gateways.items():
             scores = partial(self.scores_with, gateway, role, version)
             wait(f"version {version} on {gateway} ({role})", FETCH_SECONDS, scores, process)
-        say(f"  all of them score with it {time.monotonic() - begun:.1f} s after the order")
+        seconds = time.monotonic() - begun
+        say(f"  done after {seconds:.1f} s, in which {trial.sent:,} more events came; all gateways score with it")
 
     def scores_with(self, gateway: str, role: str, version: int) -> bool:
         """Whether a gateway has loaded the version."""
@@ -117,6 +166,7 @@ class Loop:
 
     def compare(self) -> bool:
         """Reads what the gateways wrote, and judges."""
+        self.plant.wait_stored("telemetry", self.sent)
         events = list(lake.stored(self.plant.lake / "telemetry"))
         fields = list(self.source.fields)
         held, after = (lake.readings(events, fields, begins) for begins in ("heldout-", "after-"))

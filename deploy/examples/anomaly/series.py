@@ -7,7 +7,8 @@ A model sees one event at a time, so the sender puts what went before into each:
 before, from the hour before, and from the same time on the day before, all in units of the series' own spread, and
 the time of day. All of it looks back only. Each series is divided by its own time: the first 40 % stand for what was
 known when the old model was made, up to 70 % for what was gathered since, the last 30 % are held out. The windows
-travel as reports when they are over, apart from the readings."""
+travel as reports when they are over, apart from the readings.
+"""
 
 import bisect
 import csv
@@ -15,6 +16,7 @@ import json
 import math
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,9 @@ class Series:
     fields = FIELDS
     unit = "series"
     each: Each = "fault"  # windows are wide, and most of a window looks like any other time
+    trial = "fleet"
+    # Nothing is known of what versions will say of real series: these must score, no more.
+    gates = {"shadow": ("--gate-errors", "1%"), "active": ("--gate-errors", "1%")}
     judged = False  # what real data shows is shown, not promised
 
     def __init__(self, files: list[Path], labels: Path | None) -> None:
@@ -113,17 +118,22 @@ class Series:
         return f"{len(self.lines)} series, {100 * begin:.0f} to {100 * end:.0f} % of each one's time: {what[name]}"
 
     def events(self, name: str) -> Iterator[Event]:
-        """All readings of a stretch, and the reports of the windows that end in it."""
-        for line in self.lines:
-            begin, end = (line.at(share) for share in PARTS[name])
-            for n, time in enumerate(line.times):
-                if begin <= time < end and n >= HISTORY_MIN:
-                    yield event(name, "telemetry", line, n, time, line.reading(n))
-            for n, (since, until) in enumerate(line.windows):
-                if begin <= until < end or (name == "heldout" and until >= end):
-                    # Inclusive, as the benchmark counts.
-                    data = {"from": stamp(since), "to": stamp(until + timedelta(seconds=1)), "fault": "anomaly"}
-                    yield event(name, "report", line, n, until, data)
+        """All events of a stretch, one of each series in turn."""
+        for events in zip_longest(*(of_line(line, name) for line in self.lines)):
+            yield from (event for event in events if event)
+
+
+def of_line(line: Line, name: str) -> Iterator[Event]:
+    """The readings of a stretch of a series, and the reports of the windows that end in it."""
+    begin, end = (line.at(share) for share in PARTS[name])
+    for n, time in enumerate(line.times):
+        if begin <= time < end and n >= HISTORY_MIN:
+            yield event(name, "telemetry", line, n, time, line.reading(n))
+    for n, (since, until) in enumerate(line.windows):
+        if begin <= until < end or (name == "heldout" and until >= end):
+            # Inclusive, as the benchmark counts.
+            data = {"from": stamp(since), "to": stamp(until + timedelta(seconds=1)), "fault": "anomaly"}
+            yield event(name, "report", line, n, until, data)
 
 
 def stamp(time: datetime) -> str:

@@ -11,7 +11,8 @@ training and counting read these reports; the gateways score telemetry alone.
 What makes it hard, as in real halls: the temperature of a machine depends on its hall, its load and its own thermal
 inertia; vibration and temperature grow with the hours since the last service, faster on some machines; sensors are
 off by a constant that differs from machine to machine; a knock can look like a broken bearing for one reading; every
-fault begins below the noise, and weak ones stay near it. No threshold and no model separates all of that."""
+fault begins below the noise, and weak ones stay near it. No threshold and no model separates all of that.
+"""
 
 import argparse
 import math
@@ -188,6 +189,13 @@ class Factory:
     fields = FIELDS
     unit = "machine"
     each: Each = "reading"  # what recall counts
+    trial = "trial"  # what goes on while a version is rolled out
+    # Past what anybody expects of a good version somebody should look first. Few machines are behind a gateway, and a
+    # fault lasts for hours: a gate over fewer events would stop a version because two of them are broken.
+    gates = {
+        "shadow": ("--gate-events", "1000", "--gate-disagreed", "20%"),
+        "active": ("--gate-events", "1000", "--gate-alarms", "40%", "--gate-errors", "1%"),
+    }
 
     def __init__(self, seed: int, quick: bool) -> None:
         self.seed, self.stretches = seed, stretches(quick)

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """The comparison over several seeds, without gateways: how much of the result is luck, and what it comes from.
 
   sweep.py [--first 1] [--seeds 5] [--recall 0.8]
@@ -6,7 +5,8 @@
 Each seed is another factory. Every model is trained by the same code; only what it has seen differs. All are counted
 on the same held-out readings, of machines and weeks that none has seen: the new model at the threshold that it
 brought with it, the others at the threshold that gives them the same recall on the held-out readings, which they
-would not have known."""
+would not have known.
+"""
 
 import argparse
 from datetime import datetime

@@ -8,10 +8,11 @@ DIR is the directory of the cloud's sink "files". Every machine.telemetry in it 
 faulty when a machine.report says so.
 
 The threshold is chosen in training, not afterwards: each machine is scored by a network that has not seen that
-machine (cross- validation, machines divided into three parts), and the highest threshold with the wanted recall on
+machine (cross-validation, machines divided into three parts), and the highest threshold with the wanted recall on
 these scores is taken. Then one network learns from all of it. The threshold travels in the model: the scores are
 shifted so that 0.5 is the threshold of every version. A new version needs no new configuration, and "above 0.5"
-means the same for the one in use and a candidate."""
+means the same for the one in use and a candidate.
+"""
 
 import argparse
 import json
