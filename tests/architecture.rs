@@ -18,7 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("journal", &["event", "sys", "observe"]),
     ("downlink", &["journal", "pulsar", "config", "event", "sys", "observe", "security"]),
     ("models", &["downlink", "pulsar", "config", "event", "sys"]),
-    ("inference", &["config", "event", "sys", "observe"]),
+    ("inference", &["downlink", "config", "event", "sys", "observe"]),
     ("ingest", &["inference", "outbox", "journal", "downlink", "config", "event", "sys", "observe", "security"]),
     ("uplink", &["outbox", "pulsar", "config", "event", "sys", "observe", "security"]),
     ("cloud", &["downlink", "models", "pulsar", "config", "event", "sys", "observe", "security"]),

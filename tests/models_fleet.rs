@@ -93,9 +93,12 @@ async fn many_gateways_fetch_a_model_from_one_broker_with_little_memory() {
         assert!(fs::read(node.models().join("anomaly/current/model")).unwrap() == model.file, "{}", node.name);
     }
 
-    let messages = messages_out(&broker, &model.topic(TENANT));
     let bytes = model.messages.iter().map(Vec::len).sum::<usize>() as u64;
     let each = model.messages.len() as u64;
+    // What went to a consumer that has just closed is in no figure for a moment (Pulsar 4.0.7, two of five runs with 200).
+    let sent = || messages_out(&broker, &model.topic(TENANT));
+    let all = |sent: &u64| *sent >= each * count as u64;
+    let messages = support::eventually("the broker's figures", Duration::from_secs(30), sent, all).await;
     println!(
         "{count} gateways × {} MiB: the first after {:.1} s, the last after {took:.1} s, {:.0} MB/s in all",
         MODEL_BYTES >> 20,
@@ -103,8 +106,8 @@ async fn many_gateways_fetch_a_model_from_one_broker_with_little_memory() {
         (bytes * count as u64) as f64 / took / 1e6,
     );
     println!(
-        "{bytes} bytes in {each} messages each, {messages} messages in all ({} more)",
-        messages - each * count as u64
+        "{bytes} bytes in {each} messages each: {} messages are due, and {messages} were sent",
+        each * count as u64
     );
     let peaks: Vec<u64> = nodes.iter().map(|node| memory_kib(node, "VmHWM:")).collect();
     let over: Vec<u64> = idle.iter().zip(&peaks).map(|(idle, peak)| peak.saturating_sub(*idle)).collect();

@@ -39,7 +39,7 @@ pub enum ModelCommand {
     Assign(assign::Args),
     /// Bring a version to gateways in waves, and take it back where it is not well
     #[command(after_long_help = rollout::AFTER)]
-    Rollout(rollout::Args),
+    Rollout(Box<rollout::Args>),
     /// List the models of the catalogue, with the newest version of each
     List(list::ListArgs),
     /// Show the versions of a model: who published them, when, from what

@@ -565,6 +565,20 @@ fn the_topics_of_commands_must_name_the_device_and_differ() {
 }
 
 #[test]
+fn the_topic_of_a_model_is_one_topic_and_no_other_model_s() {
+    let with =
+        |topic: &str| format!("[[model]]\nname = \"a\"\ntopic = \"m/a\"\n[[model]]\nname = \"b\"\ntopic = {topic:?}\n");
+    for (topic, words) in
+        [("m/+", "no + or #"), ("m/#", "no + or #"), ("$SYS/m", "not begin with $"), ("m/a", "another model's")]
+    {
+        let errors = edge(&with(topic)).unwrap_err();
+        assert!(errors.len() == 1 && errors[0].starts_with("edge.toml:6:9: "), "{errors:?}");
+        assert!(errors[0].contains("topic") && errors[0].contains(words), "{errors:?}");
+    }
+    assert_eq!(edge(&with("m/b")).unwrap().0.model[1].topic.as_deref(), Some("m/b"));
+}
+
+#[test]
 fn a_mapping_must_make_sense() {
     let refused = |topic: &str, more: &str| edge(&format!("[[mapping]]\ntopic = \"{topic}\"\n{more}")).unwrap_err();
     for (topic, more, place, why) in [

@@ -84,6 +84,8 @@ mod tests {
 
     use super::*;
 
+    type Both = (Option<Ran>, Option<Ran>);
+
     fn ran() -> impl Strategy<Value = Option<Ran>> {
         let outcome = prop_oneof![
             6 => (0..4_u8).prop_map(|score| Ok(f32::from(score))),
@@ -103,7 +105,7 @@ mod tests {
         fn each_version_is_counted_from_when_it_began(events in prop::collection::vec((ran(), ran()), 0..60)) {
             let mut runs = Runs::default();
             events.iter().for_each(|(active, shadow)| runs.count(*active, *shadow, Some(1.0)));
-            let since = |ran: fn(&(Option<Ran>, Option<Ran>)) -> Option<Ran>| {
+            let since = |ran: fn(&Both) -> Option<Ran>| {
                 let version = events.iter().rev().find_map(ran)?.version;
                 let is_other = |event: &_| ran(event).is_some_and(|ran| ran.version != version);
                 Some((version, events.iter().rposition(is_other).map_or(0, |at| at + 1)))

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tidegate::downlink::artefact::{Assignment, Message};
+use tidegate::models::manifest::{Format, Manifest};
 
-use crate::site::{CONTROLLER, PATIENCE, Site, TRUSTED, key, signed, weights};
+use crate::site::{CONTROLLER, PATIENCE, Site, TRUSTED, key, manifest, weights};
 use crate::support::process::Tidegate;
 
 struct Plant {
@@ -74,8 +75,10 @@ impl Plant {
         });
     }
 
-    fn publish(&self, version: u64, file: &[u8]) {
-        assert_eq!(self.site.upload("press", &signed("press", version, file), file).0, 201);
+    fn publish(&self, version: u64, format: Format, file: &[u8]) {
+        let manifest = Manifest { format, ..manifest("press", version, file) };
+        let signed = manifest.sign(&key(TRUSTED)).unwrap().encode();
+        assert_eq!(self.site.upload("press", &signed, file).0, 201);
     }
 
     /// Rolls out to the group and waits for its end: exit code and all that is said.
@@ -121,7 +124,7 @@ fn a_good_version_goes_to_all_and_one_that_is_not_well_is_taken_back_where_it_wa
     );
     let mut plant = Plant::start("models-rollouts", 3, &model);
     let one = weights(300_000, 1);
-    plant.publish(1, &one);
+    plant.publish(1, Format::Opaque, &one);
     let (code, said) = plant.roll_out(&["1", "--waves", "30%,100%"]);
     assert!(code == 0 && said.contains("press version 1, completed: 3 of 3"), "{code} {said}");
     plant.add();
@@ -130,7 +133,7 @@ fn a_good_version_goes_to_all_and_one_that_is_not_well_is_taken_back_where_it_wa
 
     // Half of them get it. The first in the line is not well with it, the second is.
     let two = [&one[..200_000], b"TRIED"].concat();
-    plant.publish(2, &two);
+    plant.publish(2, Format::Opaque, &two);
     let line = plant.line("second");
     std::fs::write(&sick, name(line[0])).unwrap();
     let (code, said) = plant.roll_out(&["2", "--waves", "50%,100%", "--id", "second"]);
@@ -188,7 +191,7 @@ fn a_version_that_disagrees_or_alarms_too_much_is_stopped_by_its_gate() {
     // By the sum each event is 21, by its logarithm about 3.
     let (sum, log) = (onnx("sum.onnx"), onnx("log.onnx"));
     for (version, file) in [(1, &log), (2, &sum), (3, &log)] {
-        plant.publish(version, file);
+        plant.publish(version, Format::Onnx, file);
     }
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {

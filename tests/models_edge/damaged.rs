@@ -46,7 +46,7 @@ async fn a_version_that_was_damaged_is_out_of_use_told_of_and_fetched_again_as_f
         assert!(reverted.1 == "damaged" && reverted.2.contains("look after the disk"), "{reverted:?}");
         assert!(site.current("anomaly").as_ref() == Some(&two.file));
         // The head is here; of the pieces only what was damaged comes again.
-        let again = out(&site) - before;
+        let again = out(&site).saturating_sub(before);
         println!("{again} of {all} messages came again");
         assert!(again < all, "{again} messages came again, of {all}");
     }
