@@ -17,4 +17,9 @@ cargo test --locked --lib --bins --tests -- "$@"
 if [ $# = 0 ]; then
   cargo test --locked --features inference --lib inference
   cargo test --locked --features inference --test inference
+  cargo test --locked --features inference --test models_cloud stopped_by_its_gate
+  # The example's loop, with the binary that the line above has built. Not by default: it installs 600 MB of Python.
+  if [ -n "${TIDEGATE_TEST_ANOMALY:-}" ]; then
+    TIDEGATE_BIN="${CARGO_TARGET_DIR:-target}/debug/tidegate" deploy/examples/anomaly/run.sh --quick
+  fi
 fi

@@ -28,13 +28,13 @@ use crate::downlink::artefact::model::MODELS_MAX;
 use crate::downlink::artefact::{Mode, ModelAssigned, Trust};
 use crate::downlink::commands::Publisher;
 use crate::downlink::link::Settings;
-use crate::downlink::report::ModelPresent;
+use crate::downlink::report::{ModelPresent, Scores};
 use crate::downlink::trial::Number;
 use crate::inference::Inference;
 use crate::models::desired::{Desired, Step, Told, Wanted};
 use crate::models::fetch::run::{Failed, Progress, Shared};
 use crate::models::manifest::Name;
-use crate::models::store::{DIR, Found, Store, StoreError, Version};
+use crate::models::store::{DIR, Files, Found, Store, StoreError, Version};
 use crate::models::turns::Turns;
 use crate::observe::metrics::Metrics;
 use crate::sys::files;
@@ -82,6 +82,7 @@ pub struct Models {
     orders: mpsc::Sender<Order>,
     link: Arc<watch::Sender<Option<Settings>>>,
     shown: watch::Receiver<Shown>,
+    inference: Inference,
 }
 
 impl Models {
@@ -102,6 +103,7 @@ impl Models {
         let (link, linked) = watch::channel(None);
         let (shows, shown) = watch::channel(Shown::default());
         let (progress, progressed) = watch::channel(Progress::default());
+        let scoring = inference.clone();
         let hands = Hands {
             store: Shared::new(store),
             hooks: config
@@ -141,7 +143,7 @@ impl Models {
         }
         // Events go on whatever becomes of it.
         tasks.spawn_contained("models", keeper.run(found, ordered, progressed, stopping));
-        Ok(Self { orders, link: Arc::new(link), shown })
+        Ok(Self { orders, link: Arc::new(link), shown, inference: scoring })
     }
 
     /// Takes an assignment's models; returns when that is on disk. The error says why it is not.
@@ -167,6 +169,11 @@ impl Models {
             }
             changed
         });
+    }
+
+    /// How the versions of a model that score events do.
+    pub fn scores(&self, name: &Name) -> Option<Scores> {
+        self.inference.scores(name.as_str())
     }
 
     /// What others see of it, and when that changes.
@@ -204,6 +211,7 @@ impl Keeper {
             Found::RecordDamaged { .. } => None,
         });
         self.damaged(damaged.collect()).await;
+        self.end_shadows().await;
         let mut proving = Some(Box::pin(self.hands.clone().prove(self.present.clone())));
         loop {
             self.begin();
@@ -274,6 +282,7 @@ impl Keeper {
                 let (before, present) = (self.desired.clone(), self.present.clone());
                 self.desired.assign(number, &models, |model| is_used(&present, model));
                 let stored = self.store(before).await;
+                self.end_shadows().await;
                 // A fetch that is wanted no more; a trial is ended first, and so it is still wanted.
                 let desired = self.desired.clone();
                 self.interrupt(|wanted| !desired.wants(wanted));
@@ -348,6 +357,27 @@ impl Keeper {
         if let Err(detail) = self.store(before).await {
             self.later(&this, detail, AGAIN);
         }
+        self.end_shadows().await;
+    }
+
+    /// Where a version is in use already, and is assigned alone, nothing is to be done about it, but what ran beside it ends.
+    async fn end_shadows(&mut self) {
+        let assigned =
+            |name: &Name| self.desired.wanted().iter().filter(move |w| w.assigned.name == *name).collect::<Vec<_>>();
+        let is_alone = |name: &Name| {
+            let assigned = assigned(name);
+            assigned.iter().any(|w| w.step == Step::Done) && assigned.iter().all(|w| w.assigned.mode != Mode::Shadow)
+        };
+        let with_one = self.present.iter().filter(|model| model.shadow.is_some()).map(|model| model.name.clone());
+        let ended: Vec<Name> = with_one.filter(is_alone).collect();
+        if ended.is_empty() {
+            return;
+        }
+        let ends = move |store: &mut Store<Files>| ended.iter().try_for_each(|name| store.set_shadow(name, None));
+        if let Err(reason) = self.hands.store.with(ends).await {
+            tracing::error!(?reason, "what runs beside a model, and is not assigned any more, cannot be ended");
+        }
+        self.look().await;
     }
 
     fn later(&mut self, version: &Version, detail: String, wait: Duration) {
@@ -423,7 +453,7 @@ impl Keeper {
                 let shelf = store.shelf(&name)?;
                 let active = shelf.active();
                 let (version, previous) = (active.current, active.previous);
-                Ok(ModelPresent { name, version, previous, shadow: shelf.shadow, fetching: None })
+                Ok(ModelPresent { name, version, previous, shadow: shelf.shadow, fetching: None, scores: None })
             });
             present.collect::<Result<Vec<_>, StoreError>>()
         });
@@ -445,6 +475,7 @@ impl Keeper {
                     previous: None,
                     shadow: None,
                     fetching: Some(fetching),
+                    scores: None,
                 }),
             }
         }

@@ -5,6 +5,7 @@ mod here;
 mod list;
 mod manifest;
 mod publish;
+mod rollout;
 
 use clap::Subcommand;
 
@@ -18,7 +19,8 @@ A model is signed by who made it, with a key that gateways trust (downlink.artef
   tidegate keys signing anna.key --role artefact
   tidegate model publish press-anomaly model.onnx --version 7 --sign anna.key
   tidegate model show press-anomaly
-  tidegate model assign press-anomaly --version 7 --node press-7
+  tidegate model assign press-anomaly --version 7 --node press-7       at once, to try it
+  tidegate model rollout press-anomaly 7 --group plant-7 --wait        in waves, to many
 
 docs/models.md tells how a training pipeline publishes, in Python.";
 
@@ -35,6 +37,9 @@ pub enum ModelCommand {
     /// Say which gateways have which version, at once
     #[command(after_long_help = assign::AFTER)]
     Assign(assign::Args),
+    /// Bring a version to gateways in waves, and take it back where it is not well
+    #[command(after_long_help = rollout::AFTER)]
+    Rollout(Box<rollout::Args>),
     /// List the models of the catalogue, with the newest version of each
     List(list::ListArgs),
     /// Show the versions of a model: who published them, when, from what
@@ -50,6 +55,7 @@ pub fn run(command: &ModelCommand) -> Result<(), CliError> {
     let out = match command {
         ModelCommand::Manifest(args) => manifest::run(args)?,
         ModelCommand::Publish(args) => publish::run(args)?,
+        ModelCommand::Rollout(args) => rollout::run(args)?,
         ModelCommand::Assign(args) => assign::run(args)?,
         ModelCommand::List(args) => list::list(args)?,
         ModelCommand::Show(args) => list::show(args)?,

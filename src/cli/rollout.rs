@@ -16,18 +16,19 @@ use crate::event::Timestamp;
 const FAILURES_SHOWN: usize = 10;
 
 const AFTER: &str = "\
-A roll-out brings a document to gateways in waves. A wave goes on to the next one when enough of its gateways run the
-document (90 %), for as long as the soak says, and few enough have failed. Past that, the roll-out is aborted: every
-gateway that had got the document is put back to what it ran before. A gateway that is there and refuses the message for five
+A roll-out brings a document, or a version of a model, to gateways in waves. A wave goes on to the next one when enough of its
+gateways run it (90 %), for as long as the soak says, and few enough have failed. Past that, the roll-out is aborted: every
+gateway that had got it is put back to what it ran before. A gateway that is there and refuses the message for five
 minutes counts as failed.
 
   tidegate config push press.toml --sign anna.key --group plant-7     makes a roll-out and starts it
+  tidegate model rollout press-anomaly 7 --group plant-7              makes one of a model
   tidegate rollout list
   tidegate rollout show push-13-1f2e3d4c
   tidegate rollout pause push-13-1f2e3d4c --reason \"looking at press-7\"
   tidegate rollout pass push-13-1f2e3d4c       the rest of this wave is away for long: go on without it
 
-Exit codes: 0 done, with --wait: every gateway that it is for runs the document; 1 with --wait: it failed, was aborted or is
+Exit codes: 0 done, with --wait: every gateway that it is for runs it; 1 with --wait: it failed, was aborted or is
 paused; 2 with --wait: it is over and stands, and some of its gateways were passed over, failed, are away, or have not
 answered (they are named); 64 refused; 75 the cloud cannot be reached, or --timeout has passed; 130 Ctrl-C while it waited: the
 roll-out goes on.";
@@ -60,7 +61,7 @@ pub enum RolloutCommand {
     Pause(ActArgs),
     /// Go on; the failures so far are accepted
     Resume(ActArgs),
-    /// End it, and put every gateway that has got the document back to what it had
+    /// End it, and put every gateway that has got it back to what it had
     Abort(ActArgs),
     /// Let the next wave begin, where it needs approval
     Approve(ActArgs),
@@ -145,14 +146,16 @@ fn list(args: &ListArgs) -> Result<String, CliError> {
     }
     let items = answer["items"].as_array().cloned().unwrap_or_default();
     if items.is_empty() {
-        return Ok("there is no roll-out; \"tidegate config push\" makes one\n".to_owned());
+        return Ok(
+            "there is no roll-out; \"tidegate config push\" and \"tidegate model rollout\" make some\n".to_owned()
+        );
     }
     let number = |rollout: &Value, key: &str| rollout[key].as_u64().unwrap_or(0).to_string();
     let row = |r: &Value| {
         vec![
             text(r, "id"),
             stage(r),
-            named(&r["document"]),
+            brought(r),
             format!("{} of {}", r["wave"].as_u64().unwrap_or(0) + 1, number(r, "waves")),
             number(r, "members"),
             number(r, "exposed"),
@@ -162,7 +165,7 @@ fn list(args: &ListArgs) -> Result<String, CliError> {
             text(r, "reason"),
         ]
     };
-    let head = ["ID", "STAGE", "DOCUMENT", "WAVE", "NODES", "SENT", "OK", "FAILED", "WAITING", "WHY"];
+    let head = ["ID", "STAGE", "WHAT", "WAVE", "NODES", "SENT", "OK", "FAILED", "WAITING", "WHY"];
     Ok(table(&head, &items.iter().map(row).collect::<Vec<_>>()))
 }
 
@@ -266,6 +269,20 @@ pub fn described(rollout: &Value) -> String {
     out
 }
 
+/// The document or the model, for people.
+fn brought(rollout: &Value) -> String {
+    let model = &rollout["model"];
+    if !model.is_object() {
+        return named(&rollout["document"]);
+    }
+    let (name, mode) = (text(model, "name"), text(model, "mode"));
+    match &*mode {
+        "off" => format!("{name} off"),
+        "shadow" => format!("{name} version {} as shadow", model["version"]),
+        _ => format!("{name} version {}", model["version"]),
+    }
+}
+
 fn name_of(rollout: &Value) -> String {
     text(rollout, "id")
 }
@@ -274,7 +291,11 @@ fn name_of(rollout: &Value) -> String {
 fn waited_for(node: &Value) -> String {
     let state = match (node["refused"].as_str(), node["present"] == true) {
         (Some(why), _) => format!("it refused the message: {why}"),
-        (None, true) => "it is there".to_owned(),
+        (None, true) => match (node["model"].as_str(), node["scored"].as_u64()) {
+            (Some(became @ ("active" | "shadowing")), Some(scored)) => format!("{became}, {scored} events scored"),
+            (Some(became), _) => format!("it is there, {became}"),
+            _ => "it is there".to_owned(),
+        },
         (None, false) => "it is away".to_owned(),
     };
     format!("waited for: {}: {state}", text(node, "node"))
@@ -283,7 +304,7 @@ fn waited_for(node: &Value) -> String {
 /// How far it is, on one line.
 fn line(rollout: &Value) -> String {
     let number = |key: &str| rollout[key].as_u64().unwrap_or(0);
-    let document = named(&rollout["document"]);
+    let document = brought(rollout);
     match &*stage(rollout) {
         "draft" => format!("{document}, a draft for {} gateways", number("members")),
         "completed" => format!("{document}, completed: {} of {} gateways", number("succeeded"), number("members")),

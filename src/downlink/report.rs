@@ -216,6 +216,44 @@ pub struct ModelPresent {
     /// The one that is on its way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fetching: Option<Fetching>,
+    /// How those that score events on the gateway do; `None`: none of them does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scores: Option<Scores>,
+}
+
+/// How the versions of a model do. All is counted since they began to score in this process: who finds less than before knows
+/// that it has begun anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scores {
+    /// The version that is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<Run>,
+    /// The one beside it. Its alarms are those that it would have made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<Run>,
+    /// Events that both have scored.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub compared: u64,
+    /// Of these, above the threshold by one alone.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub disagreed: u64,
+}
+
+/// How one version does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// Which.
+    pub version: u64,
+    /// Events that it has scored.
+    pub scored: u64,
+    /// Events that it failed on, was too slow for, or had no time for.
+    pub failed: u64,
+    /// Events with a score above the threshold.
+    pub alarms: u64,
+    /// For how long events were held for it, all together, in microseconds.
+    pub held_us: u64,
+    /// The longest of these times, in microseconds.
+    pub held_us_max: u64,
 }
 
 /// A version on its way.
@@ -394,11 +432,25 @@ mod tests {
         let none = What::Present { uptime_s: 1, next_s: 60, lanes: Vec::new(), models: Vec::new() };
         assert_eq!(json(&none), r#"{"present":{"uptime_s":1,"next_s":60,"lanes":[]}}"#);
         let fetching = Some(Fetching { version: 8, bytes: 5, of_bytes: 9 });
-        let model = ModelPresent { name: name.clone(), version: Some(7), previous: None, shadow: Some(6), fetching };
+        let model = ModelPresent {
+            name: name.clone(),
+            version: Some(7),
+            previous: None,
+            shadow: Some(6),
+            fetching,
+            scores: None,
+        };
         let some = What::Present { uptime_s: 1, next_s: 60, lanes: Vec::new(), models: vec![model] };
         let models =
             r#"[{"name":"press-anomaly","version":7,"shadow":6,"fetching":{"version":8,"bytes":5,"of_bytes":9}}]"#;
         assert_eq!(json(&some), format!(r#"{{"present":{{"uptime_s":1,"next_s":60,"lanes":[],"models":{models}}}}}"#));
+        let run = Run { version: 7, scored: 3, failed: 0, alarms: 1, held_us: 900, held_us_max: 400 };
+        let scores = Scores { active: Some(run), compared: 2, ..Scores::default() };
+        assert_eq!(
+            serde_json::to_string(&scores).unwrap(),
+            r#"{"active":{"version":7,"scored":3,"failed":0,"alarms":1,"held_us":900,"held_us_max":400},"compared":2}"#
+        );
+        assert_eq!(serde_json::from_str::<Scores>("{}").unwrap(), Scores::default());
         let told = What::Model {
             seq: 3,
             epoch: 0,

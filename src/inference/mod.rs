@@ -21,6 +21,7 @@ mod meters;
 mod onnx;
 mod pending;
 mod proof;
+mod runs;
 mod scorer;
 pub mod verdict;
 mod worker;
@@ -43,6 +44,7 @@ use self::proof::Believed;
 pub use self::proof::Proofs;
 use self::scorer::Scorer;
 use crate::config::{EdgeConfig, edge as config};
+use crate::downlink::report::Scores;
 use crate::event::Event;
 use crate::observe::metrics::Metrics;
 use crate::sys::tasks::Tasks;
@@ -167,6 +169,11 @@ impl Inference {
             scorer.check(version, watched).await?;
         }
         Ok(())
+    }
+
+    /// How the versions of a model that score events do; `None`: none does.
+    pub fn scores(&self, model: &str) -> Option<Scores> {
+        self.scorers().iter().find(|scorer| scorer.config.model == model).and_then(|scorer| scorer.scores())
     }
 
     /// Whether events of this type are scored.

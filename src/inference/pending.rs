@@ -7,6 +7,7 @@ use futures_util::future::{OptionFuture, join_all};
 
 use super::failure::Failure;
 use super::meters::RoleMeter;
+use super::runs::Ran;
 use super::scorer::Scorer;
 use super::verdict::{self, Score};
 use super::worker::{Answer, Outcome, Worker};
@@ -65,15 +66,18 @@ struct Asked {
 /// What one version said.
 struct Said {
     version: u64,
+    /// For how long its events were held, in microseconds.
+    held_us: u64,
     /// Place and outcome, in the order of the places.
     outcomes: Vec<(usize, Outcome)>,
 }
 
 impl Said {
-    fn of(this: Option<&Self>, at: usize) -> Option<(u64, Outcome)> {
+    fn of(this: Option<&Self>, at: usize) -> Option<Ran> {
         let this = this?;
         let found = this.outcomes.binary_search_by_key(&at, |(at, _)| *at).ok()?;
-        this.outcomes.get(found).map(|(_, outcome)| (this.version, *outcome))
+        let (version, held_us) = (this.version, this.held_us);
+        this.outcomes.get(found).map(|(_, outcome)| Ran { version, outcome: *outcome, held_us })
     }
 }
 
@@ -100,7 +104,8 @@ impl Asked {
                 outcomes
             }
         };
-        Said { version: self.version, outcomes: self.at.into_iter().zip(outcomes).collect() }
+        let held_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Said { version: self.version, held_us, outcomes: self.at.into_iter().zip(outcomes).collect() }
     }
 }
 
@@ -166,7 +171,7 @@ impl Part {
     }
 }
 
-type Both = (Option<(u64, Outcome)>, Option<(u64, Outcome)>);
+type Both = (Option<Ran>, Option<Ran>);
 
 /// Writes what the versions said into the event, counts it, and makes an alarm of it.
 fn mark(
@@ -178,7 +183,7 @@ fn mark(
     let (config, meter) = (&scorer.config, &scorer.meter);
     verdict::strip(event);
     let score = |version, score| Score { model: &config.model, version, score };
-    let counted = |said: Option<(u64, Outcome)>, role: &RoleMeter| match said {
+    let counted = |said: Option<Ran>, role: &RoleMeter| match said.map(|ran| (ran.version, ran.outcome)) {
         Some((version, Ok(number))) => {
             role.scored.inc();
             Some(score(version, number))
@@ -189,13 +194,15 @@ fn mark(
         }
         None => None,
     };
-    let active = counted(active.or(Some((0, Err(Failure::NoModel)))), &meter.active);
+    #[allow(clippy::cast_possible_truncation)] // scores have 32 bits: 0.8 is not above 0.8
+    let above = config.alarm_above.map(|above| above as f32);
+    scorer.count(active, shadow, above);
+    let no_model = Ran { version: 0, outcome: Err(Failure::NoModel), held_us: 0 };
+    let active = counted(active.or(Some(no_model)), &meter.active);
     let shadow = counted(shadow, &meter.shadow);
     if (active.is_some() || shadow.is_some()) && !verdict::write(event, active, shadow, bytes_max) {
         meter.unscored(&meter.active, Failure::NoRoom, 1);
     }
-    #[allow(clippy::cast_possible_truncation)] // scores have 32 bits: 0.8 is not above 0.8
-    let above = config.alarm_above.map(|above| above as f32);
     let is_above = |score: Score<'_>| above.is_some_and(|above| score.score > above);
     if let (Some(active), Some(shadow)) = (active, shadow) {
         meter.compared.inc();

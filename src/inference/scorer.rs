@@ -2,15 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::engine::{self, Open, Shape};
 use super::fields::Fields;
 use super::meters::{Meter, Meters, RoleMeter};
 use super::proof::Believed;
+use super::runs::{Ran, Runs};
 use super::worker::{Setup, Tally, Worker};
 use crate::config::edge::Inference;
+use crate::downlink::report::Scores;
 use crate::event::Event;
 use crate::event::pattern::matches;
 
@@ -35,6 +37,7 @@ pub struct Scorer {
     pub config: Inference,
     /// Its metrics.
     pub meter: Meter,
+    runs: Mutex<Runs>,
     active: Slot,
     shadow: Slot,
     dir: PathBuf,
@@ -77,6 +80,7 @@ impl Scorer {
         Self {
             config: config.clone(),
             meter: meters.of(&config.model),
+            runs: Mutex::default(),
             active: Slot::default(),
             shadow: Slot::default(),
             dir: models.join(&config.model),
@@ -103,6 +107,18 @@ impl Scorer {
         hash.update(event.source.as_bytes());
         hash.update(event.id.as_bytes());
         (hash.finalize() % 100 < u32::from(self.config.shadow_share)).then_some(worker)
+    }
+
+    /// What its versions said of one event.
+    pub fn count(&self, active: Option<Ran>, shadow: Option<Ran>, above: Option<f32>) {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner).count(active, shadow, above);
+    }
+
+    /// How its versions do; `None`: there is none.
+    pub fn scores(&self) -> Option<Scores> {
+        let [active, shadow] = [&self.active, &self.shadow].map(|slot| slot.worker().map(|worker| worker.version));
+        let runs = *self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        (active.is_some() || shadow.is_some()).then(|| runs.of(active, shadow))
     }
 
     /// Looks where the links lead, and loads what is new. The version before scores until that is done, and when it fails.

@@ -8,6 +8,7 @@ mod assigning;
 mod killing;
 mod publishing;
 mod refusing;
+mod rollouts;
 mod site;
 mod updates;
 mod whole;

@@ -8,6 +8,12 @@ use std::time::{Duration, Instant};
 
 use super::ports::free_port;
 
+/// `TIDEGATE_TEST_BINARY` if it is set: a release build, or a script that calls a build for another machine with its emulator.
+/// Otherwise what was built for the test.
+fn program(built: &Path) -> PathBuf {
+    std::env::var_os("TIDEGATE_TEST_BINARY").map_or_else(|| built.to_owned(), PathBuf::from)
+}
+
 /// A Tidegate process that can be killed and started again with the same configuration.
 pub struct Tidegate {
     binary: PathBuf,
@@ -28,7 +34,7 @@ impl Tidegate {
         let mqtt = if mode == "edge" && !config.contains("[mqtt]") { "[mqtt]\nlisten = \"off\"\n\n" } else { "" };
         fs::write(&path, format!("{mqtt}[http]\nlisten = \"{http}\"\n\n{config}")).expect("write the configuration");
         let log = dir.join(format!("{mode}.log"));
-        let mut process = Self { binary: binary.to_owned(), mode, config: path, log, http, child: None };
+        let mut process = Self { binary: program(binary), mode, config: path, log, http, child: None };
         process.restart();
         process
     }
@@ -152,7 +158,7 @@ impl Drop for Tidegate {
 
 /// Runs a command of the binary to its end: exit code, standard output, standard error.
 pub fn run(binary: &Path, args: &[&str]) -> (i32, String, String) {
-    let out = Command::new(binary).args(args).stdin(Stdio::null()).output().expect("run tidegate");
+    let out = Command::new(program(binary)).args(args).stdin(Stdio::null()).output().expect("run tidegate");
     (
         out.status.code().unwrap_or(-1),
         String::from_utf8_lossy(&out.stdout).into_owned(),

@@ -1,6 +1,9 @@
 //! Models as a part of what is assigned: handed to the loop that keeps them, and told of in its words.
 
+use std::time::Duration;
+
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::gateway::Gateway;
 use super::{Keeper, tell};
@@ -16,12 +19,19 @@ pub(super) struct Kept {
     told: u64,
     /// As the cloud has heard of them.
     present: Vec<ModelPresent>,
+    /// When another version was put to use.
+    changed_at: Option<Instant>,
 }
+
+/// How often the gateway says how its models do after one was put to use, and for how long: a roll-out's gates look at it. Of
+/// 50,000 gateways in one wave that are 3,300 reports per second for ten minutes.
+const WATCHED: [(Duration, Duration); 2] =
+    [(Duration::from_secs(30), Duration::from_secs(5)), (Duration::from_secs(600), Duration::from_secs(15))];
 
 impl Kept {
     pub(super) fn new(models: Option<Models>) -> Self {
         let models = models.map(|models| (models.clone(), models.shown()));
-        Self { models, told: 0, present: Vec::new() }
+        Self { models, told: 0, present: Vec::new(), changed_at: None }
     }
 
     /// Something about them has changed.
@@ -58,10 +68,19 @@ impl Kept {
 
     /// What there is, and what keeps an assigned one from being fetched.
     pub(super) fn status(&self) -> (Vec<ModelPresent>, Option<String>) {
-        self.models.as_ref().map_or_else(Default::default, |(_, shown)| {
-            let shown = shown.borrow();
-            (shown.present.clone(), shown.waits_for.clone())
+        self.models.as_ref().map_or_else(Default::default, |(models, shown)| {
+            let Shown { mut present, waits_for, .. } = shown.borrow().clone();
+            present.iter_mut().for_each(|model| model.scores = models.scores(&model.name));
+            (present, waits_for)
         })
+    }
+
+    /// In how long the cloud wants to hear how they do; `None`: it need not hurry.
+    pub(super) fn told_in(&self) -> Option<Duration> {
+        let (models, shown) = self.models.as_ref()?;
+        let is_scored = shown.borrow().present.iter().any(|model| models.scores(&model.name).is_some());
+        let since = self.changed_at.filter(|_| is_scored)?.elapsed();
+        WATCHED.iter().find(|(until, _)| since < *until).map(|(_, every)| *every)
     }
 }
 
@@ -94,6 +113,7 @@ impl<G: Gateway> Keeper<G> {
             present.into_iter().map(|model| ModelPresent { fetching: None, ..model }).collect();
         if settled != self.models.present {
             self.models.present = settled;
+            self.models.changed_at = Some(Instant::now());
             self.teller.present_soon();
         }
     }

@@ -145,7 +145,8 @@ impl<G: Gateway> Keeper<G> {
         self.have_key();
         // A fleet that came up together does not speak together for ever.
         let share = (random::bits() % 1024) as f64 / 1024.0;
-        self.teller.present_at = Some(Instant::now() + PRESENT_EVERY.mul_f64(0.75 + 0.25 * share));
+        let every = self.models.told_in().unwrap_or(PRESENT_EVERY);
+        self.teller.present_at = Some(Instant::now() + every.mul_f64(0.75 + 0.25 * share));
     }
 
     /// A disk that was full at the start has room by now.

@@ -164,17 +164,21 @@ impl Order<'_> {
             "rollback": self.rollback,
             "skip_busy": self.how.skip_busy,
         });
-        let answer = cloud.post("/v1/rollouts", &order.to_string()).map_err(|mut e| {
-            // A lost answer: the order may have been taken.
-            if e.code == super::super::EXIT_TEMPORARY {
-                e.message +=
-                    &format!("\nlook with: tidegate rollout show {}; the same with --id {} goes on", self.id, self.id);
-            }
-            e
-        })?;
-        warnings(&answer);
-        Ok(answer["rollout"].clone())
+        give(cloud, "/v1/rollouts", self.id, &order)
     }
+}
+
+/// Gives an order for roll-out `id`; the roll-out as it was then.
+pub(in crate::cli) fn give(cloud: &Cloud, path: &str, id: &str, order: &Value) -> Result<Value, CliError> {
+    let answer = cloud.post(path, &order.to_string()).map_err(|mut e| {
+        // A lost answer: the order may have been taken.
+        if e.code == super::super::EXIT_TEMPORARY {
+            e.message += &format!("\nlook with: tidegate rollout show {id}; the same with --id {id} goes on");
+        }
+        e
+    })?;
+    warnings(&answer);
+    Ok(answer["rollout"].clone())
 }
 
 pub(in crate::cli) fn warnings(answer: &Value) {
@@ -224,7 +228,7 @@ fn next_version(args: &Args, cloud: &Cloud) -> Result<u64, CliError> {
 
 impl How {
     /// Waves and thresholds; `many`: it is for more than those that were named.
-    pub(super) fn plan(&self, many: bool) -> Result<Plan, CliError> {
+    pub(in crate::cli) fn plan(&self, many: bool) -> Result<Plan, CliError> {
         let mut plan = Plan::default();
         let soak_ms = match &self.soak {
             Some(text) => {
@@ -257,13 +261,23 @@ impl How {
     }
 
     /// The name that was given.
-    pub(super) fn id(&self) -> Option<&str> {
+    pub(in crate::cli) fn id(&self) -> Option<&str> {
         self.id.as_deref()
+    }
+
+    /// Why.
+    pub(in crate::cli) fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// Whether named gateways that are in another roll-out are passed over.
+    pub(in crate::cli) fn skips_busy(&self) -> bool {
+        self.skip_busy
     }
 }
 
 /// A share such as `2.5%`.
-fn share(option: &str, text: &str) -> Result<Ppm, CliError> {
+pub(in crate::cli) fn share(option: &str, text: &str) -> Result<Ppm, CliError> {
     let number = text.trim().strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
     let number = number.filter(|percent| (0.0..=100.0).contains(percent));
     let ppm = number.map(|percent| (percent * f64::from(ALL_PPM / 100)).round());

@@ -152,7 +152,7 @@ fn before(cloud: &Cloud, to: &To) -> Result<(Targets, BTreeSet<String>), CliErro
         let key = previous["sha256"].to_string();
         let none = || (previous["sha256"].clone(), To { node: Vec::new(), group: Vec::new(), all: false });
         targets.entry(key).or_insert_with(none).1.node.push(name(node));
-        ends.extend(node["assignment"]["rollout"].as_str().map(str::to_owned));
+        ends.extend(node["assignment"]["document_rollout"].as_str().map(str::to_owned));
         eprintln!("{}: back to {}", name(node), named(previous));
     }
     if targets.is_empty() {

@@ -1,4 +1,4 @@
-//! `tidegate model list` and `show`: what is in the catalogue.
+//! `tidegate model list` and `show`: what is in the catalogue, and how it does on gateways.
 
 use serde_json::Value;
 
@@ -22,8 +22,11 @@ pub struct ShowArgs {
     /// Name of the model
     #[arg(value_parser = name)]
     name: Name,
-    /// Print JSON, as the cloud answers
+    /// Show the gateways that have it as well, and how it scores there
     #[arg(long)]
+    gateways: bool,
+    /// Print JSON, as the cloud answers
+    #[arg(long, conflicts_with = "gateways")]
     json: bool,
     #[command(flatten)]
     at: CloudArgs,
@@ -50,7 +53,8 @@ pub(super) fn list(args: &ListArgs) -> Result<String, CliError> {
 }
 
 pub(super) fn show(args: &ShowArgs) -> Result<String, CliError> {
-    let model = args.at.client()?.get(&format!("/v1/models/{}", encode(args.name.as_str())))?;
+    let cloud = args.at.client()?;
+    let model = cloud.get(&format!("/v1/models/{}", encode(args.name.as_str())))?;
     if args.json {
         return Ok(format!("{model}\n"));
     }
@@ -77,7 +81,47 @@ pub(super) fn show(args: &ShowArgs) -> Result<String, CliError> {
         let (version, at, of) = (&publishing["version"], &publishing["messages"], &publishing["of"]);
         out += &format!("version {version} is being published: {at} of {of} messages\n");
     }
+    if args.gateways {
+        let rows: Vec<_> = cloud.all("/v1/nodes", "")?.iter().flat_map(|node| scores(node, &args.name)).collect();
+        out += &match rows.is_empty() {
+            true => "no gateway has told that it has it\n".to_owned(),
+            false => {
+                let head = ["GATEWAY", "USE", "VERSION", "SCORED", "FAILED", "ABOVE", "DISAGREED", "HELD"];
+                format!("\n{}", table(&head, &rows))
+            }
+        };
+    }
     Ok(out)
+}
+
+/// The versions of the model that a gateway uses, and how they score, on a line each.
+fn scores(node: &Value, name: &Name) -> Vec<Vec<String>> {
+    let present = node["models"]["present"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let Some(model) = present.iter().find(|model| model["name"] == name.as_str()) else { return Vec::new() };
+    let scores = &model["scores"];
+    let row = |use_: &str, version: &Value, run: &Value| {
+        let version = version.as_u64()?;
+        let run = if run["version"] == version { run } else { &Value::Null };
+        let number = |n: &Value| n.as_u64().map_or_else(|| "-".to_owned(), |n| n.to_string());
+        let asked = run["scored"].as_u64().unwrap_or(0) + run["failed"].as_u64().unwrap_or(0);
+        let held = run["held_us"].as_u64().filter(|_| asked > 0).map(|held| format!("{} µs", held / asked));
+        let disagreed = match (use_, scores["compared"].as_u64()) {
+            ("shadow", Some(compared)) => format!("{} of {compared}", scores["disagreed"].as_u64().unwrap_or(0)),
+            _ => "-".to_owned(),
+        };
+        Some(vec![
+            word(node, "node"),
+            use_.to_owned(),
+            version.to_string(),
+            number(&run["scored"]),
+            number(&run["failed"]),
+            number(&run["alarms"]),
+            disagreed,
+            held.unwrap_or_else(|| "-".to_owned()),
+        ])
+    };
+    let active = row("active", &model["version"], &scores["active"]);
+    active.into_iter().chain(row("shadow", &model["shadow"], &scores["shadow"])).collect()
 }
 
 fn word(value: &Value, key: &str) -> String {

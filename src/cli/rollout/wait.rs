@@ -148,13 +148,29 @@ impl Watch {
         }
         for name in self.named.iter().take(NODES_TOLD) {
             let Ok(node) = self.cloud.get(&format!("/v1/nodes/{}", encode(name))) else { continue };
-            if node["committed"].is_null() || node["committed"]["sha256"] != rollout["document"]["sha256"] {
+            if !has(&node, rollout) {
                 let other = node["rollout"].as_str().map(|id| format!(", in {id}")).unwrap_or_default();
                 let _ = writeln!(out, "  not done: {name}: {}{other}", nodes::state(&node)); // into a string: cannot fail
             }
         }
         out
     }
+}
+
+/// Whether a gateway runs what the roll-out brings, as far as it has told.
+fn has(node: &Value, rollout: &Value) -> bool {
+    let model = &rollout["model"];
+    if !model.is_object() {
+        return !node["committed"].is_null() && node["committed"]["sha256"] == rollout["document"]["sha256"];
+    }
+    let done = match model["mode"].as_str() {
+        Some("shadow") => "shadowing",
+        Some("off") => "off",
+        _ => "active",
+    };
+    let told = node["models"]["told"].as_array().map(Vec::as_slice).unwrap_or_default();
+    told.iter()
+        .any(|told| told["name"] == model["name"] && told["version"] == model["version"] && told["outcome"] == done)
 }
 
 /// The exit code of a roll-out that is over, or stands still.

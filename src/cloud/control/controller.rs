@@ -7,12 +7,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::fleet::Seen;
+use super::gated::Gated;
 use super::numbers::Ahead;
 use super::state::{State, artefact};
 use super::wire::Held;
 use super::{AppendError, Control, LOG, REPORTS, Reign, Shared};
 use crate::cloud::rollout::{
-    Assignment, Author, BATCH_MAX, NodeId, NodeReport, RolloutId, UnixMs, Verdict, Void, What,
+    Assignment, Author, BATCH_MAX, ModelSaid, NodeId, NodeReport, RolloutId, UnixMs, Verdict, Void, What,
 };
 use crate::downlink::number::Number;
 
@@ -153,6 +154,8 @@ struct Watch {
     ahead: Vec<Ahead>,
     /// Nodes that are there and refuse.
     refusing: BTreeMap<NodeId, Refusing>,
+    /// Nodes whose measurements count.
+    gated: Gated,
     /// Enrolments that were tried.
     tried: BTreeSet<(NodeId, RolloutId)>,
 }
@@ -229,6 +232,7 @@ impl Watch {
         is_final.then(|| NodeReport {
             node: node.clone(),
             number: assignment.number,
+            model: None,
             verdict: Verdict::Failure,
             reason,
         })
@@ -274,6 +278,8 @@ fn reported(state: &mut State, watch: &mut Watch, patience: Duration) -> Vec<Wha
             .is_some_and(|assigned| seen.has_other(Number::new(epoch, assigned.number), assigned.target.map(artefact)));
         let counts = |report: &NodeReport| !is_other || report.verdict != Verdict::Success;
         let verdicts = seen.verdicts(&node, epoch).filter(counts);
+        let of_models = seen.model_verdicts(&node, epoch);
+        let verdicts = verdicts.chain(of_models.filter_map(|said| watch.gated.counted(&state.rollouts, seen, said)));
         reports.extend(verdicts.filter(|report| state.rollouts.is_news(report)));
         if has_audience
             && let Some(rollout) = state.rollouts.to_join(&node, &seen.groups)
@@ -287,7 +293,13 @@ fn reported(state: &mut State, watch: &mut Watch, patience: Duration) -> Vec<Wha
         match state.rollouts.is_outstanding(&node) && seen.number() != at {
             true => {
                 let failed = watch.refused(&node, seen, &assignment, patience);
-                reports.extend(failed.filter(|report| state.rollouts.is_news(report)));
+                // With the message it has refused the model that it is there for.
+                let model = failed.as_ref().and_then(|failed| Some((failed, state.rollouts.model_of(&node)?)));
+                let model = model.map(|(failed, model)| NodeReport {
+                    model: Some(ModelSaid { name: model.name.clone(), version: model.version, mode: None }),
+                    ..failed.clone()
+                });
+                reports.extend(failed.into_iter().chain(model).filter(|report| state.rollouts.is_news(report)));
             }
             false => drop(watch.refusing.remove(&node)),
         }

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::super::rollout::{self, NodeId, Verdict};
+use super::super::rollout::{self, ModelSaid, NodeId, Verdict};
 use super::reports::Dropped;
-use crate::downlink::artefact::Digest;
 use crate::downlink::artefact::model::{MODELS_MAX, Name};
+use crate::downlink::artefact::{Digest, Mode};
 use crate::downlink::number::Number;
 use crate::downlink::report::{Lane, ModelOutcome, ModelPresent, NodeReport, Outcome, Running, What};
 
@@ -56,6 +56,8 @@ pub struct Seen {
     pub accepted: Option<(Number, u64)>,
     /// It has stopped in order.
     pub left: bool,
+    /// When it said last that it is there, in milliseconds since 1970 on this machine's clock; 0: not yet.
+    pub present_ms: u64,
     /// How long the process runs, in seconds, when it was present last.
     pub uptime_s: u64,
     /// When the next report can be expected, in seconds.
@@ -68,7 +70,7 @@ pub struct Seen {
     pub refused: Option<Refused>,
     /// Its models.
     pub models: Vec<ModelPresent>,
-    /// What became of a model last, by its name; at most [`MODELS_MAX`].
+    /// What became of the models of its newest assignment last, by name and version; at most [`MODELS_MAX`].
     pub told: Vec<ModelTold>,
     /// What it was counted as.
     counted: usize,
@@ -162,6 +164,7 @@ impl Fleet {
         seen.left = matches!(report.what, What::Leaving);
         match report.what {
             What::Present { uptime_s, next_s, lanes, models } => {
+                seen.present_ms = heard_ms;
                 seen.models = models.into_iter().take(MODELS_MAX).collect();
                 (seen.uptime_s, seen.next_s) = (uptime_s, next_s.min(NEXT_S_MAX));
                 let short = |lane: Lane| Lane { name: name(lane.name), ..lane };
@@ -261,6 +264,7 @@ impl Seen {
             trial: None,
             accepted: None,
             left: false,
+            present_ms: 0,
             uptime_s: 0,
             next_s: 0,
             lanes: Vec::new(),
@@ -272,9 +276,16 @@ impl Seen {
         }
     }
 
-    /// Of one model the newest counts; they come again, and in any order.
+    /// Of the versions of one model those of the newest assignment count, which tells of all of them; of each the newest
+    /// report. They come again, and in any order.
     fn tell(&mut self, told: ModelTold) {
-        match self.told.iter_mut().find(|before| before.name == told.name) {
+        let is_past = |before: &ModelTold| before.name == told.name && before.at.0 > told.at.0;
+        if self.told.iter().any(is_past) {
+            return;
+        }
+        self.told.retain(|before| before.name != told.name || before.at.0 == told.at.0);
+        let is_same = |before: &&mut ModelTold| before.name == told.name && before.version == told.version;
+        match self.told.iter_mut().find(is_same) {
             Some(before) if before.at <= told.at => *before = told,
             Some(_) => {}
             None => {
@@ -296,7 +307,8 @@ impl Seen {
         const ITEM: usize = 64;
         let lanes: usize = self.lanes.iter().map(|lane| lane.name.len() + ITEM).sum();
         let groups: usize = self.groups.iter().map(|group| group.len() + ITEM).sum();
-        let models: usize = self.models.iter().map(|model| model.name.as_str().len() + 2 * ITEM).sum();
+        // With what they score.
+        let models: usize = self.models.iter().map(|model| model.name.as_str().len() + 6 * ITEM).sum();
         let told: usize = self.told.iter().map(|told| told.name.as_str().len() + told.reason.len() + 2 * ITEM).sum();
         let reasons = self.decided.as_ref().map_or(0, |d| d.reason.len())
             + self.refused.as_ref().map_or(0, |refused| refused.reason.len());
@@ -312,7 +324,8 @@ impl Seen {
     /// What a roll-out counts of all this: of the keyring's epoch alone, for the numbers of another one are another log's, or
     /// a thief's. A node that runs what it was assigned has succeeded, whether or not somebody heard it say so.
     pub fn verdicts(&self, node: &NodeId, epoch: u64) -> impl Iterator<Item = rollout::NodeReport> + use<> {
-        let report = |number, verdict, reason| rollout::NodeReport { node: node.clone(), number, verdict, reason };
+        let report =
+            |number, verdict, reason| rollout::NodeReport { node: node.clone(), number, model: None, verdict, reason };
         let of_epoch = self.decided.as_ref().filter(|decided| decided.epoch == epoch);
         let decided = of_epoch.and_then(|decided| {
             let verdict = verdict(decided.outcome)?;
@@ -325,6 +338,23 @@ impl Seen {
         let runs = (number > 0 && self.committed.epoch == epoch && !has_failed(number))
             .then(|| report(number, Verdict::Success, String::new()));
         decided.into_iter().chain(runs)
+    }
+
+    /// What a roll-out counts of what it said of its models, of the keyring's epoch alone.
+    pub fn model_verdicts(&self, node: &NodeId, epoch: u64) -> impl Iterator<Item = rollout::NodeReport> {
+        let of_epoch = self.told.iter().filter(move |told| told.at.0.epoch == epoch);
+        of_epoch.filter_map(move |told| {
+            let (verdict, mode) = match told.outcome {
+                ModelOutcome::Fetched => return None,
+                ModelOutcome::Active => (Verdict::Success, Some(Mode::Active)),
+                ModelOutcome::Shadowing => (Verdict::Success, Some(Mode::Shadow)),
+                ModelOutcome::Off => (Verdict::Success, Some(Mode::Off)),
+                ModelOutcome::Reverted | ModelOutcome::Refused => (Verdict::Failure, None),
+            };
+            let model = Some(ModelSaid { name: told.name.clone(), version: told.version, mode });
+            let (number, reason) = (told.at.0.n, told.reason.clone());
+            Some(rollout::NodeReport { node: node.clone(), number, model, verdict, reason })
+        })
     }
 
     /// Whether it runs or tries something else than `target` under this number: another log gave it.
@@ -511,6 +541,37 @@ mod tests {
         assert!(fleet.forget_silent(1_000 + 3 * 86_400_000, |_| false).is_empty(), "there is room");
         assert_eq!(fleet.forget_silent(1_001 + 3 * 86_400_000, |_| false).len(), 2);
         assert_eq!(fleet.bytes, 0);
+    }
+
+    fn model(seq: u64, number: u64, version: u64, outcome: ModelOutcome) -> What {
+        let name = Name::parse("press").unwrap();
+        What::Model { seq, epoch: 0, number, name, version, outcome, reason: String::new(), detail: String::new() }
+    }
+
+    #[test]
+    fn what_became_of_each_version_of_the_newest_assignment_counts() {
+        let (mut fleet, node) = (Fleet::default(), NodeId::from("press-7"));
+        let mut tell = |what: What| fleet.apply(report(5, what), 1, at(5)).unwrap();
+        tell(model(1, 4, 1, ModelOutcome::Active));
+        // That of the document is decided as well, and says nothing of its models.
+        tell(decided(5, Outcome::Committed));
+        tell(model(3, 5, 2, ModelOutcome::Fetched));
+        tell(model(2, 5, 1, ModelOutcome::Active));
+        let said = |fleet: &Fleet| -> Vec<_> {
+            let all = fleet.get(&node).unwrap().model_verdicts(&node, 0);
+            all.map(|r| (r.number, r.model.as_ref().unwrap().version, r.model.unwrap().mode, r.verdict)).collect()
+        };
+        assert_eq!(said(&fleet), [(5, 1, Some(Mode::Active), Verdict::Success)]);
+        let mut tell = |what: What| fleet.apply(report(5, what), 1, at(5)).unwrap();
+        tell(model(4, 5, 2, ModelOutcome::Shadowing));
+        // Told again, and late.
+        tell(model(3, 5, 2, ModelOutcome::Fetched));
+        tell(model(1, 4, 1, ModelOutcome::Reverted));
+        let shadow = (5, 2, Some(Mode::Shadow), Verdict::Success);
+        assert_eq!(said(&fleet), [shadow, (5, 1, Some(Mode::Active), Verdict::Success)]);
+        fleet.apply(report(5, model(5, 5, 1, ModelOutcome::Reverted)), 1, at(5)).unwrap();
+        assert_eq!(said(&fleet), [shadow, (5, 1, None, Verdict::Failure)]);
+        assert_eq!(fleet.get(&node).unwrap().model_verdicts(&node, 1).count(), 0, "another epoch");
     }
 
     #[test]

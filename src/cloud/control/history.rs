@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::super::rollout::{
     Assignment, Author, Digest, Event, NodeId, RolloutId, Rollouts, UnixMs, Verdict, Void, What,
 };
+use crate::downlink::artefact::ModelAssigned;
 
 /// Lines that are remembered; the log itself has all of them.
 pub const LINES_MAX: usize = 10_000;
@@ -69,7 +70,8 @@ impl History {
     pub fn apply(&mut self, event: &Event, result: &Result<Vec<NodeId>, Void>, rollouts: &Rollouts) {
         match (&event.what, result) {
             (What::Reported { reports }, Ok(_)) => {
-                for report in reports {
+                // What is said of its models does not decide a document.
+                for report in reports.iter().filter(|report| report.model.is_none()) {
                     let change = self
                         .nodes
                         .get_mut(&report.node)
@@ -185,15 +187,13 @@ impl Line {
             What::Raised { .. } => name("raised", None),
         }
         match what {
-            What::Created { target, reason, .. } => (self.target, self.reason) = (*target, reason.clone()),
+            What::Created { target, model: None, reason, .. } => (self.target, self.reason) = (*target, reason.clone()),
+            What::Created { model: Some(model), reason, .. } => self.reason = brought(model, reason),
             What::Assigned { target, .. } => self.target = *target,
             What::Advanced { wave, .. } | What::Approved { wave, .. } | What::Passed { wave, .. } => {
                 self.wave = Some(*wave);
             }
-            What::ModelAssigned { model, reason, .. } => {
-                let colon = if reason.is_empty() { "" } else { ": " };
-                self.reason = format!("{} version {} {}{colon}{reason}", model.name, model.version, model.mode.text());
-            }
+            What::ModelAssigned { model, reason, .. } => self.reason = brought(model, reason),
             What::Paused { reason, .. } | What::Aborted { reason, .. } => self.reason.clone_from(reason),
             _ => {}
         }
@@ -206,4 +206,10 @@ impl Line {
             (self.nodes, self.named) = (nodes.len(), nodes.iter().take(NAMED_MAX).cloned().collect());
         }
     }
+}
+
+/// Which version of a model, as what, and why.
+fn brought(model: &ModelAssigned, reason: &str) -> String {
+    let colon = if reason.is_empty() { "" } else { ": " };
+    format!("{} version {} {}{colon}{reason}", model.name, model.version, model.mode.text())
 }

@@ -8,6 +8,7 @@
 //! POST /v1/keyrings                       a signed keyring
 //! GET  /v1/rollouts                       GET /v1/rollouts/{id}
 //! POST /v1/rollouts      {id, document, nodes, groups, all, plan, reason, start, rollback, skip_busy} → 201, or 200
+//!                                         those of models are ordered under /v1/models, and are here from then on
 //! POST /v1/rollouts/{id}/{start,pause,resume,abort,approve,pass}      {reason, wave}
 //! GET  /v1/history?node=&limit=
 //! POST /v1/log/raise                      {to}: numbers go on above it; see `numbers`

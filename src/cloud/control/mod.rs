@@ -20,6 +20,7 @@ mod commands;
 mod controller;
 pub mod documents;
 pub mod fleet;
+mod gated;
 pub mod history;
 pub mod http;
 pub mod keys;

@@ -1,13 +1,13 @@
-//! Which gateways have which version of a model: assigned outside of roll-outs, at once.
+//! Which gateways have which version of a model: assigned outside of roll-outs, at once, or by a roll-out.
 
 use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
-use super::orders::{NAMED_MAX, OrderError, void_error};
+use super::orders::{NAMED_MAX, Order, OrderError, void_error};
 use super::state::is_node;
 use super::{Control, LOG, REPORTS};
-use crate::cloud::rollout::{Audience, BATCH_MAX, NodeId, What};
+use crate::cloud::rollout::{Audience, BATCH_MAX, NodeId, Plan, What};
 use crate::downlink::artefact::{Mode, ModelAssigned};
 use crate::downlink::report::ModelOutcome;
 
@@ -36,6 +36,45 @@ pub struct AssignOrder {
     /// Why.
     #[serde(default)]
     pub reason: String,
+}
+
+/// `POST /v1/models/{name}/rollouts`: like that of a document, see [`Order`].
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)] // as there
+pub struct RolloutOrder {
+    /// A version of the catalogue; with `off` it may be left out.
+    #[serde(default)]
+    pub version: Option<u64>,
+    /// `active`, `shadow` or `off`.
+    #[serde(default = "active")]
+    pub mode: Mode,
+    pub id: String,
+    #[serde(default)]
+    pub nodes: Vec<String>,
+    #[serde(default)]
+    pub groups: Vec<String>,
+    #[serde(default)]
+    pub all: bool,
+    #[serde(default)]
+    pub plan: Plan,
+    #[serde(default)]
+    pub reason: String,
+    #[serde(default)]
+    pub start: bool,
+    #[serde(default)]
+    pub rollback: bool,
+    #[serde(default)]
+    pub skip_busy: bool,
+}
+
+impl RolloutOrder {
+    /// As an order for this version.
+    pub fn of(self, model: ModelAssigned) -> Order {
+        let Self { id, nodes, groups, all, plan, reason, start, rollback, skip_busy, .. } = self;
+        let (document, model) = (None, Some(model));
+        Order { id, document, model, nodes, groups, all, plan, reason, start, rollback, skip_busy }
+    }
 }
 
 fn active() -> Mode {
@@ -134,8 +173,7 @@ fn has(state: &super::state::State, node: &NodeId, model: &ModelAssigned) -> boo
 
 /// Whether the node has said that it has not taken it, or has gone back from it.
 fn has_failed(state: &super::state::State, node: &NodeId, model: &ModelAssigned) -> bool {
-    let told = state.fleet.get(node).and_then(|seen| seen.told.iter().find(|told| told.name == model.name));
-    told.is_some_and(|told| {
-        told.version == model.version && matches!(told.outcome, ModelOutcome::Refused | ModelOutcome::Reverted)
-    })
+    let told = state.fleet.get(node).map(|seen| seen.told.iter()).into_iter().flatten();
+    told.filter(|told| told.name == model.name && told.version == model.version)
+        .any(|told| matches!(told.outcome, ModelOutcome::Refused | ModelOutcome::Reverted))
 }

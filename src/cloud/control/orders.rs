@@ -12,7 +12,7 @@ use crate::cloud::policy::{POLICY_BYTES_MAX, Policy};
 use crate::cloud::rollout::{Audience, Author, BATCH_MAX, NodeId, Plan, RolloutId, Stage, Void, What};
 use crate::config::overlay::{Overlaid, Pushed, check_alone};
 use crate::downlink::artefact::counter::judge_document;
-use crate::downlink::artefact::{Digest, Envelope, Refusal};
+use crate::downlink::artefact::{Digest, Envelope, ModelAssigned, Refusal};
 use crate::event::Timestamp;
 
 /// Most nodes that one order names: as many as a roll-out has.
@@ -76,6 +76,9 @@ pub struct Order {
     pub id: String,
     /// SHA-256 of the document; null: the gateways' own files alone.
     pub document: Option<Digest>,
+    /// The model that it brings instead; ordered under `/v1/models`, where its versions are known.
+    #[serde(skip)]
+    pub model: Option<ModelAssigned>,
     /// Nodes by name.
     #[serde(default)]
     pub nodes: Vec<String>,
@@ -115,6 +118,7 @@ impl Order {
         What::Created {
             rollout: self.id(),
             target: self.document.map(target),
+            model: self.model.clone(),
             plan: self.plan.clone(),
             reason: self.reason.clone(),
             audience: self.audience(),
@@ -299,7 +303,8 @@ impl Control {
     async fn draft(&self, id: &RolloutId, order: &Order, by: &str) -> Result<bool, OrderError> {
         let is_same = self.with(|state| {
             let known = state.rollouts.created(id)?;
-            let is_same = known.target == order.document.map(target) && known.rollback == order.rollback;
+            let brings = known.target == order.document.map(target) && known.model == order.model.as_ref();
+            let is_same = brings && known.rollback == order.rollback;
             Some(is_same && *known.plan == order.plan && *known.audience == order.audience())
         });
         match is_same {

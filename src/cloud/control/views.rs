@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::Control;
 use super::documents::Known;
 use super::fleet::{ModelTold, Refused, Seen};
+use super::gated::measured;
 use super::history::{Change, Line};
 use super::numbers::{Ahead, Group};
 use super::state::{State, artefact};
@@ -151,6 +152,8 @@ struct AssignmentView {
     document: Named,
     at: String,
     rollout: Option<String>,
+    /// The roll-out that gave its document, or took another one back.
+    document_rollout: Option<String>,
     /// The node has not said what became of it.
     outstanding: bool,
 }
@@ -196,6 +199,7 @@ impl NodeView {
                 document: Named::of(state, assigned.target),
                 at: time(assigned.at_ms),
                 rollout: assigned.rollout.map(String::from),
+                document_rollout: assigned.document_rollout.map(String::from),
                 // After the epoch was raised it has to be taken once more.
                 outstanding: state.rollouts.is_outstanding(node) || is_past,
             }),
@@ -295,6 +299,11 @@ struct WaitingView {
     present: bool,
     /// What it did not take for an offer, since it has the assignment.
     refused: Option<String>,
+    /// What it has said of the model.
+    model: Option<ModelOutcome>,
+    /// With gates: how many events the version has scored there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scored: Option<u64>,
 }
 
 /// `/v1/history`, one line.
@@ -453,6 +462,11 @@ impl Control {
                     node: node.as_str().to_owned(),
                     present: seen.is_some_and(|seen| seen.is_present(now, present)),
                     refused: refused.map(|refused| refused.reason.clone()),
+                    model: created.model.and_then(|model| {
+                        let is_it = |told: &&ModelTold| told.name == model.name && told.version == model.version;
+                        seen?.told.iter().find(is_it).map(|told| told.outcome)
+                    }),
+                    scored: state.rollouts.gates_of(node).and_then(|(model, _)| Some(measured(seen?, model).scored)),
                 }
             };
             let silent = || state.rollouts.silent(&id);

@@ -4,6 +4,8 @@
 //! GET  /v1/models?after=&limit=          the newest version of each
 //! GET  /v1/models/{name}                 all that is known of one: versions, who and when, what a publication is at
 //! POST /v1/models/{name}/assign          {version, mode, nodes, groups, all, reason}: which gateways have it, at once
+//! POST /v1/models/{name}/rollouts        {version, mode, id, nodes, groups, all, plan, reason, start, rollback, skip_busy}
+//!                                        → 201, or 200; what is done with it afterwards is under /v1/rollouts
 //! POST /v1/models/{name}/versions        one line with the signed manifest, then the file → 201, or 200 when it was there
 //! ```
 //! A version is answered when gateways can fetch it. 202: it is stored, and was not read back yet; 409: it does not fit what is
@@ -21,7 +23,7 @@ use super::{Class, Models, PublishError};
 use crate::cloud::api::answer::{Problem, json};
 use crate::cloud::api::body::Bodies;
 use crate::cloud::control::http::{self as orders, Asked, expect_json, limit, not_allowed, path_parts, read, unknown};
-use crate::cloud::control::models::AssignOrder;
+use crate::cloud::control::models::{AssignOrder, RolloutOrder};
 use crate::cloud::control::orders::OrderError;
 use crate::downlink::artefact::{KeyId, Mode, ModelAssigned};
 use crate::models::manifest::Name;
@@ -79,9 +81,16 @@ impl Models {
                 self.assign(name, &read(&body.bytes)?, &by).await
             }
             (_, ["models"] | ["models", _]) => Err(not_allowed(asked.path, "GET, HEAD")),
-            (_, ["models", _, "versions" | "assign"]) => Err(not_allowed(asked.path, "POST")),
+            (&Method::POST, ["models", name, "rollouts"]) => {
+                let by = self.0.control.author(asked)?;
+                asked.query.only(&[])?;
+                expect_json(asked)?;
+                let body = bodies.gather(body, ORDER_BYTES_MAX).await?;
+                self.roll_out(name, read(&body.bytes)?, &by).await
+            }
+            (_, ["models", _, "versions" | "assign" | "rollouts"]) => Err(not_allowed(asked.path, "POST")),
             _ => Err(unknown(format!(
-                "there is no {}; there are {PATH}, {PATH}/{{name}}, its /versions and /assign",
+                "there is no {}; there are {PATH}, {PATH}/{{name}}, its /versions, /assign and /rollouts",
                 asked.path
             ))),
         }
@@ -89,7 +98,7 @@ impl Models {
 
     async fn assign(&self, name: &str, order: &AssignOrder, by: &str) -> Result<Response, Problem> {
         self.expect_read().map_err(|e| problem(&e))?;
-        let model = self.assigned(name, order).map_err(orders::problem)?;
+        let model = self.assigned(name, order.version, order.mode).map_err(orders::problem)?;
         let (version, mode) = (model.version, model.mode.text());
         let given = self.0.control.assign_model(model, order, by).await.map_err(orders::problem)?;
         tracing::info!(by, model = name, version, mode, nodes = given.nodes.len(), "a model was assigned");
@@ -105,8 +114,19 @@ impl Models {
         Ok(json(StatusCode::OK, &answer))
     }
 
+    async fn roll_out(&self, name: &str, order: RolloutOrder, by: &str) -> Result<Response, Problem> {
+        self.expect_read().map_err(|e| problem(&e))?;
+        let model = self.assigned(name, order.version, order.mode).map_err(orders::problem)?;
+        let (version, mode, control) = (model.version, model.mode.text(), &self.0.control);
+        let order = order.of(model);
+        let (is_new, warnings) = control.create(&order, by).await.map_err(orders::problem)?;
+        tracing::info!(by, rollout = order.id, model = name, version, mode, "a roll-out of a model was ordered");
+        let answer = serde_json::json!({ "rollout": control.rollout(&order.id, usize::MAX), "warnings": warnings });
+        Ok(json(if is_new { StatusCode::CREATED } else { StatusCode::OK }, &answer))
+    }
+
     /// The version that an order names: published whole, and signed by a key that still counts.
-    fn assigned(&self, name: &str, order: &AssignOrder) -> Result<ModelAssigned, OrderError> {
+    fn assigned(&self, name: &str, version: Option<u64>, mode: Mode) -> Result<ModelAssigned, OrderError> {
         let trust = self.0.control.trust().map_err(|why| OrderError::Unavailable(format!("the catalogue {why}")))?;
         let shared = self.lock();
         let none = || {
@@ -116,16 +136,16 @@ impl Models {
         };
         let name = Name::parse(name).ok_or_else(none)?;
         let mut versions = shared.catalogue.versions(&name).ok_or_else(none)?;
-        let found = match order.version {
+        let found = match version {
             Some(version) => shared.catalogue.get(&name, version).ok_or_else(|| {
                 OrderError::Unknown(format!("version {version} of model {name} is not published, or forgotten"))
             })?,
             // Whatever version it is that is not used any more.
-            None if order.mode == Mode::Off => versions.next().ok_or_else(none)?,
+            None if mode == Mode::Off => versions.next().ok_or_else(none)?,
             None => return Err(OrderError::Refused("name the version".to_owned())),
         };
         let is_revoked = KeyId::parse(&found.signer).is_ok_and(|id| trust.is_revoked(id));
-        if is_revoked && order.mode != Mode::Off {
+        if is_revoked && mode != Mode::Off {
             let (version, signer) = (found.manifest.version, &found.signer);
             let text = format!(
                 "version {version} is signed by {signer}, which is revoked: gateways refuse it; publish it again"
@@ -133,7 +153,7 @@ impl Models {
             return Err(OrderError::Refused(text));
         }
         let (version, digest) = (found.manifest.version, found.digest);
-        Ok(ModelAssigned { name: name.clone(), version, digest, mode: order.mode })
+        Ok(ModelAssigned { name: name.clone(), version, digest, mode })
     }
 
     async fn take_in<B: Buf>(

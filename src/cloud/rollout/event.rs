@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{BATCH_MAX, GROUPS_MAX, ID_BYTES_MAX, Plan, PlanError, RAISED_MAX, REASON_BYTES_MAX, UnixMs};
-use crate::downlink::artefact::{ModelAssigned, model};
+use crate::downlink::artefact::model::Name;
+use crate::downlink::artefact::{Mode, ModelAssigned, model};
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -133,6 +134,27 @@ pub enum Verdict {
     Failure,
 }
 
+/// What a report is about, if that is a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSaid {
+    /// The model.
+    pub name: Name,
+    /// Its version.
+    pub version: u64,
+    /// What became of it as; `None`: it is not used, whatever it was to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+}
+
+impl ModelSaid {
+    /// Whether it is said of what was assigned like this.
+    pub fn concerns(&self, assigned: &ModelAssigned) -> bool {
+        let is_mode = self.mode.is_none_or(|mode| mode == assigned.mode);
+        self.name == assigned.name && self.version == assigned.version && is_mode
+    }
+}
+
 /// A node's report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -141,6 +163,9 @@ pub struct NodeReport {
     pub node: NodeId,
     /// Which assignment.
     pub number: u64,
+    /// What of it; `None`: its document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelSaid>,
     /// What became of it.
     pub verdict: Verdict,
     /// Why, for operators.
@@ -181,10 +206,13 @@ pub enum What {
     Begun { id: String },
     /// A controller takes the lead with its author's epoch.
     Claimed,
-    /// A roll-out of `target` (`None`: what the node has by itself) is drafted. `audience` says who joins it later.
+    /// A roll-out of `model`, or without one of the document `target` (`None`: what the node has by itself), is drafted.
+    /// `audience` says who joins it later.
     Created {
         rollout: RolloutId,
         target: Option<Digest>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        model: Option<ModelAssigned>,
         plan: Plan,
         #[serde(default, skip_serializing_if = "String::is_empty")]
         reason: String,
@@ -264,6 +292,12 @@ pub enum Malformed {
     /// The model.
     #[error("{0}")]
     Model(String),
+    /// Gates that nothing is measured for.
+    #[error("{0}")]
+    Gates(&'static str),
+    /// Two things.
+    #[error("a roll-out brings a document or a model, not both")]
+    Both,
     /// The plan.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -287,8 +321,13 @@ impl What {
             }
         };
         match self {
-            Self::Created { rollout, plan, reason: text, audience: of, .. } => {
+            Self::Created { rollout, target, model, plan, reason: text, audience: of, .. } => {
                 plan.check()?;
+                model::check(model.as_slice()).map_err(Malformed::Model)?;
+                if model.is_some() && target.is_some() {
+                    return Err(Malformed::Both);
+                }
+                plan.gates.check(model.as_ref().map(|model| model.mode)).map_err(Malformed::Gates)?;
                 reason(text)?;
                 audience(of)?;
                 if rollout.is_valid() { Ok(()) } else { Err(Malformed::Id) }

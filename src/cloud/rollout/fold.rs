@@ -1,110 +1,33 @@
 //! The state as a fold over the log. [pure]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
+use std::sync::Arc;
 
-use super::event::{Audience, Author, Digest, Event, Malformed, NodeId, NodeReport, RolloutId, Verdict, What};
-use super::node::Node;
-use super::progress::{Progress, Stage};
-use super::waves::Rollout;
-use super::{ACTIVE_MAX, DRAFTS_MAX, MEMBERS_MAX, NODES_MAX, Plan, ROLLBACKS_MAX, ROLLOUTS_MAX, UnixMs};
+use super::event::{Audience, Author, Digest, Event, NodeId, NodeReport, RolloutId, What};
+use super::node::{Given, Node};
+use super::progress::Stage;
+use super::void::Void;
+use super::waves::{Brings, Rollout};
+use super::{ACTIVE_MAX, DRAFTS_MAX, MEMBERS_MAX, NODES_MAX, ROLLBACKS_MAX, ROLLOUTS_MAX, UnixMs};
 use crate::downlink::artefact::ModelAssigned;
-
-/// What a node is to run. All of it is a function of the log: whoever signs it signs the same.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Assignment {
-    /// Grows with every assignment of this node.
-    pub number: u64,
-    /// `None`: what the node has by itself.
-    pub target: Option<Digest>,
-    /// When the event that made it was appended.
-    pub at_ms: UnixMs,
-    /// The roll-out that made it, or took it back.
-    pub rollout: Option<RolloutId>,
-    /// Its models.
-    pub models: Vec<ModelAssigned>,
-}
-
-/// What a roll-out was created as.
-#[derive(Clone, Debug)]
-pub struct Created<'r> {
-    /// Its place in the log.
-    pub index: u64,
-    /// What it brings.
-    pub target: Option<Digest>,
-    /// Waves and thresholds.
-    pub plan: &'r Plan,
-    /// Why, for operators.
-    pub reason: &'r str,
-    /// Who joins it later.
-    pub audience: &'r Audience,
-    /// Those of the audience for whom it does not stand any more.
-    pub retired: &'r Audience,
-    /// It brings back what nodes ran before.
-    pub rollback: bool,
-}
-
-/// Why an event changed nothing. It stays in the log; every reader finds it void.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Void {
-    /// Another controller has the lead.
-    #[error("epoch {epoch} of {name} is not the lead's: {lead_name} has it with epoch {lead}")]
-    Fenced {
-        /// The author's.
-        epoch: u64,
-        /// The author.
-        name: String,
-        /// The lead's.
-        lead: u64,
-        /// Who has it.
-        lead_name: String,
-    },
-    /// Only a controller, or only an operator does this.
-    #[error("this is not the author's to decide")]
-    Author,
-    /// It breaks a limit.
-    #[error(transparent)]
-    Malformed(#[from] Malformed),
-    /// There is no such roll-out, or it is forgotten.
-    #[error("there is no roll-out {0}")]
-    Unknown(RolloutId),
-    /// The id is taken.
-    #[error("roll-out {0} exists with another content: take another id")]
-    Exists(RolloutId),
-    /// It has happened already, or the stage does not allow it.
-    #[error("roll-out {0} is not at that point")]
-    Stage(RolloutId),
-    /// Too few successes, too many failures, no approval, or the soak is not over.
-    #[error("roll-out {0} may not go on yet")]
-    NotYet(RolloutId),
-    /// It has no members.
-    #[error("roll-out {0} has no nodes: enrol some")]
-    Empty(RolloutId),
-    /// It has an event before this one.
-    #[error("the log has begun")]
-    Begun,
-    /// Too many run.
-    #[error("{0} roll-outs are running, which is the most: abort one, or wait (\"tidegate rollout list\" shows them)")]
-    TooMany(usize),
-}
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct Rollouts {
     /// Events read, and the number of the last one's assignments.
-    index: u64,
+    pub(super) index: u64,
     /// Names the log; `None`: its first event was another one.
-    log: Option<String>,
+    pub(super) log: Option<String>,
     /// When that event was appended.
     at_ms: UnixMs,
-    epoch: u64,
-    lead: String,
+    pub(super) epoch: u64,
+    pub(super) lead: String,
     /// When the lead appended its last event, on its clock.
     lead_ms: UnixMs,
-    rollouts: BTreeMap<RolloutId, Rollout>,
-    nodes: BTreeMap<NodeId, Node>,
+    pub(super) rollouts: BTreeMap<RolloutId, Rollout>,
+    pub(super) nodes: BTreeMap<NodeId, Node>,
     /// Nodes that have not reported on their assignment.
-    outstanding: BTreeSet<NodeId>,
+    pub(super) outstanding: BTreeSet<NodeId>,
 }
 
 impl Rollouts {
@@ -219,8 +142,8 @@ impl Rollouts {
         for name in &self.outstanding {
             let Some(node) = self.nodes.get_mut(name).filter(|node| node.number <= above) else { continue };
             changed.push(name.clone());
-            let before = std::mem::replace(&mut node.number, self.index);
-            node.at_ms = self.at_ms;
+            let before = node.number;
+            node.renumber(self.index, self.at_ms);
             if let Some(rollout) = node.rollout.as_ref().and_then(|id| self.rollouts.get_mut(id)) {
                 rollout.renumber(name, before, self.index);
             }
@@ -247,15 +170,19 @@ impl Rollouts {
     }
 
     fn create(&mut self, what: &What, at_ms: UnixMs) -> Result<Vec<NodeId>, Void> {
-        let What::Created { rollout: id, target, plan, reason, audience, rollback } = what else {
+        let What::Created { rollout: id, target, model, plan, reason, audience, rollback } = what else {
             return Ok(Vec::new());
         };
-        let mut new = Rollout::new(id.clone(), self.index, *target, plan.clone());
+        let brings = match model {
+            Some(model) => Brings::Model(Arc::new(model.clone())),
+            None => Brings::Document(*target),
+        };
+        let mut new = Rollout::new(id.clone(), self.index, brings, plan.clone());
         (new.reason, new.audience) = (reason.clone(), audience.clone());
         // The lead may have said nothing for days: its last time alone would end the draft before it can be started.
         (new.rollback, new.created_ms) = (*rollback, self.lead_ms.max(at_ms));
         if let Some(known) = self.rollouts.get(id) {
-            let content = |r: &Rollout| (r.target, r.plan.clone(), r.audience.clone(), r.rollback);
+            let content = |r: &Rollout| (r.brings.clone(), r.plan.clone(), r.audience.clone(), r.rollback);
             let is_same = content(known) == content(&new);
             return Err(if is_same { Void::Stage(id.clone()) } else { Void::Exists(id.clone()) });
         }
@@ -299,6 +226,7 @@ impl Rollouts {
             }
             let node = self.nodes.entry(name.clone()).or_default();
             match &node.rollout {
+                None if rollout.brings.to(node).is_none() => rollout.held += 1,
                 None => {
                     node.rollout = Some(id.clone());
                     rollout.enrol(name);
@@ -312,15 +240,19 @@ impl Rollouts {
 
     /// Late joiners of a roll-out that is completed.
     fn join_standing(&mut self, id: &RolloutId, nodes: &[NodeId]) -> Vec<NodeId> {
-        let Some((created, target)) = self.rollouts.get(id).map(|r| (r.created, r.target)) else { return Vec::new() };
+        let standing = self.rollouts.get(id).map(|r| (r.created, r.brings.clone()));
+        let Some((created, brings)) = standing else { return Vec::new() };
         let mut changed = Vec::new();
         for name in nodes {
             if !self.nodes.contains_key(name) && self.nodes.len() >= NODES_MAX {
                 continue;
             }
             let node = self.nodes.entry(name.clone()).or_default();
-            if node.rollout.is_none() && node.number < created {
-                self.set(name, target, Some(id));
+            if node.rollout.is_none()
+                && node.given(brings.model()) < created
+                && let Some(given) = brings.to(node)
+            {
+                self.set(name, given, Some(id), created);
                 changed.push(name.clone());
             }
         }
@@ -369,8 +301,12 @@ impl Rollouts {
         let Some(rollout) = self.rollouts.get_mut(id) else { return Vec::new() };
         let exposed = rollout.expose(self.index);
         rollout.count_soak();
-        let target = rollout.target;
-        exposed.iter().for_each(|node| self.set(node, target, Some(id)));
+        let (brings, created) = (rollout.brings.clone(), rollout.created);
+        for name in &exposed {
+            // It had room when it was enrolled, and nothing else is given to a member.
+            let given = self.nodes.get(name).and_then(|node| brings.to(node));
+            given.into_iter().for_each(|given| self.set(name, given, Some(id), created));
+        }
         exposed
     }
 
@@ -380,13 +316,15 @@ impl Rollouts {
             return Err(Void::Stage(id.clone()));
         }
         let (members, exposed) = rollout.end(Stage::Aborted { reason: reason.to_owned() });
+        let brings = rollout.brings.clone();
         self.release(&members);
         for name in &exposed {
             let Some(node) = self.nodes.get_mut(name) else { continue };
-            // What is taken back is nothing to go back to, however it went.
-            node.verdict = Some(Verdict::Failure);
-            let base = node.base();
-            self.set(name, base, Some(id));
+            let base = match &brings {
+                Brings::Document(_) => Some(node.without_document()),
+                Brings::Model(model) => node.without_model(&model.name),
+            };
+            base.into_iter().for_each(|base| self.set(name, base, Some(id), self.index));
         }
         Ok(exposed)
     }
@@ -416,7 +354,9 @@ impl Rollouts {
         for report in reports {
             let Some(node) = self.nodes.get_mut(&report.node) else { continue };
             node.hear(report);
-            if report.number == node.number {
+            if report.model.is_some() {
+                // An assignment is taken with its document, whatever is said of the rest.
+            } else if report.number == node.number {
                 self.outstanding.remove(&report.node);
             } else if report.number < node.number {
                 again.push(report.node.clone());
@@ -457,7 +397,7 @@ impl Rollouts {
         for name in nodes {
             let room = self.nodes.len() < NODES_MAX || self.nodes.contains_key(name);
             if room && self.nodes.entry(name.clone()).or_default().rollout.is_none() {
-                self.set(name, target, None);
+                self.set(name, Given::Document(target), None, self.index);
                 changed.push(name.clone());
             }
         }
@@ -465,133 +405,31 @@ impl Rollouts {
     }
 
     fn assign_model(&mut self, nodes: &[NodeId], model: &ModelAssigned) -> Vec<NodeId> {
-        let mut changed = Vec::new();
+        let (model, mut changed) = (Arc::new(model.clone()), Vec::new());
         for name in nodes {
             if self.nodes.len() >= NODES_MAX && !self.nodes.contains_key(name) {
                 continue;
             }
             let node = self.nodes.entry(name.clone()).or_default();
-            if node.rollout.is_none() && node.give(model) {
-                // A document that has failed here is not tried again because of a model.
-                let target = if node.verdict == Some(Verdict::Failure) { node.base() } else { node.target };
+            if node.rollout.is_none()
+                && let Some(given) = node.with(&model)
+            {
                 let origin = node.origin.clone();
-                self.set(name, target, origin.as_ref());
+                self.set(name, given, origin.as_ref(), self.index);
                 changed.push(name.clone());
             }
         }
         changed
     }
 
-    fn set(&mut self, name: &NodeId, target: Option<Digest>, origin: Option<&RolloutId>) {
+    fn set(&mut self, name: &NodeId, given: Given, origin: Option<&RolloutId>, since: u64) {
         if let Some(node) = self.nodes.get_mut(name) {
-            node.passes();
-            (node.number, node.target, node.verdict) = (self.index, target, None);
-            (node.at_ms, node.origin) = (self.at_ms, origin.cloned());
+            if matches!(given, Given::Document(_)) {
+                node.document_origin = origin.cloned();
+            }
+            node.assign(self.index, self.at_ms, given, since);
+            node.origin = origin.cloned();
             self.outstanding.insert(name.clone());
         }
-    }
-
-    /// What a node is to run; `None`: nothing was assigned to it.
-    pub fn assignment(&self, node: &NodeId) -> Option<Assignment> {
-        let node = self.nodes.get(node).filter(|n| n.number != 0)?;
-        let Node { number, target, at_ms, ref origin, ref models, .. } = *node;
-        Some(Assignment { number, target, at_ms, rollout: origin.clone(), models: models.clone() })
-    }
-
-    /// Whether the node has not reported on its assignment.
-    pub fn is_outstanding(&self, node: &NodeId) -> bool {
-        self.outstanding.contains(node)
-    }
-
-    /// Whether appending the report would change anything: what comes again need not lie in the log again.
-    pub fn is_news(&self, report: &NodeReport) -> bool {
-        let Some(node) = self.nodes.get(&report.node) else { return false };
-        let counts =
-            || node.rollout.as_ref().and_then(|id| self.rollouts.get(id)).is_some_and(|r| r.would_count(report));
-        node.is_news(report) || (node.number == report.number && counts())
-    }
-
-    /// What a roll-out was created as.
-    pub fn created(&self, id: &RolloutId) -> Option<Created<'_>> {
-        let Rollout { created, target, plan, reason, audience, retired, rollback, .. } = self.rollouts.get(id)?;
-        Some(Created { index: *created, target: *target, plan, reason, audience, retired, rollback: *rollback })
-    }
-
-    /// The newest roll-out that stands, or runs, for nodes of these groups, if this node has nothing from it or
-    /// anything newer, and is in no other.
-    pub fn to_join(&self, node: &NodeId, groups: &[String]) -> Option<&RolloutId> {
-        let known = self.nodes.get(node);
-        if known.is_some_and(|node| node.rollout.is_some()) {
-            return None;
-        }
-        let number = known.map_or(0, |node| node.number);
-        let newest = self.rollouts.iter().filter(|(_, r)| r.takes(groups)).max_by_key(|(_, r)| r.created);
-        newest.filter(|(_, r)| number < r.created).map(|(id, _)| id)
-    }
-
-    /// Whether any roll-out takes nodes that turn up later.
-    pub fn has_audience(&self) -> bool {
-        self.rollouts.values().any(|r| !r.audience.is_empty() && matches!(r.stage, Stage::Running | Stage::Completed))
-    }
-
-    /// Nodes that have not reported on their assignment: what a new controller sends again.
-    pub fn outstanding(&self) -> impl Iterator<Item = &NodeId> {
-        self.outstanding.iter()
-    }
-
-    /// Nodes to which something was assigned.
-    pub fn assigned(&self) -> impl Iterator<Item = &NodeId> {
-        self.assigned_after(None)
-    }
-
-    /// Nodes to which something was assigned, by name, after `after`.
-    pub fn assigned_after(&self, after: Option<&NodeId>) -> impl Iterator<Item = &NodeId> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let nodes = self.nodes.range::<NodeId, _>((from, Bound::Unbounded));
-        nodes.filter(|(_, node)| node.number != 0).map(|(name, _)| name)
-    }
-
-    /// Names the log; `None`: it is empty, or does not begin with its beginning.
-    pub fn log(&self) -> Option<&str> {
-        self.log.as_deref()
-    }
-
-    /// Events read, void ones included, and what numbers were raised by: no assignment has a higher number.
-    pub fn index(&self) -> u64 {
-        self.index
-    }
-
-    /// The lead's epoch and name; a claim takes a higher one. Whoever is not named here has not got the lead.
-    pub fn lead(&self) -> (u64, &str) {
-        (self.epoch, &self.lead)
-    }
-
-    /// A roll-out in numbers.
-    pub fn progress(&self, id: &RolloutId) -> Option<Progress> {
-        self.rollouts.get(id).map(Rollout::progress)
-    }
-
-    /// All that are remembered.
-    pub fn ids(&self) -> impl Iterator<Item = &RolloutId> {
-        self.rollouts.keys()
-    }
-
-    #[cfg(test)]
-    pub(super) fn plan_of(&self, id: &RolloutId) -> &Plan {
-        &self.rollouts[id].plan
-    }
-
-    /// The roll-out that a node is in, while that is not over.
-    pub fn rollout_of(&self, node: &NodeId) -> Option<&RolloutId> {
-        self.nodes.get(node)?.rollout.as_ref()
-    }
-
-    /// Exposed nodes of a roll-out that have not reported and are not absent.
-    pub fn silent(&self, id: &RolloutId) -> impl Iterator<Item = &NodeId> {
-        self.rollouts.get(id).into_iter().flat_map(Rollout::silent)
-    }
-
-    pub(super) fn active(&self) -> impl Iterator<Item = (&RolloutId, &Rollout)> {
-        self.rollouts.iter().filter(|(_, r)| r.stage.is_active())
     }
 }

@@ -1,5 +1,4 @@
-//! Roll-outs: something new goes to many gateways in waves, and stops where it fails. One [`Rollouts`] per kind of thing
-//! (configuration, each model).
+//! Roll-outs: something new goes to many gateways in waves, and stops where it fails: a document, or a version of a model.
 //!
 //! ```text
 //! operator                                 controller (one at a time)                       nodes
@@ -52,9 +51,16 @@
 //! accepts the failures so far. Abort puts every exposed node back, under a higher number, to what
 //! it ran well before, or was to run and has not spoken of; never to what has failed on it.
 //!
+//! **Models.** A node's assignment names its document and all its models; each of them has a course of its own ([`course`]): what it
+//! is, what the node said of it, and what ran well before. An abort, a report, and what a late joiner lacks are about one of them,
+//! and leave the others; a document is decided anew under every number, a model only when it changes. What a node says of a model
+//! ([`ModelSaid`]) counts for the version and mode that its course is about: that it has taken the assignment is no success.
+//! [`Gates`] judge what nodes measure; the lead appends what they come to as [`What::Reported`], so that success, failure,
+//! thresholds and put-back are one machine.
+//!
 //! **Overlap.** A node is in at most one roll-out that is not over. A second one that enrols it passes it over and counts
 //! it ([`Progress::held`]); it can be enrolled again when the first one is over. To supersede a roll-out, abort it first.
-//! A roll-out that is completed stands: a node enrolled later gets its target at once, unless it has something newer.
+//! A roll-out that is completed stands: a node enrolled later gets its target at once, unless it has something newer of its kind.
 //!
 //! **Room.** A draft takes nobody's place: at most [`DRAFTS_MAX`], for a day. [`ACTIVE_MAX`] roll-outs run at once, and besides
 //! them [`ROLLBACKS_MAX`] rollbacks: whatever runs or hangs, what gateways ran before can be given back to them.
@@ -63,21 +69,28 @@
 //! say counts for nothing. When another process takes the lead, what the log shows of the soak until the last word of the one
 //! before is added to what the new one measures: no two clocks are ever compared.
 
+mod course;
 mod decide;
 mod event;
 mod fold;
+mod gates;
 mod node;
 mod plan;
 mod progress;
+mod query;
+mod void;
 mod waves;
 
 #[cfg(test)]
 mod tests;
 
-pub use event::{Audience, Author, Digest, Event, NodeId, NodeReport, RolloutId, Verdict, What};
-pub use fold::{Assignment, Created, Rollouts, Void};
+pub use event::{Audience, Author, Digest, Event, ModelSaid, NodeId, NodeReport, RolloutId, Verdict, What};
+pub use fold::Rollouts;
+pub use gates::{EVENTS_MIN, Gates, Judged, Measured};
 pub use plan::{OnFailure, Plan, PlanError, Wave};
 pub use progress::{Progress, Stage};
+pub use query::{Assignment, Created};
+pub use void::Void;
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 pub type UnixMs = u64;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::gates::Gates;
 use super::{ALL_PPM, Ppm};
 
 /// Most waves.
@@ -49,6 +50,9 @@ pub struct Plan {
     /// A wave waits until every exposed node that is not absent has answered, whatever share has succeeded.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub wait_for_all: bool,
+    /// What a node's measurements must be for it to have succeeded; of a model that scores alone.
+    #[serde(default, skip_serializing_if = "Gates::is_empty")]
+    pub gates: Gates,
 }
 
 impl Default for Plan {
@@ -62,6 +66,7 @@ impl Default for Plan {
             successes_share_min_ppm: 900_000,
             on_failure: OnFailure::Abort,
             wait_for_all: false,
+            gates: Gates::default(),
         }
     }
 }
@@ -92,7 +97,8 @@ impl Plan {
         if self.waves.is_empty() || self.waves.len() > WAVES_MAX {
             return Err(PlanError::Waves(self.waves.len()));
         }
-        for share in [self.failures_share_max_ppm, self.successes_share_min_ppm] {
+        for share in [self.failures_share_max_ppm, self.successes_share_min_ppm].into_iter().chain(self.gates.shares())
+        {
             if share > ALL_PPM {
                 return Err(PlanError::Share(share));
             }

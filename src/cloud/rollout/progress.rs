@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::event::{Digest, NodeId};
+use crate::downlink::artefact::ModelAssigned;
 
 /// Where a roll-out stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -33,8 +34,11 @@ impl Stage {
 pub struct Progress {
     /// Where it stands.
     pub stage: Stage,
-    /// What it brings.
+    /// The document that it brings.
     pub target: Option<Digest>,
+    /// The model that it brings instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelAssigned>,
     /// Why it is paused, if it is.
     pub paused: Option<String>,
     /// The wave that has begun, from 0.

@@ -1,14 +1,58 @@
 //! One roll-out: the line of its members and the counts of its waves. [pure]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::event::{Audience, Digest, NodeId, NodeReport, RolloutId, Verdict};
+use super::node::{Given, Node};
 use super::plan::{Plan, Wave, share_of};
 use super::progress::{Progress, Stage};
 use super::{ALL_PPM, FAILURES_KEPT, GROUPS_MAX, UnixMs};
+use crate::downlink::artefact::ModelAssigned;
 
 /// A node's place in the line.
 pub(super) type Place = (u64, NodeId);
+
+/// What a roll-out gives to nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Brings {
+    /// A document; `None`: what the node has by itself.
+    Document(Option<Digest>),
+    Model(Arc<ModelAssigned>),
+}
+
+impl Brings {
+    /// What this node gets; `None`: it has no room for it.
+    pub fn to(&self, node: &Node) -> Option<Given> {
+        match self {
+            Self::Document(target) => Some(Given::Document(*target)),
+            Self::Model(model) => node.with(model),
+        }
+    }
+
+    pub fn document(&self) -> Option<Digest> {
+        match self {
+            Self::Document(target) => *target,
+            Self::Model(_) => None,
+        }
+    }
+
+    pub fn model(&self) -> Option<&ModelAssigned> {
+        match self {
+            Self::Document(_) => None,
+            Self::Model(model) => Some(model),
+        }
+    }
+
+    /// Whether what is said of it counts.
+    fn is_concerned(&self, report: &NodeReport) -> bool {
+        match (self, &report.model) {
+            (Self::Document(_), None) => true,
+            (Self::Model(model), Some(said)) => said.concerns(model),
+            _ => false,
+        }
+    }
+}
 
 #[derive(Clone, Debug)]
 struct Member {
@@ -34,7 +78,7 @@ pub(super) struct Rollout {
     id: RolloutId,
     /// Its place in the log.
     pub created: u64,
-    pub target: Option<Digest>,
+    pub brings: Brings,
     pub plan: Plan,
     pub reason: String,
     pub audience: Audience,
@@ -63,11 +107,11 @@ pub(super) struct Rollout {
 }
 
 impl Rollout {
-    pub fn new(id: RolloutId, created: u64, target: Option<Digest>, plan: Plan) -> Self {
+    pub fn new(id: RolloutId, created: u64, brings: Brings, plan: Plan) -> Self {
         Self {
             id,
             created,
-            target,
+            brings,
             plan,
             reason: String::new(),
             audience: Audience::default(),
@@ -107,7 +151,8 @@ impl Rollout {
     /// Whether a report about its exposure would be counted, or ends an absence.
     pub fn would_count(&self, report: &NodeReport) -> bool {
         self.members.get(&self.place(&report.node)).is_some_and(|member| {
-            member.number != 0
+            self.brings.is_concerned(report)
+                && member.number != 0
                 && member.number == report.number
                 && (member.absent || member.verdict < Some(report.verdict))
         })
@@ -155,11 +200,11 @@ impl Rollout {
         share_of(share, self.member_count).max(1)
     }
 
-    /// Counts a report; one about another number than the exposure's is none.
+    /// Counts a report; one about another number than the exposure's, or about something else, is none.
     pub fn report(&mut self, report: &NodeReport) {
         let place = self.place(&report.node);
         let Some(member) = self.members.get_mut(&place) else { return };
-        if member.number == 0 || member.number != report.number {
+        if member.number == 0 || member.number != report.number || !self.brings.is_concerned(report) {
             return;
         }
         if std::mem::take(&mut member.absent) {
@@ -343,7 +388,8 @@ impl Rollout {
     pub fn progress(&self) -> Progress {
         Progress {
             stage: self.stage.clone(),
-            target: self.target,
+            target: self.brings.document(),
+            model: self.brings.model().cloned(),
             paused: self.paused.clone(),
             wave: self.wave,
             waves: self.plan.waves.len(),

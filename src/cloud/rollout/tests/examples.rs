@@ -29,6 +29,7 @@ fn draft(nodes: u8, plan: Plan) -> Rollouts {
         What::Created {
             rollout: rollout(0),
             target: Some(target(0, 1)),
+            model: None,
             plan,
             reason: String::new(),
             audience: Audience::default(),
@@ -56,7 +57,7 @@ fn report(state: &mut Rollouts, now: u64, most: usize, verdict: Verdict) {
         .take(most)
         .map(|n| {
             let number = state.assignment(n).unwrap().number;
-            NodeReport { node: n.clone(), number, verdict, reason: "unhealthy".into() }
+            NodeReport { node: n.clone(), number, model: None, verdict, reason: "unhealthy".into() }
         })
         .collect();
     lead(state, now, What::Reported { reports }).unwrap();
@@ -91,6 +92,7 @@ fn the_line_is_the_same_for_ever_and_another_one_for_every_roll_out() {
             What::Created {
                 rollout: rollout(n),
                 target: None,
+                model: None,
                 plan: Plan::default(),
                 reason: String::new(),
                 audience: Audience::default(),
@@ -201,6 +203,7 @@ fn a_node_is_in_one_roll_out_at_a_time() {
     let second = What::Created {
         rollout: rollout(1),
         target: Some(target(0, 2)),
+        model: None,
         plan: Plan::default(),
         reason: String::new(),
         audience: Audience::default(),
@@ -239,6 +242,7 @@ fn limits_are_kept() {
     let create = |n: u8| What::Created {
         rollout: rollout(n),
         target: None,
+        model: None,
         plan: Plan::default(),
         reason: String::new(),
         audience: Audience::default(),
@@ -268,7 +272,8 @@ fn limits_are_kept() {
 fn run(state: &mut Rollouts, n: u8, rollback: bool) -> Result<usize, Void> {
     let (reason, audience) = (String::new(), Audience::default());
     let target = (!rollback).then(|| target(0, 1));
-    let created = What::Created { rollout: rollout(n), target, plan: Plan::default(), reason, audience, rollback };
+    let created =
+        What::Created { rollout: rollout(n), target, model: None, plan: Plan::default(), reason, audience, rollback };
     operator(state, created)?;
     operator(state, What::Enrolled { rollout: rollout(n), nodes: vec![node(n)] })?;
     operator(state, What::Started { rollout: rollout(n) })
@@ -297,7 +302,8 @@ fn a_draft_that_nobody_starts_is_ended_after_a_day_and_nobody_joins_it() {
     lead(&mut state, MINUTE, What::Claimed).unwrap();
     let audience = Audience { all: true, groups: Vec::new() };
     let (reason, plan) = (String::new(), Plan::default());
-    let created = What::Created { rollout: rollout(0), target: None, plan, reason, audience, rollback: false };
+    let created =
+        What::Created { rollout: rollout(0), target: None, model: None, plan, reason, audience, rollback: false };
     operator(&mut state, created).unwrap();
     assert_eq!((state.to_join(&node(1), &[]), state.has_audience()), (None, false));
     assert_eq!(state.decide(MINUTE + DRAFT_MS_MAX - 1), []);
@@ -314,7 +320,8 @@ fn a_draft_has_its_day_however_long_the_lead_has_said_nothing() {
     let created = |state: &mut Rollouts, at_ms| {
         let (audience, plan) = (Audience { all: true, groups: Vec::new() }, Plan::default());
         let reason = String::new();
-        let what = What::Created { rollout: rollout(0), target: None, plan, reason, audience, rollback: false };
+        let what =
+            What::Created { rollout: rollout(0), target: None, model: None, plan, reason, audience, rollback: false };
         at(at_ms, state, Author::Operator { name: "anna".into() }, what).unwrap();
     };
     let mut state = Rollouts::default();
@@ -333,7 +340,8 @@ fn what_stands_for_those_that_come_later_is_remembered_longest() {
     lead(&mut state, 0, What::Claimed).unwrap();
     let audience = Audience { all: true, groups: Vec::new() };
     let (reason, plan) = (String::new(), Plan::default());
-    let created = What::Created { rollout: rollout(0), target: None, plan, reason, audience, rollback: false };
+    let created =
+        What::Created { rollout: rollout(0), target: None, model: None, plan, reason, audience, rollback: false };
     operator(&mut state, created).unwrap();
     operator(&mut state, What::Enrolled { rollout: rollout(0), nodes: vec![node(0)] }).unwrap();
     operator(&mut state, What::Started { rollout: rollout(0) }).unwrap();
@@ -351,7 +359,7 @@ fn what_stands_for_those_that_come_later_is_remembered_longest() {
 
 /// One node says this of its assignment.
 fn says(state: &mut Rollouts, number: u64, verdict: Verdict) {
-    let report = NodeReport { node: node(1), number, verdict, reason: String::new() };
+    let report = NodeReport { node: node(1), number, model: None, verdict, reason: String::new() };
     assert!(state.is_news(&report), "{number} {verdict:?}");
     lead(state, 0, What::Reported { reports: vec![report.clone()] }).unwrap();
     assert!(!state.is_news(&report));
@@ -368,7 +376,8 @@ fn an_abort_puts_back_what_the_node_ran_well_and_not_what_failed_there() {
     let push_and_abort = |state: &mut Rollouts, n: u8| {
         let (reason, audience, plan) = (String::new(), Audience::default(), Plan::default());
         let target = Some(target(0, 100 + n));
-        let created = What::Created { rollout: rollout(n), target, plan, reason, audience, rollback: false };
+        let created =
+            What::Created { rollout: rollout(n), target, model: None, plan, reason, audience, rollback: false };
         operator(state, created).unwrap();
         operator(state, What::Enrolled { rollout: rollout(n), nodes: vec![node(1)] }).unwrap();
         operator(state, What::Started { rollout: rollout(n) }).unwrap();
@@ -406,7 +415,8 @@ fn numbers_go_on_above_what_nodes_remember_of_a_log_that_was_lost() {
     assert_eq!(state.log(), Some("after the fire"));
     let (one, two) = (node(1), node(2));
     operator(&mut state, What::Assigned { nodes: vec![one.clone(), two.clone()], target: None }).unwrap();
-    let report = NodeReport { node: two.clone(), number: 3, verdict: Verdict::Success, reason: String::new() };
+    let report =
+        NodeReport { node: two.clone(), number: 3, model: None, verdict: Verdict::Success, reason: String::new() };
     operator(&mut state, What::Reported { reports: vec![report] }).unwrap();
     let number = |state: &Rollouts, of: &NodeId| state.assignment(of).unwrap().number;
     // What was not spoken of is refused as older: it goes out again under a new number. What was is decided.
@@ -475,7 +485,7 @@ fn a_failure_outweighs_a_success_in_any_order_and_other_numbers_do_not_count() {
         let node = state.outstanding().next().unwrap().clone();
         let number = state.assignment(&node).unwrap().number;
         let say = |state: &mut Rollouts, number, verdict| {
-            let report = NodeReport { node: node.clone(), number, verdict, reason: String::new() };
+            let report = NodeReport { node: node.clone(), number, model: None, verdict, reason: String::new() };
             lead(state, 0, What::Reported { reports: vec![report] }).unwrap()
         };
         assert_eq!(say(&mut state, number - 1, Verdict::Failure), 1, "it is sent the newer one again");

@@ -2,10 +2,9 @@
 
 use proptest::prelude::*;
 
-use super::world::{World, node, rollout, target, works};
-use crate::cloud::rollout::{ALL_PPM, OnFailure, Plan, Rollouts, Stage, Wave, What};
-use crate::downlink::artefact::model::Name;
-use crate::downlink::artefact::{Digest, Mode, ModelAssigned};
+use super::world::{World, model, model_works, node, rollout, target, works};
+use crate::cloud::rollout::{ALL_PPM, Gates, OnFailure, Plan, Rollouts, Stage, Wave, What};
+use crate::downlink::artefact::Mode;
 use crate::sys::histories::{cases, count, played};
 
 const ROLLOUTS: u8 = 3;
@@ -14,6 +13,10 @@ const NODES: u8 = 14;
 #[derive(Clone, Debug)]
 enum Step {
     Create(u8, u8, Plan),
+    /// Of a version of a model in a mode.
+    CreateModel(u8, (u8, u8, u8), Plan),
+    /// A node fails by what it measures.
+    Gate(usize, u8),
     Enrol(u8, u8, u8),
     Start(u8),
     Approve(u8, usize),
@@ -24,7 +27,7 @@ enum Step {
     Depart(u8),
     Assign(u8, u8),
     /// A version of a model in a mode.
-    Model(u8, u8, u64, u8),
+    Model(u8, (u8, u8, u8)),
     Raise(u8),
     Read(usize, usize),
     Claim(usize),
@@ -55,7 +58,16 @@ fn plan() -> impl Strategy<Value = Plan> {
         )| {
             let mut waves: Vec<Wave> = waves.into_iter().map(|(s, (t, a))| wave((s, t, a))).collect();
             waves.push(wave((ALL_PPM, soak, false)));
-            Plan { waves, failures_max, failures_share_max_ppm, successes_share_min_ppm, on_failure, wait_for_all }
+            let gates = Gates::default();
+            Plan {
+                waves,
+                failures_max,
+                failures_share_max_ppm,
+                successes_share_min_ppm,
+                on_failure,
+                wait_for_all,
+                gates,
+            }
         },
     )
 }
@@ -70,6 +82,7 @@ fn step() -> impl Strategy<Value = Step> {
     let (r2, n2, c2) = (r.clone(), n.clone(), c.clone());
     let operators = prop_oneof![
         3 => (r.clone(), 0..5u8, plan()).prop_map(|(r, t, p)| Step::Create(r, t, p)),
+        3 => (r.clone(), (0..2u8, 0..3u8, 0..3u8), plan()).prop_map(|(r, m, p)| Step::CreateModel(r, m, p)),
         4 => (r.clone(), n.clone(), 1..NODES).prop_map(|(r, a, b)| Step::Enrol(r, a, b)),
         5 => r.clone().prop_map(Step::Start),
         2 => (r.clone(), 0..4usize).prop_map(|(r, w)| Step::Approve(r, w)),
@@ -79,7 +92,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => r2.prop_map(Step::Abort),
         1 => n.clone().prop_map(Step::Depart),
         1 => (n.clone(), 0..3u8).prop_map(|(n, t)| Step::Assign(n, t)),
-        1 => (n.clone(), 0..3u8, 1..4u64, 0..3u8).prop_map(|(n, m, v, mode)| Step::Model(n, m, v, mode)),
+        2 => (n.clone(), (0..2u8, 0..3u8, 0..3u8)).prop_map(|(n, m)| Step::Model(n, m)),
         1 => (0..20u8).prop_map(Step::Raise),
     ];
     let controllers = prop_oneof![
@@ -88,6 +101,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (c.clone(), prop::bool::weighted(0.2)).prop_map(|(c, r)| Step::Decide(c, r)),
         1 => c.clone().prop_map(Step::Absent),
         3 => c.clone().prop_map(Step::Resend),
+        1 => (c.clone(), n.clone()).prop_map(|(c, n)| Step::Gate(c, n)),
         1 => c2.prop_map(Step::Die),
         6 => (c, any::<usize>(), any::<bool>()).prop_map(|(c, w, a)| Step::Report(c, w, a)),
     ];
@@ -121,15 +135,11 @@ fn play(world: &mut World, step: &Step) {
             let nodes = world.install(std::iter::once(*n));
             world.operator(What::Assigned { nodes, target: (*t > 0).then(|| target(0, 100 + t)) });
         }
-        Step::Model(n, m, version, mode) => {
+        Step::CreateModel(r, (m, v, mode), plan) => world.create_of(*r, None, Some(model(*m, *v, *mode)), plan.clone()),
+        Step::Gate(c, n) => world.gate(*c, &node(*n)),
+        Step::Model(n, (m, v, mode)) => {
             let nodes = world.install(std::iter::once(*n));
-            let model = ModelAssigned {
-                name: Name::parse(&format!("model-{m}")).unwrap(),
-                version: *version,
-                digest: Digest::of(&version.to_le_bytes()),
-                mode: [Mode::Active, Mode::Shadow, Mode::Off][usize::from(*mode)],
-            };
-            world.operator(What::ModelAssigned { nodes, model, reason: reason() });
+            world.operator(What::ModelAssigned { nodes, model: model(*m, *v, *mode), reason: reason() });
         }
         Step::Raise(by) => {
             world.operator(What::Raised { index: (world.truth.index() + u64::from(*by)).saturating_sub(5) })
@@ -189,6 +199,14 @@ fn all_is_where_it_should_be(world: &World) {
         let gateway = world.gateways.get(name).cloned().unwrap_or_default();
         assert_eq!(gateway.number, assignment.number, "{name}");
         assert!(gateway.running == assignment.target || !works(assignment.target, name), "{name}");
+        for assigned in assignment.models.iter().filter(|assigned| model_works(assigned, name)) {
+            let has = |mode| gateway.models.get(&(assigned.name.clone(), mode)).copied();
+            let expected = (assigned.mode != Mode::Off).then_some(assigned.version);
+            let mode = if assigned.mode == Mode::Off { Mode::Active } else { assigned.mode };
+            assert_eq!(has(mode), expected, "{name}: {assigned:?}");
+            let is_beside = assignment.models.iter().any(|m| m.name == assigned.name && m.mode == Mode::Shadow);
+            assert!(is_beside || has(Mode::Shadow).is_none(), "{name}: {assigned:?} alone");
+        }
     }
 }
 
@@ -332,17 +350,22 @@ proptest! {
     }
 
     /// Something that works nowhere.
-    fn a_bad_push(plan in plan(), nodes in 1..40u8, steps in prop::collection::vec(step(), 0..60)) {
+    fn a_bad_push(
+        plan in plan(), nodes in 1..40u8, steps in prop::collection::vec(step(), 0..60), mode in prop::option::of(0..2u8),
+    ) {
         played();
         let mut world = World::default();
         let share = plan.waves[0].share_ppm;
-        world.create(0, Some(target(8, 1)), plan);
+        match mode {
+            None => world.create(0, Some(target(8, 1)), plan),
+            Some(mode) => world.create_of(0, None, Some(model(0, 2, mode)), plan),
+        }
         world.enrol(0, 0..nodes);
         world.operator(What::Started { rollout: rollout(0) });
         let most = (usize::from(nodes) * share as usize).div_ceil(ALL_PPM as usize).max(1);
         for step in &steps {
             // Nobody declares it passed, and nobody joins or leaves.
-            if !matches!(step, Step::Pass(0, _) | Step::Enrol(..) | Step::Depart(_) | Step::Create(..)) {
+            if !matches!(step, Step::Pass(0, _) | Step::Enrol(..) | Step::Depart(_) | Step::Create(..) | Step::CreateModel(..)) {
                 play(&mut world, step);
             }
             prop_assert!(world.model.exposed(&rollout(0)) <= most);
@@ -354,5 +377,6 @@ proptest! {
         prop_assert!(matches!(progress.stage, Stage::Aborted { .. }) || progress.failed > 0, "{:?}", progress);
         // Nobody runs it.
         prop_assert!(world.gateways.values().all(|g| g.running != Some(target(8, 1))));
+        prop_assert!(world.gateways.values().all(|g| g.models.values().all(|version| *version != 3)));
     }
 }

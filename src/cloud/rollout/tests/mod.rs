@@ -3,5 +3,7 @@
 mod examples;
 mod histories;
 mod model;
+mod models;
+mod of_models;
 mod size;
 mod world;

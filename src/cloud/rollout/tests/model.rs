@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::models::ModelsHad;
 use crate::cloud::rollout::{
-    ALL_PPM, Author, Digest, Event, NodeId, NodeReport, RolloutId, Rollouts, Stage, Verdict, Void, What,
+    ALL_PPM, Assignment, Author, Digest, Event, NodeId, NodeReport, RolloutId, Rollouts, Stage, Verdict, Void, What,
 };
-use crate::downlink::artefact::model::Name;
-use crate::downlink::artefact::{Mode, ModelAssigned};
+use crate::downlink::artefact::ModelAssigned;
 
 struct Had {
     number: u64,
@@ -14,24 +14,29 @@ struct Had {
     said: Option<Verdict>,
 }
 
+/// What a number means: a document and models.
+type Meaning = (Option<Digest>, Vec<ModelAssigned>);
+
 #[derive(Default)]
 pub struct Model {
     /// What every node was assigned, oldest first, and what it said of it. Of those it never spoke of the newest is kept.
     has: BTreeMap<NodeId, Vec<Had>>,
     /// What every number means.
-    meaning: BTreeMap<(NodeId, u64), Option<Digest>>,
+    meaning: BTreeMap<(NodeId, u64), Meaning>,
     /// By roll-out: its exposed nodes.
     exposed: BTreeMap<RolloutId, BTreeSet<NodeId>>,
     pub members: BTreeMap<RolloutId, BTreeSet<NodeId>>,
     waves: BTreeMap<RolloutId, usize>,
-    models: BTreeMap<NodeId, BTreeMap<Name, BTreeMap<Mode, u64>>>,
+    /// What every node was assigned of each model.
+    models: ModelsHad,
     lead: (u64, String),
 }
 
 impl Model {
     /// What a node was told, by whomever, must be what the log said at that place.
-    pub fn sent(&self, node: &NodeId, number: u64, target: Option<Digest>) {
-        assert_eq!(self.meaning.get(&(node.clone(), number)), Some(&target), "{node} {number}");
+    pub fn sent(&self, node: &NodeId, sent: &Assignment) {
+        let meaning = (sent.target, sent.models.clone());
+        assert_eq!(self.meaning.get(&(node.clone(), sent.number)), Some(&meaning), "{node} {}", sent.number);
     }
 
     /// After `event` gave `result` and `state`; the event's place in the log is the state's index.
@@ -80,10 +85,10 @@ impl Model {
             What::ModelAssigned { nodes, model, .. } => {
                 let free: Vec<_> = nodes.iter().filter(|n| !self.members.values().any(|m| m.contains(n))).collect();
                 assert!(changed.iter().eq(free));
-                changed.iter().for_each(|node| self.given(node, model, state));
+                changed.iter().for_each(|node| self.given(node, Some(model), None, state));
             }
             What::Departed { nodes } => {
-                nodes.iter().for_each(|node| _ = self.models.remove(node));
+                nodes.iter().for_each(|node| self.models.forget(node));
                 for node in nodes {
                     self.has.remove(node);
                     self.members.values_mut().for_each(|m| m.retain(|n| n != node));
@@ -101,41 +106,44 @@ impl Model {
         self.models_stay(state);
     }
 
-    /// A node gets a model: its document stays, unless that has failed.
-    fn given(&mut self, node: &NodeId, model: &ModelAssigned, state: &Rollouts) {
-        let last = self.has.get(node).and_then(|had| had.last());
-        let target = match last {
-            Some(had) if had.said == Some(Verdict::Failure) => self.base(node),
-            last => last.and_then(|had| had.target),
+    /// A node gets the model, or without one the document. The document stays unless it has failed.
+    fn given(&mut self, node: &NodeId, model: Option<&ModelAssigned>, target: Option<Digest>, state: &Rollouts) {
+        let from = self.has.get(node).and_then(|had| had.last()).map_or(0, |had| had.number);
+        let target = match model {
+            Some(model) => {
+                self.models.given(node, model, (from, state.index()));
+                self.document_stays(node)
+            }
+            None => target,
         };
         self.gets(node, target, state);
-        let models = self.models.entry(node.clone()).or_default();
-        let uses = models.entry(model.name.clone()).or_default();
-        match model.mode {
-            Mode::Shadow => {
-                uses.remove(&Mode::Off);
-                uses.insert(Mode::Shadow, model.version);
-            }
-            alone => *uses = BTreeMap::from([(alone, model.version)]),
+    }
+
+    fn document_stays(&self, node: &NodeId) -> Option<Digest> {
+        match self.has.get(node).and_then(|had| had.last()) {
+            Some(had) if had.said == Some(Verdict::Failure) => self.base(node),
+            last => last.and_then(|had| had.target),
         }
     }
 
-    /// Whatever else happens to a node, its models stay in its assignment.
+    /// Whatever else happens to a node, its models stay in its assignment, but for those that have failed there.
     fn models_stay(&self, state: &Rollouts) {
-        for (node, models) in &self.models {
-            let assigned = state.assignment(node).unwrap().models;
-            let found: BTreeSet<_> = assigned.iter().map(|m| (&m.name, m.mode, m.version)).collect();
-            let uses = models.iter().flat_map(|(name, uses)| uses.iter().map(move |(mode, v)| (name, *mode, *v)));
-            assert!(found == uses.collect() && found.len() == assigned.len(), "{node}: {assigned:?} {models:?}");
+        for (node, models) in self.models.all() {
+            let found = state.assignment(node).unwrap().models;
+            let sorted: BTreeSet<_> = found.iter().map(|m| (&m.name, m.mode, m.version)).collect();
+            let expected = models.iter().map(|m| (&m.name, m.mode, m.version)).collect();
+            assert!(sorted == expected && found.len() == models.len(), "{node}: {found:?} {models:?}");
         }
     }
 
     fn gets(&mut self, node: &NodeId, target: Option<Digest>, state: &Rollouts) {
         let assignment = state.assignment(node).unwrap();
         assert_eq!((assignment.number, assignment.target), (state.index(), target), "{node}");
+        let from = self.has.get(node).and_then(|had| had.last()).map_or(0, |had| had.number);
+        self.models.others_failed(node, (from, assignment.number));
         let newest = self.meaning.keys().filter(|(n, _)| n == node).map(|(_, number)| *number).max();
         assert!(newest.is_none_or(|n| n < assignment.number), "the numbers of {node} grow");
-        self.meaning.insert((node.clone(), assignment.number), target);
+        self.meaning.insert((node.clone(), assignment.number), (target, assignment.models));
         let had = self.has.entry(node.clone()).or_default();
         if had.last().is_some_and(|last| last.said.is_none()) {
             let last = had.len() - 1;
@@ -151,11 +159,16 @@ impl Model {
         assert_eq!((last.said, assignment.number), (None, state.index()), "{node}");
         assert!(last.target == assignment.target && last.number < assignment.number, "{node}");
         last.number = assignment.number;
-        self.meaning.insert((node.clone(), assignment.number), assignment.target);
+        self.meaning.insert((node.clone(), assignment.number), (assignment.target, assignment.models));
     }
 
     /// Of the newest all counts, a failure more than a success; of others the first word.
     fn said(&mut self, report: &NodeReport) {
+        if let Some(said) = &report.model {
+            let now = self.has.get(&report.node).and_then(|had| had.last()).map_or(0, |had| had.number);
+            self.models.said(&report.node, now, report, said);
+            return;
+        }
         let Some(had) = self.has.get_mut(&report.node) else { return };
         let newest = had.len().saturating_sub(1);
         let Some((i, had)) = had.iter_mut().enumerate().find(|(_, had)| had.number == report.number) else { return };
@@ -173,7 +186,7 @@ impl Model {
     fn enrolled(&mut self, id: &RolloutId, nodes: &[NodeId], changed: &[NodeId], state: &Rollouts) {
         let progress = state.progress(id).unwrap();
         if progress.stage == Stage::Completed {
-            changed.iter().for_each(|node| self.gets(node, progress.target, state));
+            changed.iter().for_each(|node| self.given(node, progress.model.as_ref(), progress.target, state));
             return;
         }
         for node in nodes {
@@ -196,7 +209,7 @@ impl Model {
             assert!(self.members.get(id).is_some_and(|m| m.contains(node)));
             let is_new = self.exposed.entry(id.clone()).or_default().insert(node.clone());
             assert!(is_new, "{node} is exposed twice");
-            self.gets(node, progress.target, state);
+            self.given(node, progress.model.as_ref(), progress.target, state);
         }
         let members = self.members.get(id).map_or(0, BTreeSet::len);
         let exposed = self.exposed.get(id).map_or(0, BTreeSet::len);
@@ -213,7 +226,15 @@ impl Model {
         let exposed = self.exposed.remove(id).unwrap_or_default();
         let put_back: BTreeSet<_> = changed.iter().collect();
         assert!(exposed.iter().collect::<BTreeSet<_>>() == put_back, "every exposed node is put back, and no other");
+        let brought = state.progress(id).unwrap().model;
         for node in exposed {
+            if let Some(model) = &brought {
+                let from = self.has.get(&node).and_then(|had| had.last()).map_or(0, |had| had.number);
+                self.models.taken_back(&node, &model.name, (from, state.index()));
+                let stays = self.document_stays(&node);
+                self.gets(&node, stays, state);
+                continue;
+            }
             let base = self.base(&node);
             if let Some(taken_back) = self.has.get_mut(&node).and_then(|had| had.last_mut()) {
                 taken_back.said = Some(Verdict::Failure);

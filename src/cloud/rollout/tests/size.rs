@@ -36,6 +36,7 @@ fn a_hundred_thousand_nodes_are_rolled_out_report_by_report() {
         What::Created {
             rollout: id.clone(),
             target: None,
+            model: None,
             plan: Plan::default(),
             reason: String::new(),
             audience: Audience::default(),
@@ -56,7 +57,7 @@ fn a_hundred_thousand_nodes_are_rolled_out_report_by_report() {
     loop {
         for node in exposed {
             let number = state.assignment(&node).unwrap().number;
-            let report = NodeReport { node, number, verdict: Verdict::Success, reason: String::new() };
+            let report = NodeReport { node, number, model: None, verdict: Verdict::Success, reason: String::new() };
             let took = apply(&mut state, now, What::Reported { reports: vec![report] }).1;
             (reporting, slowest, reports) = (reporting + took, slowest.max(took), reports + 1);
         }

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use super::model::Model;
 use crate::cloud::rollout::{
-    Assignment, Audience, Author, Digest, Event, NodeId, NodeReport, Plan, RolloutId, Rollouts, Stage, Verdict, What,
+    Assignment, Audience, Author, Digest, Event, ModelSaid, NodeId, NodeReport, Plan, RolloutId, Rollouts, Stage,
+    Verdict, What,
 };
+use crate::downlink::artefact::model::Name;
+use crate::downlink::artefact::{self, Mode, ModelAssigned};
 
 #[derive(Default)]
 pub struct Controller {
@@ -22,7 +25,9 @@ pub struct Gateway {
     /// The newest assignment it has decided.
     pub number: u64,
     pub running: Option<Digest>,
-    last: Option<NodeReport>,
+    /// Versions in use, and beside them.
+    pub models: BTreeMap<(Name, Mode), u64>,
+    last: Vec<NodeReport>,
 }
 
 #[derive(Default)]
@@ -67,6 +72,21 @@ pub fn target(failing: u8, variant: u8) -> Digest {
     let mut bytes = [0; 32];
     (bytes[0], bytes[1]) = (failing, variant);
     Digest(bytes)
+}
+
+/// One of three versions: the first works, the second fails on some nodes, the third on all.
+pub fn model(name: u8, version: u8, mode: u8) -> ModelAssigned {
+    let failing = [0, 3, 8][usize::from(version % 3)];
+    ModelAssigned {
+        name: Name::parse(&format!("model-{name}")).unwrap(),
+        version: 1 + u64::from(version % 3),
+        digest: artefact::Digest::from_bytes(target(failing, version).0),
+        mode: [Mode::Active, Mode::Shadow, Mode::Off][usize::from(mode % 3)],
+    }
+}
+
+pub fn model_works(model: &ModelAssigned, node: &NodeId) -> bool {
+    model.mode == Mode::Off || works(Some(Digest(model.digest.bytes())), node)
 }
 
 impl World {
@@ -123,9 +143,14 @@ impl World {
     }
 
     pub fn create(&mut self, n: u8, target: Option<Digest>, plan: Plan) {
+        self.create_of(n, target, None, plan);
+    }
+
+    pub fn create_of(&mut self, n: u8, target: Option<Digest>, model: Option<ModelAssigned>, plan: Plan) {
         self.operator(What::Created {
             rollout: rollout(n),
             target,
+            model,
             plan,
             reason: String::new(),
             audience: Audience::default(),
@@ -164,7 +189,7 @@ impl World {
         }
         for name in nodes {
             if let Some(assignment) = self.controllers[c].state.assignment(&name) {
-                self.model.sent(&name, assignment.number, assignment.target);
+                self.model.sent(&name, &assignment);
                 self.inbox.insert(name, assignment);
             }
         }
@@ -246,11 +271,32 @@ impl World {
             if works {
                 gateway.running = assignment.target;
             }
-            let verdict = if works { Verdict::Success } else { Verdict::Failure };
+            let verdict = |works| if works { Verdict::Success } else { Verdict::Failure };
             let (number, reason) = (assignment.number, "not-connected".to_owned());
-            gateway.last = Some(NodeReport { node: name.clone(), number, verdict, reason });
+            let report = NodeReport { node: name.clone(), number, model: None, verdict: verdict(works), reason };
+            gateway.last = vec![report.clone()];
+            for model in &assignment.models {
+                let works = model_works(model, name);
+                if works {
+                    gateway.puts_to_use(model, &assignment.models);
+                }
+                let mode = works.then_some(model.mode);
+                let said = ModelSaid { name: model.name.clone(), version: model.version, mode };
+                gateway.last.push(NodeReport { model: Some(said), verdict: verdict(works), ..report.clone() });
+            }
         }
-        self.reports.extend(gateway.last.clone());
+        self.reports.extend(gateway.last.iter().cloned());
+    }
+
+    /// A controller finds that a node does not do well with what it said that it runs.
+    pub fn gate(&mut self, c: usize, name: &NodeId) {
+        let Controller { state, claimed, .. } = &self.controllers[c];
+        let Some((epoch, author)) = claimed.clone() else { return };
+        let (Some(model), Some(assigned)) = (state.model_of(name), state.assignment(name)) else { return };
+        let model = Some(ModelSaid { name: model.name.clone(), version: model.version, mode: None });
+        let (number, reason) = (assigned.number, "alarms".to_owned());
+        let report = NodeReport { node: name.clone(), number, model, verdict: Verdict::Failure, reason };
+        self.append(Author::Controller { epoch, name: author }, What::Reported { reports: vec![report] });
     }
 
     /// Everybody is there and does what is to be done, until nothing changes; the soaks are over.
@@ -263,7 +309,9 @@ impl World {
             self.read(0, usize::MAX);
             self.resend(0);
             let names: Vec<NodeId> = self.gateways.keys().cloned().collect();
-            let waiting: Vec<NodeId> = self.controllers[0].state.outstanding().cloned().collect();
+            let state = &self.controllers[0].state;
+            let silent = state.ids().flat_map(|id| state.silent(id));
+            let waiting: Vec<NodeId> = state.outstanding().chain(silent).cloned().collect();
             names.iter().filter(|n| waiting.contains(n)).for_each(|n| self.deliver(n));
             while !self.reports.is_empty() {
                 self.take_report(0, 0, true);
@@ -276,5 +324,21 @@ impl World {
             }
         }
         panic!("it does not end: {:?}", self.log.last());
+    }
+}
+
+impl Gateway {
+    fn puts_to_use(&mut self, model: &ModelAssigned, all: &[ModelAssigned]) {
+        let key = |mode| (model.name.clone(), mode);
+        let is_beside = all.iter().any(|other| other.name == model.name && other.mode == Mode::Shadow);
+        if model.mode != Mode::Shadow {
+            self.models.remove(&key(Mode::Active));
+            if !is_beside {
+                self.models.remove(&key(Mode::Shadow));
+            }
+        }
+        if model.mode != Mode::Off {
+            self.models.insert(key(model.mode), model.version);
+        }
     }
 }
