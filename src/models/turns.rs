@@ -192,9 +192,9 @@ mod tests {
                     prop_assert_eq!(turns.failed(&version), tries[n]);
                     turns.wait(&version, now_ms + WAIT_MS, "no pack".to_owned());
                 }
-                for n in 0..6 {
-                    if done_at[n].is_none() && is_done(&desired, n) {
-                        done_at[n] = Some(now_ms);
+                for (n, done_at) in done_at.iter_mut().enumerate() {
+                    if done_at.is_none() && is_done(&desired, n) {
+                        *done_at = Some(now_ms);
                     }
                 }
             }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::pace::Pace;
-use super::places::Places;
+use super::places::{Id, Places};
 use super::reader::{Message, Reader};
 use super::{Action, Bucket, Content, Event, Fetch, From, RESERVE_BYTES};
 use crate::downlink::artefact::{ModelAssigned, Trust};
@@ -209,6 +209,15 @@ impl Reading {
         self.reader.permit();
     }
 
+    /// A message was written.
+    fn done_with(&mut self, content: Content, id: Id, places: &mut Places) {
+        if let Content::Place { place, .. } = content {
+            places.read(place, id);
+        }
+        self.ended |= places.is_end(id);
+        self.done = Instant::now();
+    }
+
     /// Notes how long a message of `bytes` was waited for.
     fn came(&mut self, pace: &mut Pace, bytes: u64) {
         if let Some((asked, alone)) = self.asked.pop_front() {
@@ -253,6 +262,11 @@ impl Run<'_> {
         }
         sleep(self.backoff.after_failure(random::bits())).await;
         Ok(())
+    }
+
+    async fn lost(&mut self, fetch: &mut Fetch, error: LinkError) -> Result<(), Failed> {
+        fetch.handle(Event::Lost);
+        self.wait(error).await
     }
 
     /// Whether it is what was assigned, signed by who may.
@@ -361,8 +375,7 @@ impl Run<'_> {
                             *before = Some(begun);
                         }
                         Err(error) => {
-                            fetch.handle(Event::Lost);
-                            self.wait(error).await?;
+                            self.lost(&mut fetch, error).await?;
                         }
                     }
                 }
@@ -377,8 +390,7 @@ impl Run<'_> {
                     None => {}
                     Some(Err(error)) => {
                         reading = None;
-                        fetch.handle(Event::Lost);
-                        self.wait(error).await?;
+                        self.lost(&mut fetch, error).await?;
                     }
                     Some(Ok(message)) => {
                         let (pack, epoch, id) = (of.pack, of.epoch, message.id);
@@ -392,11 +404,7 @@ impl Run<'_> {
                             committed = Instant::now();
                         }
                         let places = known.entry(pack).or_insert_with(|| Places::new(0));
-                        if let Content::Place { place, .. } = content {
-                            places.read(place, id);
-                        }
-                        of.ended |= places.is_end(id);
-                        of.done = Instant::now();
+                        of.done_with(content, id, places);
                         fetch.handle(Event::Message { epoch, bytes, content });
                         if of.ended {
                             fetch.handle(Event::End { epoch });
