@@ -7,6 +7,7 @@ use std::time::Duration;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use ureq::Agent;
 
@@ -97,15 +98,17 @@ impl TailError {
 pub fn run(args: &TailArgs) -> Result<(), TailError> {
     let (ended, has_ended) = oneshot::channel();
     let tail = Tail::new(args.clone());
-    // The thread may be waiting for an event when Ctrl-C comes: it ends with the process.
-    let _thread = tasks::thread("tail", move || {
-        let _ = ended.send(tail.follow(&mut io::stdout(), &mut io::stderr()));
-    })
-    .map_err(TailError::Start)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(TailError::Start)?;
     runtime.block_on(async {
+        // Before anything is shown: who has read something may end it.
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(TailError::Start)?;
+        // The thread may be waiting for an event when Ctrl-C comes: it ends with the process.
+        let _thread = tasks::thread("tail", move || {
+            let _ = ended.send(tail.follow(&mut io::stdout(), &mut io::stderr()));
+        })
+        .map_err(TailError::Start)?;
         tokio::select! {
-            interrupted = tokio::signal::ctrl_c() => interrupted.map_err(TailError::Start),
+            _ = interrupt.recv() => Ok(()),
             result = has_ended => result.unwrap_or(Ok(())),
         }
     })

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::{described, line, name_of, stage};
@@ -52,13 +53,14 @@ pub fn wait(cloud: &Cloud, ids: &[String], named: &[String], timeout: Option<Dur
     let internal = |e: std::io::Error| CliError::internal(format!("cannot wait: {e}"));
     let (ended, has_ended) = oneshot::channel();
     let mut watch = Watch::new(cloud.clone(), ids, named, timeout);
-    // It may be asking when Ctrl-C comes: the thread ends with the process.
-    let _thread = tasks::thread("wait", move || drop(ended.send(watch.run()))).map_err(internal)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(internal)?;
     runtime.block_on(async {
+        // Before anything is told: who has read that it waits may end it.
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(internal)?;
+        // It may be asking when Ctrl-C comes: the thread ends with the process.
+        let _thread = tasks::thread("wait", move || drop(ended.send(watch.run()))).map_err(internal)?;
         tokio::select! {
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted.map_err(internal)?;
+            _ = interrupt.recv() => {
                 Err(CliError { code: EXIT_INTERRUPTED, message: format!("not waiting any more; {}", goes_on(ids)) })
             }
             done = has_ended => done.unwrap_or_else(|_| Err(CliError::internal("the thread that waits has ended"))),
